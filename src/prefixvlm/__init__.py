@@ -1,0 +1,1 @@
+"""prefixvlm: learned visual embeddings as a prefix to a frozen language model."""

@@ -1,0 +1,73 @@
+"""The contract between data and model: rows of text and images go in, a batch of tensors comes out.
+
+Letters of the shapes, here and everywhere: B images, S rows of text, T tokens, N features per image, D feature width,
+P prefix length, E width of the language model, V vocabulary.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+IGNORE_INDEX = -100  # a label that is not supervised; torch's default for cross entropy
+IMAGE_ID = -1  # stands in input_ids where a prefix embedding goes; no vocabulary has it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of text for the language model, with its images where they stand in the reading order.
+
+    prompt: what the model is given. The same image object in several rows is encoded once.
+    target: what it should say next; supervised, with EOS after it.
+    key: the sample's key in its shard. id: unique within a task. references: the true captions or answers.
+    """
+
+    prompt: tuple[Image.Image | str, ...]
+    target: str = ""
+    key: str = ""
+    id: str = ""
+    references: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The prompt without its images."""
+        return "".join(part for part in self.prompt if isinstance(part, str))
+
+    def without_images(self) -> "Row":
+        return replace(self, prompt=(self.text,))
+
+
+@dataclass
+class Batch:
+    """What a model reads.
+
+    pixel_values: float[B, 3, H, W].
+    input_ids: int[S, T], right-padded; each image is a run of prefix_length times IMAGE_ID.
+    attention_mask: bool[S, T], False on padding.
+    labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).
+    image_index: int[R], which of the B images fills each run of IMAGE_ID, in reading order over all rows.
+    rows: the S rows without their images, where the text is wanted again (evaluation); empty in training.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    image_index: Tensor
+    rows: list[Row] = field(default_factory=list)
+
+    def _map(self, function: "torch._C._FunctionBase | object") -> "Batch":
+        moved = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}  # type: ignore[operator]
+        return replace(self, **moved)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are not padding."""
+        return int(self.attention_mask.sum())
