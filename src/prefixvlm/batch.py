@@ -4,6 +4,7 @@ Letters of the shapes, here and everywhere: B images, S rows of text, T tokens, 
 P prefix length, E width of the language model, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -47,7 +48,8 @@ class Batch:
     attention_mask: bool[S, T], False on padding.
     labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).
     image_index: int[R], which of the B images fills each run of IMAGE_ID, in reading order over all rows.
-    rows: the S rows without their images, where the text is wanted again (evaluation); empty in training.
+    rows: for each of the S rows the Rows, without their images, that it answers: several where they read alike, as
+    every image's "what colour is it?" does in a blind evaluation. Empty in training.
     """
 
     pixel_values: Tensor
@@ -55,19 +57,14 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
     image_index: Tensor
-    rows: list[Row] = field(default_factory=list)
+    rows: list[list[Row]] = field(default_factory=list)
 
-    def _map(self, function: "torch._C._FunctionBase | object") -> "Batch":
-        moved = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}  # type: ignore[operator]
-        return replace(self, **moved)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, rows=self.rows, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         return self._map(lambda tensor: tensor.pin_memory())
-
-    @property
-    def num_tokens(self) -> int:
-        """Positions that are not padding."""
-        return int(self.attention_mask.sum())

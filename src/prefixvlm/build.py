@@ -1,0 +1,110 @@
+"""A configuration goes in; module, data and trainer come out: the only caller of Hydra's instantiate."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning.pytorch import LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.training.checkpoint import AtomicCheckpointIO
+
+# Hydra would call anything that a configuration names, also one read from a checkpoint.
+ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
+
+
+def plain(cfg: Any) -> Any:
+    """The configuration as plain containers, every reference resolved."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+def make(axis: str, node: Any, **handed: Any) -> Any:
+    """Build what a node of the configuration names, with what is handed along added where it is wanted."""
+    node = plain(node)
+    check(axis, node, handed)
+    try:
+        return instantiate(node, **handed, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise error.__cause__ from error
+        raise
+
+
+def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None:
+    """Every `_target_` is allowed and takes every key given to it; a ValueError names the nearest key that it takes."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            _check_target(axis, node, handed or {})
+        for key, value in node.items():
+            check(f"{axis}.{key}", value)
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            check(f"{axis}[{index}]", value)
+
+
+def _check_target(axis: str, node: Mapping[str, Any], handed: Mapping[str, Any]) -> None:
+    target = node["_target_"]
+    if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
+        raise ValueError(f"{axis}._target_ is {target!r}; accepted are names under {', '.join(ALLOWED_TARGETS)}")
+    parameters = inspect.signature(get_object(target)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    accepted = [name for name in parameters if name not in handed]
+    for key in node:
+        if not (key.startswith("_") and key.endswith("_")) and key not in parameters:
+            raise ValueError(f"{axis}.{key} is not an option of {target}{nearest(key, accepted, f'{axis}.')}")
+
+
+def nearest(word: str, accepted: list[str], prefix: str = "") -> str:
+    """The end of an error message: the nearest accepted word, or all of them."""
+    if close := difflib.get_close_matches(word, accepted, n=1, cutoff=0.5):
+        return f"; did you mean {prefix}{close[0]}?"
+    return f"; accepted are {', '.join(sorted(accepted))}"
+
+
+def build_module(cfg: DictConfig) -> LightningModule:
+    """Encoder, language model, and the mapper between them, whose widths are theirs; then the steps around them."""
+    parts: dict[str, Any] = {}
+    if cfg.get("encoder"):
+        parts["encoder"] = make("encoder", cfg.encoder)
+    if cfg.get("lm"):
+        parts["lm"] = make("lm", cfg.lm)
+    if cfg.get("mapper"):
+        encoder = parts["encoder"]
+        parts["mapper"] = make(
+            "mapper",
+            cfg.mapper,
+            feature_width=encoder.feature_width,
+            num_features=encoder.num_features,
+            lm_width=parts["lm"].width,
+        )
+    if cfg.get("task"):
+        parts["task"] = {name: make(f"task.{name}", node) for name, node in cfg.task.items()}
+    if cfg.get("optim"):
+        parts["optim"] = make("optim", cfg.optim)
+    module = make("module", cfg.module, **parts)
+    # What the run was, for the checkpoint; where it ran is not part of it.
+    module.config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    return module
+
+
+def build_data(cfg: DictConfig, module: Any, **changes: Any) -> ShardDataModule:
+    """The data, collated as the module wants it."""
+    data = make("data", {**plain(cfg.data), **changes})
+    data.train_collate = module.train_collate
+    data.val_collate = module.val_collate
+    data.test_collates = module.test_collates
+    return data
+
+
+def build_trainer(cfg: DictConfig) -> Trainer:
+    """Trainer, loggers and callbacks; checkpoints are written atomically."""
+    callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
+    loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
+    return make(
+        "trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()]
+    )

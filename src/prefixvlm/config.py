@@ -1,0 +1,49 @@
+"""Typed root schema: every root value that train.py and eval.py read; a key that is not here is an error."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class TrainConfig:
+    """See conf/train.yaml for what each value means. The axes are checked against the signatures of what they name."""
+
+    data: Any = MISSING
+    encoder: Any = None
+    mapper: Any = None
+    lm: Any = None
+    task: Any = None
+    module: Any = MISSING
+    optim: Any = None
+    trainer: Any = MISSING
+    callbacks: Any = field(default_factory=dict)
+    logger: Any = field(default_factory=dict)
+    seed: int = 0
+    run_dir: str = MISSING
+    resume: str = "auto"
+    init_from: str | None = None
+    test: bool = True
+    monitor: str = "val/loss"
+
+
+@dataclass
+class EvalConfig:
+    """See conf/eval.yaml."""
+
+    ckpt: str = MISSING
+    task: Any = None
+    out: str | None = None
+    shards: str | None = None
+    limit: int | None = None
+    batch_size: int | None = None
+    blind: bool = True
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store("train_schema", TrainConfig)
+    store.store("eval_schema", EvalConfig)

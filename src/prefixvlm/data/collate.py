@@ -1,0 +1,110 @@
+"""Rows of text and images go in, a Batch comes out: tokenized, right-padded, each image transformed once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Batch, Row
+
+
+class Collator:
+    """Makes batches for one encoder and one language model.
+
+    transform: a PIL image to float[3, H, W]. tokenizer: a Hugging Face tokenizer. bos_ids stand before the first text.
+    max_length: rows are at most so many tokens; longer targets are cut (and lose their EOS), longer prompts an error.
+    """
+
+    def __init__(
+        self,
+        transform: Callable[[Image.Image], Tensor],
+        tokenizer: Any,
+        prefix_length: int,
+        bos_ids: Sequence[int],
+        eos_id: int,
+        pad_id: int,
+        max_length: int | None = None,
+    ) -> None:
+        self.transform = transform
+        self.tokenizer = tokenizer
+        self.prefix_length = prefix_length
+        self.bos_ids = list(bos_ids)
+        self.eos_id = eos_id
+        self.pad_id = pad_id
+        self.max_length = max_length
+
+    def __call__(self, rows: Sequence[Row], supervised: bool = True) -> Batch:
+        """Rows to a Batch; with supervised=False targets are left out and rows that read alike are one, as evaluation wants.
+
+        Raises ValueError for a prompt that does not fit.
+        """
+        images: dict[int, tuple[int, Image.Image]] = {}  # by identity: one encoding for rows that share an image
+        image_index, all_ids, all_labels = [], [], []
+        alike = {} if supervised else _alike(rows)
+        for row in rows if supervised else [group[0] for group in alike.values()]:
+            for part in row.prompt:
+                if isinstance(part, Image.Image):
+                    image_index.append(images.setdefault(id(part), (len(images), part))[0])
+            prompt_ids, target_ids = self.tokenize(row)
+            if not supervised:
+                target_ids = []
+            all_ids.append(prompt_ids + target_ids)
+            all_labels.append([IGNORE_INDEX] * len(prompt_ids) + target_ids)
+        if not images:
+            raise ValueError("a batch needs at least one image; none of its rows has one")
+        width = max(map(len, all_ids))
+        return Batch(
+            pixel_values=torch.stack([self.transform(image) for _, image in images.values()]),
+            input_ids=_pad(all_ids, width, self.pad_id),
+            attention_mask=torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in all_ids]),
+            labels=_pad(all_labels, width, IGNORE_INDEX),
+            image_index=torch.tensor(image_index),
+            rows=[[row.without_images() for row in group] for group in alike.values()],
+        )
+
+    def tokenize(self, row: Row) -> tuple[list[int], list[int]]:
+        """The ids of the prompt (images as runs of IMAGE_ID) and of the target with its EOS."""
+        prompt_ids: list[int] = []
+        bos = self.bos_ids
+        last_text = ""
+        for part in row.prompt:
+            if isinstance(part, str):
+                prompt_ids += bos + self._ids(part)
+                bos, last_text = [], part
+            else:
+                prompt_ids += [IMAGE_ID] * self.prefix_length
+                last_text = ""
+        if bos:
+            prompt_ids += bos
+        target_ids = [*self._continuation(last_text, row.target), self.eos_id]
+        if self.max_length is not None:
+            if len(prompt_ids) >= self.max_length:
+                raise ValueError(
+                    f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images and max_length is "
+                    f"{self.max_length}; raise data.max_length or shorten the prompt"
+                )
+            target_ids = target_ids[: self.max_length - len(prompt_ids)]
+        return prompt_ids, target_ids
+
+    def _ids(self, text: str) -> list[int]:
+        # Text that spells a special token ("<|endoftext|>" in a web caption) stays text.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def _continuation(self, text: str, target: str) -> list[int]:
+        """The ids of the target as it goes on from the text: SentencePiece puts a space before a text of its own."""
+        before, both = self._ids(text), self._ids(text + target)
+        return both[len(before) :] if both[: len(before)] == before else self._ids(target)
+
+
+def _alike(rows: Sequence[Row]) -> dict[tuple[str | int, ...], list[Row]]:
+    """The rows by what the model would read: their texts, and their images by identity."""
+    groups: dict[tuple[str | int, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(p if isinstance(p, str) else id(p) for p in row.prompt), []).append(row)
+    return groups
+
+
+def _pad(rows: list[list[int]], width: int, value: int) -> Tensor:
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])

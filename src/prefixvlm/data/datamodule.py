@@ -1,0 +1,64 @@
+"""Shards go in, Lightning's train, validation and test loaders come out."""
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from prefixvlm.data.loader import ExactLoader, ShardLoader
+from prefixvlm.data.manifest import resolve_shards
+from prefixvlm.data.reader import Collate
+
+
+class ShardDataModule(LightningDataModule):
+    """The loaders of one folder or pattern of shards (see resolve_shards).
+
+    batch_size, eval_batch_size: images a batch on each rank; evaluation's is batch_size unless set.
+    limit_val, limit_test: only the first so many images.
+    blind: evaluates with black images.
+
+    Whoever builds it sets train_collate, val_collate and test_collates, one test loader a task, in their order.
+    """
+
+    train_collate: Collate
+    val_collate: Collate
+    test_collates: dict[str, Collate]
+
+    def __init__(
+        self,
+        shards: str,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle_buffer: int = 2000,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+        blind: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shards, self.batch_size, self.eval_batch_size = shards, batch_size, eval_batch_size or batch_size
+        self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
+        self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError, before any model is moved or run, if a split of the stage has no shards."""
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            resolve_shards(self.shards, split)
+
+    def train_dataloader(self) -> ShardLoader:
+        paths = resolve_shards(self.shards, "train")
+        return ShardLoader(paths, self.batch_size, self.train_collate, self.shuffle_buffer, **self._common())
+
+    def val_dataloader(self) -> ExactLoader:
+        return self._exact("val", self.val_collate, self.limit_val)
+
+    def test_dataloader(self) -> list[ExactLoader]:
+        return [self._exact("test", collate, self.limit_test) for collate in self.test_collates.values()]
+
+    def _exact(self, split: str, collate: Collate, limit: int | None) -> ExactLoader:
+        paths = resolve_shards(self.shards, split)
+        return ExactLoader(paths, self.eval_batch_size, collate, limit, blind=self.blind, **self._common())
+
+    def _common(self) -> dict[str, Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return {"num_workers": self.num_workers, "seed": self.seed, "rank": rank, "world": world}

@@ -1,0 +1,119 @@
+"""What a folder of shards holds: a folder or a pattern goes in, its manifest or the paths of its shards come out."""
+
+import glob
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import braceexpand
+
+MANIFEST = "manifest.json"
+HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` and set data.shards to their folder"
+
+
+@dataclass
+class Shard:
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Split:
+    """left_out: why a sample of the source is in no shard, by its key."""
+
+    shards: list[Shard] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Manifest:
+    """What `prefixvlm shards` wrote, from what and how."""
+
+    source: str
+    licence: str
+    samples_per_shard: int
+    splits: dict[str, Split]
+
+    def num_samples(self, split: str) -> int:
+        return sum(shard.samples for shard in self.splits[split].shards)
+
+    def made_like(self, other: "Manifest") -> bool:
+        """Whether both are made from the same source in the same way."""
+        names = ("source", "licence", "samples_per_shard")
+        return list(self.splits) == list(other.splits) and all(getattr(self, n) == getattr(other, n) for n in names)
+
+    def to_json(self) -> str:
+        shards = [shard for split in self.splits.values() for shard in split.shards]
+        totals = {"samples": sum(shard.samples for shard in shards), "bytes": sum(shard.bytes for shard in shards)}
+        return json.dumps({"totals": totals, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder of shards, None if it has none. Raises ValueError if it is not one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        content.pop("totals")
+        splits = {name: Split([Shard(**shard) for shard in split.pop("shards")], **split)
+                  for name, split in content.pop("splits").items()}  # fmt: skip
+        shards = [shard for split in splits.values() for shard in split.shards]
+        if not all(Path(shard.name).name == shard.name and isinstance(shard.samples, int) for shard in shards):
+            raise ValueError("a shard is not in the folder itself, or its number of samples is not a number")
+        return Manifest(splits=splits, **content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a manifest of shards ({error}); make the shards again") from error
+
+
+def verify(folder: Path) -> None:
+    """Raises ValueError naming the first shard that is not, byte by byte, what the folder's manifest says."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(f"{folder} has no {MANIFEST}, so its shards cannot be verified; {HOW_TO_MAKE}")
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        path = folder / shard.name
+        if not path.is_file():
+            raise ValueError(f"shard {path} is missing, though {MANIFEST} has it; delete the folder and make it again")
+        if sha256(path) != shard.sha256:
+            raise ValueError(f"shard {path} is not what {MANIFEST} says; delete the folder and make it again")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resolve_shards(shards: str, split: str) -> list[Path]:
+    """The shards of a split: of a folder with a manifest, of a folder with SPLIT-*.tar, or of a pattern with {split}.
+
+    A pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar" may hold braces and wildcards.
+    Raises ValueError if there are none, or if one that is named is missing.
+    """
+    folder = Path(shards)
+    if folder.is_dir():
+        manifest = read_manifest(folder)
+        if manifest is not None and not (split in manifest.splits and manifest.num_samples(split)):
+            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {HOW_TO_MAKE}")
+        if manifest is not None:
+            patterns = [str(folder / shard.name) for shard in manifest.splits[split].shards]
+            return _existing(patterns, split)
+        return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split)
+    if "{split}" not in shards:  # the same files as train, val and test would go unnoticed
+        reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
+        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {HOW_TO_MAKE}")
+    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split)
+
+
+def _existing(patterns: list[str], split: str) -> list[Path]:
+    paths: list[str] = []
+    for pattern in patterns:
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+        if not found:
+            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {HOW_TO_MAKE}")
+        paths += found
+    return [Path(path) for path in paths]

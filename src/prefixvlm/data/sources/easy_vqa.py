@@ -1,0 +1,94 @@
+"""easy-VQA: the installed package `easy_vqa` goes in, one sample an image with its captions and questions comes out.
+
+64 x 64 drawings of one shape in one colour, with questions and answers made from templates; it has no captions of its
+own, so a caption here says what the image's own answers tell, and no more.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa"
+LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
+SPLITS = ("train", "val", "test")
+VAL_SHARE = 0.1  # of the published training images; the published test images stay the test
+
+_COLOUR = "(?P<colour>black|blue|brown|gray|green|red|teal|yellow)"
+_SHAPE = "(?P<shape>circle|rectangle|triangle)"
+_THING = f"(?:{_COLOUR} shape|{_SHAPE})"
+_COLOUR_QUESTION = re.compile(rf"what (?:color is|is the color of) the (?:shape|{_SHAPE})\?")
+_SHAPE_QUESTION = re.compile(
+    rf"what (?:is the {_COLOUR} shape|shape is present|shape is in the image|shape does the image contain)\?"
+)
+_EXISTENCE_QUESTIONS = (
+    re.compile(rf"is there (?P<no>not )?a {_THING}(?: in the image)?\?"),
+    re.compile(rf"does the image (?P<no>not )?contain a {_THING}\?"),
+    re.compile(rf"is (?:a|(?P<no>no)) {_THING} present\?"),
+)
+
+
+def samples(split: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members (png, json) of each image of the split, in the order of the images' numbers."""
+    published = "test" if split == "test" else "train"
+    folder = _folder() / published
+    questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for question, answer, image in json.loads((folder / "questions.json").read_text()):
+        questions[image].append((question, answer))
+    for image in _images(split, questions):
+        key = f"{published}-{image:04d}"
+        content = {
+            "captions": [caption(questions[image])],
+            "questions": [
+                {"id": f"{key}-{number}", "question": question, "answers": [answer]}
+                for number, (question, answer) in enumerate(questions[image])
+            ],
+        }
+        yield key, {"png": (folder / "images" / f"{image}.png").read_bytes(), "json": json.dumps(content).encode()}
+
+
+def caption(questions: Iterable[tuple[str, str]]) -> str:
+    """What the answers to an image's questions tell: "a blue rectangle", or less where they tell less.
+
+    Raises ValueError if they contradict each other.
+    """
+    told: dict[str, str] = {}
+    for question, answer in questions:
+        for name, value in tells(question, answer).items():
+            if told.setdefault(name, value) != value:
+                raise ValueError(f"the answers contradict each other: the {name} is both {told[name]} and {value}")
+    return " ".join(["a", *([told["colour"]] if "colour" in told else []), told.get("shape", "shape")])
+
+
+def tells(question: str, answer: str) -> dict[str, str]:
+    """The `colour` and the `shape` that one answer tells; an unknown phrasing or a "no" tells nothing."""
+    if match := _COLOUR_QUESTION.fullmatch(question):
+        return _known(match) | {"colour": answer}
+    if match := _SHAPE_QUESTION.fullmatch(question):
+        return _known(match) | {"shape": answer}
+    for pattern in _EXISTENCE_QUESTIONS:
+        if match := pattern.fullmatch(question):
+            return _known(match) if answer == ("no" if match["no"] else "yes") else {}
+    return {}
+
+
+def _known(match: re.Match[str]) -> dict[str, str]:
+    return {name: value for name, value in match.groupdict().items() if value and name != "no"}
+
+
+def _images(split: str, images: Iterable[int]) -> list[int]:
+    if split == "test":
+        return sorted(images)
+    shuffled = sorted(images, key=lambda image: hashlib.sha256(str(image).encode()).digest())
+    num_val = round(VAL_SHARE * len(shuffled))
+    return sorted(shuffled[:num_val] if split == "val" else shuffled[num_val:])
+
+
+def _folder() -> Path:
+    package = importlib.util.find_spec("easy_vqa")
+    if package is None or package.origin is None:
+        raise ValueError("the package easy-vqa is not installed; `pip install 'prefixvlm[demo]'` brings it")
+    return Path(package.origin).parent / "data"

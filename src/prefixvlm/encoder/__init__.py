@@ -1,0 +1,1 @@
+"""Pixels to features: the image encoders."""

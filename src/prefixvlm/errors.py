@@ -1,0 +1,99 @@
+"""A function goes in; the same function comes out, its errors one clear sentence and exit code 2."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+P = ParamSpec("P")
+USAGE = 2  # the exit code of bad input, as argparse has it
+
+
+def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callable[P, None]:
+    """Wrap an entry point. conf: its folder of configurations, to find the nearest key of a misspelt one.
+
+    HYDRA_FULL_ERROR=1 shows the whole traceback instead.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error its own way and exit with 1
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
+            sys.exit(130)
+        except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+            if full:
+                raise
+            print(f"error: {sentence(error, conf)}", file=sys.stderr)
+            sys.exit(USAGE)
+
+    return wrapped
+
+
+def sentence(error: Exception, conf: Path | None = None) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    message = str(error)
+    if found := re.search(r"Could not override '([^']+)'", message):
+        return _unknown_key(found[1], conf)
+    if found := re.search(r"Missing mandatory value: (\S+)", message):
+        return f"{found[1]} has no value; set it as {found[1]}=VALUE"
+    if found := re.search(r"Could not (?:override|append to config)\. No match for (\S+)", message):
+        return _unknown_key(found[1], conf)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    text = lines[0] if lines else type(error).__name__
+    return f"{text} (in {keys[0]})" if keys and keys[0] not in text else text
+
+
+def _unknown_key(key: str, conf: Path | None) -> str:
+    from prefixvlm.build import nearest
+
+    accepted = _keys(conf, key) if conf else []
+    siblings = [name for name in accepted if name.count(".") == key.count(".")] or accepted
+    return f"there is no key {key}" + (nearest(key, siblings) if siblings else "")
+
+
+def _keys(conf: Path, wrong: str) -> list[str]:
+    """Every key of the configuration as it would be without the wrong one."""
+    GlobalHydra.instance().clear()
+    overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-") and a.lstrip("+~").split("=")[0] != wrong]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            cfg = compose(Path(sys.argv[0]).stem, overrides)
+        except (HydraException, OmegaConfBaseException):
+            cfg = compose(Path(sys.argv[0]).stem)
+    names: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            names.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(cfg, resolve=False), "")
+    return names
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    from prefixvlm.build import nearest
+
+    wrong = str(error.missing_cfg_file or "")
+    axis, _, choice = wrong.rpartition("/")
+    options = [str(option) for option in error.options or []]
+    return f"there is no {axis or 'configuration'} {choice!r}" + nearest(choice, options, f"{axis}=" if axis else "")

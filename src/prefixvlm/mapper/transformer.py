@@ -1,0 +1,66 @@
+"""Features in, a prefix out, by a transformer over the features and learned constants."""
+
+import torch
+from torch import Tensor, nn
+
+from prefixvlm.mapper.attention import MLP, Attention
+from prefixvlm.mapper.interface import Mapper, PrefixOutput
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, mlp_ratio)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: float[B, T, E] -> float[B, T, E]."""
+        normed = self.norm1(tokens)
+        tokens = tokens + self.attention(normed, normed)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class TransformerMapper(Mapper):
+    """ClipCap's transformer: [feature tokens; P learned constants] through pre-norm layers, the last P out.
+
+    clip_length: how many tokens a pooled feature is expanded to (ClipCap's C), null for prefix_length. Each of N > 1
+    features is one token, so there it must be null.
+    """
+
+    def __init__(
+        self,
+        feature_width: int,
+        num_features: int,
+        lm_width: int,
+        prefix_length: int = 10,
+        clip_length: int | None = None,
+        num_layers: int = 8,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+        output_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        if prefix_length < 1:
+            raise ValueError(f"mapper.prefix_length is {prefix_length}, but it must be at least 1")
+        if num_features > 1 and clip_length is not None:
+            raise ValueError(
+                f"mapper.clip_length is {clip_length}, but each of the encoder's {num_features} features is one token "
+                f"here: set mapper.clip_length=null or encoder.features=pooled"
+            )
+        self.prefix_length = prefix_length
+        self.lm_width = lm_width
+        expansion = (clip_length or prefix_length) if num_features == 1 else 1
+        self.linear = nn.Linear(feature_width, expansion * lm_width)
+        self.constants = nn.Parameter(torch.randn(prefix_length, lm_width))
+        self.layers = nn.Sequential(*(Layer(lm_width, num_heads, mlp_ratio) for _ in range(num_layers)))
+        self.output = PrefixOutput(lm_width, dropout, output_std)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
+        tokens = self.linear(features).reshape(len(features), -1, self.lm_width)
+        constants = self.constants.expand(len(features), -1, -1).to(tokens.dtype)
+        tokens = self.layers(torch.cat([tokens, constants], dim=1))
+        return self.output(tokens[:, -self.prefix_length :])

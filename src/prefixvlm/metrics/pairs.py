@@ -1,0 +1,45 @@
+"""Predictions and references go in; they come out unchanged if they belong together, else a ValueError says why not."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+Id = TypeVar("Id", bound=Hashable)
+References = Sequence[Sequence[str]]
+
+
+def check_lists(predictions: Sequence[str], references: References) -> None:
+    """Requires one non-empty list of references for each prediction, in the same order."""
+    if len(predictions) != len(references):
+        raise ValueError(f"there are {len(predictions)} predictions but {len(references)} lists of references")
+    if not predictions:
+        raise ValueError("there are no predictions to score")
+    for index, truths in enumerate(references):
+        _check_references(index, truths)
+
+
+def check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:
+    """Requires the same ids on both sides, each with at least one reference."""
+    differences = (
+        (references.keys() - predictions.keys(), "without a prediction"),
+        (predictions.keys() - references.keys(), "without references"),
+    )
+    if any(ids for ids, _ in differences):
+        parts = [f"{len(ids)} {what} ({_some(ids)})" for ids, what in differences if ids]
+        raise ValueError(f"the ids of predictions and references differ: {' and '.join(parts)}")
+    if not predictions:
+        raise ValueError("there are no predictions to score")
+    for id, truths in references.items():
+        _check_references(id, truths)
+
+
+def _check_references(id: Hashable, truths: Sequence[str]) -> None:
+    if isinstance(truths, str):
+        raise ValueError(f"the references of item {id!r} are one string, {truths!r}, where a list of strings is needed")
+    if not truths:
+        raise ValueError(f"item {id!r} has no reference, so it cannot be scored")
+
+
+def _some(ids: set[Id]) -> str:
+    """The first three ids and, if there are more, an ellipsis."""
+    names = sorted(repr(id) for id in ids)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""The model: encoder, mapper and frozen language model in one, and how text comes out of it."""

@@ -1,0 +1,225 @@
+"""A model and a batch of prompts go in; the token ids that the language model says next come out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from prefixvlm.batch import IMAGE_ID, Batch
+from prefixvlm.model.prefix_lm import PrefixLM
+
+
+@dataclass
+class Reader:
+    """A frozen language model in the middle of S texts.
+
+    cache: keys and values of what was read; mask: bool[S, past], False on padding; lengths: int[S], positions read;
+    logits: float32[S, V], of what comes next.
+    """
+
+    model: PrefixLM
+    cache: DynamicCache
+    mask: Tensor
+    lengths: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of_prompts(cls, model: PrefixLM, batch: Batch) -> "Reader":
+        """Read the prompts. Where every row begins with an image, each image's prefix is read once for all its rows."""
+        embeds = model.inputs_embeds(batch)
+        mask, lm = batch.attention_mask, model.lm
+        lengths = mask.sum(1)
+        cache = DynamicCache(config=lm.model.config)
+        prefix_length = model.mapper.prefix_length
+        first_run, shared = _leading_images(batch, prefix_length)
+        start = 0
+        if shared:
+            start = prefix_length
+            positions = torch.arange(start, device=mask.device)[None]
+            lm.hidden(embeds[first_run, :start], mask[first_run, :start], positions.expand(len(first_run), -1), cache)
+            cache.batch_select_indices(_leading_image_index(batch))
+        positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
+        hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
+        last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
+        return cls(model, cache, mask, lengths, lm.logits(last))
+
+    def read(self, ids: Tensor) -> None:
+        """Read one more token a row; ids: int[S]."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
+        embeds = self.model.lm.embed(ids[:, None])
+        hidden = self.model.lm.hidden(embeds, self.mask, self.lengths[:, None], self.cache)
+        self.lengths = self.lengths + 1
+        self.logits = self.model.lm.logits(hidden[:, 0])
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order, any number of times each; rows: int[S']."""
+        if rows.numel() == len(self.lengths) and torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+            return
+        self.cache.batch_select_indices(rows)
+        self.mask, self.lengths, self.logits = self.mask[rows], self.lengths[rows], self.logits[rows]
+
+
+def _leading_image_index(batch: Batch) -> Tensor:
+    """Which image each row begins with: int[S]; right only where every row begins with one."""
+    is_image = batch.input_ids == IMAGE_ID
+    runs_before = is_image.sum(1).cumsum(0) - is_image.sum(1)
+    run_length = int(is_image.sum()) // max(1, batch.image_index.numel())
+    return batch.image_index[runs_before // max(1, run_length)]
+
+
+def _leading_images(batch: Batch, prefix_length: int) -> tuple[Tensor, bool]:
+    """(for each image a row that begins with it, whether reading the prefixes apart saves work)."""
+    begins = bool((batch.input_ids[:, 0] == IMAGE_ID).all())
+    if not begins or int(batch.attention_mask.sum(1).min()) <= prefix_length:
+        return batch.image_index, False
+    index = _leading_image_index(batch)
+    num_images = len(batch.pixel_values)
+    if len(index) <= num_images:
+        return index, False
+    first = torch.zeros(num_images, dtype=torch.long, device=index.device)
+    first.scatter_(0, index, torch.arange(len(index), device=index.device))
+    return first, True
+
+
+@torch.no_grad()
+def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
+    """The likeliest token at each step; without the EOS."""
+    return _one_by_one(Reader.of_prompts(model, batch), lambda logits: logits.argmax(-1), max_new_tokens)
+
+
+@torch.no_grad()
+def nucleus(
+    model: PrefixLM,
+    batch: Batch,
+    max_new_tokens: int = 32,
+    top_p: float = 0.9,
+    temperature: float = 1.0,
+    num_samples: int = 1,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Sample from the smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020).
+
+    num_samples texts a row, those of one row beside each other.
+    """
+    if not 0 < top_p <= 1 or temperature <= 0:
+        raise ValueError(f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0")
+    reader = Reader.of_prompts(model, batch)
+    generator = torch.Generator(reader.logits.device).manual_seed(seed)
+    reader.select(torch.arange(len(reader.lengths), device=reader.lengths.device).repeat_interleave(num_samples))
+
+    def sample(logits: Tensor) -> Tensor:
+        probabilities, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
+        # A token stays if the likelier ones have not reached top_p yet, so the first always stays.
+        probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
+        return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
+
+    return _one_by_one(reader, sample, max_new_tokens)
+
+
+def _one_by_one(reader: Reader, choose: Callable[[Tensor], Tensor], max_new_tokens: int) -> list[list[int]]:
+    """Choose and read a token a row until each row has said EOS; finished rows are not computed further."""
+    texts: list[list[int]] = [[] for _ in range(len(reader.lengths))]
+    active = torch.arange(len(texts), device=reader.lengths.device)
+    for step in range(max_new_tokens):
+        ids = choose(reader.logits)
+        going_on = ids != reader.model.lm.eos_id
+        active, ids = active[going_on], ids[going_on]
+        for row, token in zip(active.tolist(), ids.tolist(), strict=True):
+            texts[row].append(token)
+        if not len(active) or step == max_new_tokens - 1:
+            break
+        reader.select(going_on.nonzero()[:, 0])
+        reader.read(ids)
+    return texts
+
+
+@torch.no_grad()
+def beam(
+    model: PrefixLM, batch: Batch, max_new_tokens: int = 32, num_beams: int = 5, length_penalty: float = 1.0
+) -> list[list[int]]:
+    """Beam search: the text with the greatest log-likelihood over (its length with EOS) ** length_penalty.
+
+    A row is finished when it has num_beams complete texts and no running one can beat the worst of them, at the
+    present length (the rule of transformers' generate with early_stopping=False). Finished rows are dropped.
+    """
+    reader = Reader.of_prompts(model, batch)
+    lm, k = model.lm, num_beams
+    device, num_rows = reader.logits.device, len(reader.lengths)
+    texts: list[list[int]] = [[] for _ in range(num_rows)]
+    active = torch.arange(num_rows, device=device)
+    running = torch.zeros(num_rows, 1, device=device)  # log-likelihoods: [n, 1] first, then [n, k]
+    running_ids = torch.zeros(num_rows, 1, 0, dtype=torch.long, device=device)
+    finished = torch.full((num_rows, k), -torch.inf, device=device)
+    finished_ids = torch.full((num_rows, k, max_new_tokens), lm.eos_id, device=device)
+    for length in range(1, max_new_tokens + 1):
+        scores, origin, tokens = _extend(running, reader.logits, 2 * k)
+        ids = torch.cat([running_ids.gather(1, origin[..., None].expand(-1, -1, length - 1)), tokens[..., None]], -1)
+        ends = (tokens == lm.eos_id) | (length == max_new_tokens)
+        # Only the best k candidates may end; the others are there so that k run on whatever ends.
+        ended = (scores / length**length_penalty).masked_fill(~ends, -torch.inf)[:, :k]
+        padded = torch.nn.functional.pad(ids[:, :k], (0, max_new_tokens - length), value=lm.eos_id)
+        finished, best = torch.cat([finished, ended], 1).topk(k)
+        finished_ids = torch.cat([finished_ids, padded], 1).gather(1, best[..., None].expand(-1, -1, max_new_tokens))
+        running, order = scores.masked_fill(ends, -torch.inf).topk(k)
+        done = running[:, 0] / length**length_penalty <= finished[:, -1]
+        done |= torch.tensor(length == max_new_tokens, device=device)
+        for row, best_ids in zip(active[done].tolist(), finished_ids[done, 0].tolist(), strict=True):
+            texts[row] = best_ids[: best_ids.index(lm.eos_id)] if lm.eos_id in best_ids else best_ids
+        if bool(done.all()):
+            break
+        stay = (~done).nonzero()[:, 0]
+        beams_before = origin.gather(1, order)[stay] + stay[:, None] * (len(reader.lengths) // len(active))
+        next_ids = tokens.gather(1, order)[stay]
+        running_ids = ids.gather(1, order[..., None].expand(-1, -1, length))[stay]
+        running, finished, finished_ids, active = running[stay], finished[stay], finished_ids[stay], active[stay]
+        reader.select(beams_before.flatten())
+        reader.read(next_ids.flatten())
+    return texts
+
+
+def _extend(running: Tensor, logits: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `num` one-token extensions of each row's beams: (log-likelihoods, beams, tokens), each [n, num].
+
+    running: float[n, b]; logits: float[n * b, V]. The best of a row are among the best of each of its beams.
+    """
+    n, b = running.shape
+    best, tokens = logits.topk(min(num, logits.shape[1]))
+    best = (best - logits.logsumexp(-1, keepdim=True)).view(n, b, -1) + running[..., None]
+    scores, flat = best.flatten(1).topk(min(num, b * best.shape[2]))
+    return scores, flat // best.shape[2], tokens.view(n, -1).gather(1, flat)
+
+
+@torch.no_grad()
+def score_answers(
+    model: PrefixLM, batch: Batch, answers: Sequence[Sequence[int]], normalize_length: bool = False
+) -> Tensor:
+    """Log-likelihood of each answer, EOS included, after each prompt; the prompt is read once for all answers.
+
+    answers: A lists of token ids. Returns float32[S, A]; with normalize_length the mean over an answer's tokens.
+    """
+    if not answers or not all(answers):
+        raise ValueError("score_answers needs a list of answers of at least one token each")
+    reader = Reader.of_prompts(model, batch)
+    lm, num_rows = model.lm, len(reader.lengths)
+    device = reader.logits.device
+    width = max(map(len, answers))
+    ids = torch.tensor([[*answer, *[lm.pad_id] * (width - len(answer))] for answer in answers], device=device)
+    lengths = torch.tensor([len(answer) for answer in answers], device=device)
+    real = torch.arange(width, device=device) < lengths[:, None]
+    next_ids = torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), lm.eos_id)], 1)
+    next_ids[torch.arange(len(ids), device=device), lengths - 1] = lm.eos_id
+    total = reader.logits.log_softmax(-1)[:, ids[:, 0]]
+
+    rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
+    reader.select(rows)
+    mask = torch.cat([reader.mask, real.repeat(num_rows, 1)], 1)
+    positions = reader.lengths[:, None] + torch.arange(width, device=device)
+    hidden = lm.hidden(lm.embed(ids.repeat(num_rows, 1)), mask, positions, reader.cache)
+    hidden = hidden.view(num_rows, len(ids), width, -1)
+    for position in range(width):  # one position at a time keeps the logits small
+        has = real[:, position]
+        log_p = lm.logits(hidden[:, has, position]).log_softmax(-1)
+        total[:, has] += log_p.gather(2, next_ids[has, position].expand(num_rows, -1)[..., None])[..., 0]
+    return total / (lengths + 1) if normalize_length else total

@@ -1,0 +1,42 @@
+"""A module goes in; which of its tensors are trained, how many, and which weights exactly the frozen ones hold come out."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+SAMPLED_VALUES = 65536  # of each tensor; a whole 7B model would take a minute to hash
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, and the buffers of modules that hold such parameters (BatchNorm's statistics)."""
+    state: dict[str, Tensor] = {}
+    for prefix, part in module.named_modules():
+        own = dict(part.named_parameters(prefix, recurse=False))
+        trained = {name: value for name, value in own.items() if value.requires_grad}
+        state.update(trained)
+        if trained:
+            persistent = part.state_dict(prefix=f"{prefix}." if prefix else "")
+            state.update({name: value for name, value in part.named_buffers(prefix, recurse=False) if name in persistent})
+    return {name: value.detach() for name, value in state.items()}
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trained, frozen) parameters; a tied tensor counts once."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trained, sum(p.numel() for p in module.parameters()) - trained
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Tell one set of frozen weights from another: a hash over names, shapes and evenly spaced values of each tensor.
+
+    Values are rounded to bfloat16 first, so that a model has one fingerprint in whichever precision it is loaded.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.named_parameters()):
+        if not tensor.requires_grad:
+            flat = tensor.detach().flatten()
+            values = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to("cpu", torch.bfloat16)
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

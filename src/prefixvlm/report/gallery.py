@@ -1,0 +1,53 @@
+"""All predictions go in; the images to look at come out, right and wrong ones, each with its predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+LIMIT = 24  # images a task
+ROWS_PER_CARD = 4
+
+Prediction = dict[str, Any]  # one line of predictions.jsonl
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of one task. rows: the predictions shown, wrong ones first. num_wrong, num_rows: of all there are."""
+
+    key: str
+    rows: list[Prediction]
+    num_wrong: int
+    num_rows: int
+
+
+def gallery_keys(predictions: Sequence[Prediction], limit: int = LIMIT) -> list[str]:
+    """The keys of the images that `gallery` shows, each once."""
+    return list(dict.fromkeys(card.key for cards in gallery(predictions, limit).values() for card in cards))
+
+
+def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, list[Card]]:
+    """For each task up to `limit` cards, those with something wrong first; half are all right if there are as many.
+
+    The choice is spread evenly over the predictions and is the same each time.
+    """
+    images: dict[str, dict[str, list[Prediction]]] = {}
+    for line in predictions:
+        images.setdefault(line["task"], {}).setdefault(line["key"], []).append(line)
+    return {task: _choose([_card(key, rows) for key, rows in found.items()], limit) for task, found in images.items()}
+
+
+def _card(key: str, rows: list[Prediction]) -> Card:
+    wrong, right = [row for row in rows if not row["correct"]], [row for row in rows if row["correct"]]
+    shown = wrong[: ROWS_PER_CARD - 1] + right
+    return Card(key, shown[:ROWS_PER_CARD], num_wrong=len(wrong), num_rows=len(rows))
+
+
+def _choose(cards: list[Card], limit: int) -> list[Card]:
+    wrong, right = [card for card in cards if card.num_wrong], [card for card in cards if not card.num_wrong]
+    num_wrong = min(len(wrong), max(limit // 2, limit - len(right)))
+    return _spread(wrong, num_wrong) + _spread(right, min(len(right), limit - num_wrong))
+
+
+def _spread(items: list[T], count: int) -> list[T]:
+    return [items[place * len(items) // count] for place in range(count)]

@@ -1,0 +1,108 @@
+"""The result, predictions, history and images of an evaluation go in; one HTML file that opens offline comes out."""
+
+import base64
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from prefixvlm.report.classes import class_view
+from prefixvlm.report.gallery import LIMIT, Prediction, gallery
+from prefixvlm.report.plots import History, confusion, curves
+from prefixvlm.report.table import number, score_rows, span
+
+FOLDER = Path(__file__).parent  # page.html and page.css
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+TINY_IMAGE = 160  # pixels; what is smaller is magnified with its pixels shown, not smeared
+
+
+def write_report(
+    path: Path,
+    result: dict[str, Any],
+    predictions: Sequence[Prediction],
+    history: History,
+    images: Mapping[str, bytes],
+    limit: int = LIMIT,
+) -> None:
+    """Writes the page in one step: a reader never meets half of it, and an error leaves the old one.
+
+    result: as in metrics.json. predictions: as in predictions.jsonl. images: encoded ones by key; `gallery_keys` says
+    which are wanted, and one that is missing or does not decode leaves an empty frame. limit: images a task.
+    """
+    page = render(result, predictions, history, images, limit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8", errors="replace")  # lone surrogates of a broken caption become "?"
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def render(
+    result: dict[str, Any],
+    predictions: Sequence[Prediction],
+    history: History,
+    images: Mapping[str, bytes],
+    limit: int = LIMIT,
+) -> str:
+    """The page itself."""
+    by_task: dict[str, list[Prediction]] = {task: [] for task in result["tasks"]}
+    for line in predictions:
+        by_task.setdefault(line["task"], []).append(line)
+    views = {task: view for task, lines in by_task.items() if (view := class_view(lines))}
+    cards = gallery(predictions, limit)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "span": span, "flat": lambda value: list(_flat(value)), "json": _json}
+    return environment.get_template("page.html").render(
+        result=result,
+        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        scores=list(score_rows(result)),
+        examples={task: lines[0]["prompt"] for task, lines in by_task.items() if lines},
+        asks={task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
+        curves=curves(history),
+        gallery=cards,
+        images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},
+        views=views,
+        matrices={
+            task: confusion(f"Confusion matrix, {task}", view.labels, view.counts) for task, view in views.items()
+        },
+    )
+
+
+def _image(data: bytes | None) -> dict[str, Any] | None:
+    """The data URI of an image and whether it is tiny; None for what is not an image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(data or b""), formats=FORMATS)
+    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    uri = f"data:{image.get_format_mimetype()};base64,{base64.b64encode(data or b'').decode()}"
+    return {"uri": uri, "tiny": max(image.size) <= TINY_IMAGE}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as pairs of a dotted name and a text."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, value if isinstance(value, str) else _json(value, indent=None)
+
+
+def _json(value: Any, indent: int | None = 2) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=str)

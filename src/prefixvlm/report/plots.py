@@ -1,0 +1,110 @@
+"""The history of a run or a confusion matrix goes in; a picture comes out, as SVG that stands in the page itself.
+
+Colours are drawn as stand-ins and become CSS variables of the page, so that a picture follows its light or dark theme.
+"""
+
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from io import StringIO
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, MUTED, GRID, ON_ACCENT = "#010101", "#010102", "#010103", "#010104"
+SERIES = ("#010111", "#010112", "#010113", "#010114")
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", ON_ACCENT: "on-accent"} | {
+    color: f"series-{n}" for n, color in enumerate(SERIES, 1)
+}
+STYLES = ("-", "--", "-.", ":")  # besides the colour, for those who cannot tell colours apart
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "prefixvlm", "text.parse_math": False, "axes.edgecolor": GRID}
+MAX_POINTS, MAX_PANELS = 500, 12
+
+History = Sequence[dict[str, Any]]
+Points = list[tuple[float, float]]
+
+
+def curves(history: History) -> dict[str, Markup]:
+    """One picture for each quantity: `train/loss` and `val/loss` share one, losses come first, then learning rates."""
+    panels: dict[str, dict[str, Points]] = {}
+    for entry in history:
+        if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
+            quantity = entry["name"].split("/", 1)[-1]
+            panels.setdefault(quantity, {}).setdefault(entry["name"], []).append((entry["step"], entry["value"]))
+    panels.pop("epoch", None)
+    order = sorted(panels, key=lambda name: ("loss" not in name, not re.search(r"\blr\b|learning", name)))
+    return {name: _curve(name, panels[name]) for name in order[:MAX_PANELS]}
+
+
+def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """Rows are true classes, columns predicted ones; the shade is the share of the row, the figure the count."""
+    size = len(labels)
+    with _settings():
+        figure = Figure(figsize=(2.2 + 0.46 * size, 1.6 + 0.36 * size))
+        axes = figure.add_subplot()
+        for y, row in enumerate(counts):
+            for x, count in enumerate(row):
+                share = count / (sum(row) or 1)
+                axes.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, color=SERIES[0], alpha=share, linewidth=0)
+                if count:
+                    color = ON_ACCENT if share > 0.5 else INK
+                    axes.text(x, y, f"{count:,}", ha="center", va="center", fontsize=8, color=color)
+        names = [label if len(label) <= 22 else f"{label[:21]}…" for label in labels]
+        axes.set_xticks(range(size), [name or "(empty)" for name in names], rotation=45, ha="right")
+        axes.set_yticks(range(size), [name or "(empty)" for name in names])
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
+        axes.spines[:].set_visible(True)
+        return _svg(figure, title)
+
+
+def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
+    with _settings():
+        figure = Figure(figsize=(4.8, 2.9))
+        axes = figure.add_subplot()
+        for place, (name, points) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
+            points = sorted(points)[:: math.ceil(len(points) / MAX_POINTS)]
+            look = {"color": SERIES[place % len(SERIES)], "linestyle": STYLES[place % len(STYLES)]}
+            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) <= 30 else "", ms=3.5, **look)
+        axes.set(xlabel="step", ylabel=quantity)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.spines[:].set_visible(False)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        return _svg(figure, f"{quantity} against the step of training")
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """matplotlib as this page needs it, the global settings as they were afterwards."""
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        # Text is measured in matplotlib's font but shown in the reader's, which has the glyph.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    """The drawing alone: scalable, with a title for screen readers, ids of its own and the page's colours."""
+    for axes in figure.axes:
+        axes.tick_params(colors=MUTED, labelsize=9, length=0)
+        axes.xaxis.label.set_color(MUTED)
+        axes.yaxis.label.set_color(MUTED)
+    text = StringIO()
+    figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05)
+    drawing = text.getvalue()
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
+    prefix = f"{zlib.crc32(title.encode()):08x}-"
+    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", drawing)
+    for color, variable in VARIABLES.items():
+        drawing = drawing.replace(color, f"var(--{variable})")
+    viewbox = re.search(r'viewBox="[^"]*"', drawing)
+    body = drawing[drawing.index(">") + 1 :]
+    assert viewbox
+    size = f'style="max-width: {figure.get_figwidth() * 84:.0f}px"'
+    return Markup(f'<svg {viewbox[0]} {size} role="img" aria-label="{escape(title)}">{body}')

@@ -1,0 +1,1 @@
+"""Training: Lightning's steps, optimisation, checkpoints and logging."""

@@ -1,0 +1,81 @@
+"""Trained tensors and plain data go in; one small file that is whole or not there comes out, and is read back safely."""
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+KEY = "prefixvlm"  # what Lightning's checkpoint holds of ours: config, identity, version
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target and renames: a kill or a full disk leaves the former file whole.
+
+    Lightning's own way stages in $TMPDIR; from there to another file system a move is a copy, which a kill truncates
+    (Lightning #21253).
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        buffer = io.BytesIO()  # torch.save to a full disk fails without saying so; writing bytes raises OSError
+        torch.save(checkpoint, buffer)
+        try:
+            with temporary.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return load(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it. Raises ValueError if it is not one of ours."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint, or a damaged one ({_first_line(error)})") from error
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint of prefixvlm: it holds no configuration; set ckpt to one")
+    return checkpoint
+
+
+def check_tensors(trained: set[str], stored: set[str]) -> None:
+    """The trained tensors of the model and of the file must be the same by name."""
+    if trained != stored:
+        lacks, extra = sorted(trained - stored), sorted(stored - trained)
+        raise ValueError(
+            f"the checkpoint does not fit the model: it lacks {lacks[:3] or 'nothing'} and has {extra[:3] or 'nothing'} "
+            "that the model does not train; use the configuration that it was trained with"
+        )
+
+
+def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
+    """The frozen parts must be the very ones that the mapper was trained between."""
+    for part in stored:
+        if ours.get(part) != stored[part]:
+            raise ValueError(
+                f"the checkpoint was trained with {part} {stored[part]} but this {part} is {ours.get(part)}; "
+                f"set {part} to the one it was trained with"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:120]

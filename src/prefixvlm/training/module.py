@@ -1,0 +1,110 @@
+"""Batches go in; Lightning's steps: losses while training, predictions and scores in a test."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from prefixvlm.batch import Batch
+from prefixvlm.data.collate import Collator
+from prefixvlm.encoder.interface import ImageEncoder
+from prefixvlm.lm.causal import CausalLM
+from prefixvlm.mapper.interface import Mapper
+from prefixvlm.model.freezing import fingerprint, trained_state
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.interface import Prediction, Task
+from prefixvlm.task.rows import PromptRows, TrainingRows
+from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors
+from prefixvlm.training.gather import gather_by_id
+from prefixvlm.training.optim import Optim
+
+
+class PrefixModule(LightningModule):
+    """Trains the mapper (and the encoder, where that is trained) through a frozen language model.
+
+    max_length: rows of training text longer than this are cut. config: plain data that the checkpoint carries.
+    reports, after a test: what each task's `report` says; predictions: what it was computed from.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        mapper: Mapper,
+        lm: CausalLM,
+        task: Mapping[str, Task],
+        optim: Optim,
+        max_length: int | None = 128,
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # the frozen tensors are not in the file; on_load_checkpoint checks the others
+        self.model = PrefixLM(encoder, mapper, lm)
+        self.tasks = dict(task)
+        self.optim = optim
+        limits = [limit for limit in (max_length, lm.max_positions) if limit is not None]
+        collate = Collator(
+            encoder.transform, lm.tokenizer, mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
+            max_length=min(limits, default=None),
+        )  # fmt: skip
+        self.train_collate = self.val_collate = TrainingRows(self.tasks, collate)
+        self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
+        self.config: dict[str, Any] = {}
+        self.val_loss = MeanMetric()
+        self.predictions: dict[str, list[Prediction]] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
+
+    def configure_optimizers(self) -> Any:
+        return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.model(batch)
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        losses = self.model(batch)
+        self.val_loss.update(losses.mean(), weight=len(losses))
+
+    def on_validation_epoch_end(self) -> None:
+        # The metric sums over ranks and tokens; a mean of the ranks' means would be wrong where they differ in size.
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.predictions = {name: [] for name in self.tasks}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = list(self.tasks)[dataloader_idx]
+        self.predictions[name] += self.tasks[name].predict(self.model, batch)
+
+    def on_test_epoch_end(self) -> None:
+        for name, task in self.tasks.items():
+            self.predictions[name] = gather_by_id(self.predictions[name])
+            self.reports[name] = task.report(self.predictions[name])
+            for score, value in self.reports[name]["scores"].items():
+                self.log(f"test/{name}_{score}", value)
+
+    def identity(self) -> dict[str, str]:
+        """Which frozen encoder and language model these are."""
+        return {"encoder": fingerprint(self.model.encoder), "lm": fingerprint(self.model.lm)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = trained_state(self)
+        checkpoint[KEY] = {"config": self.config, "identity": self.identity()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if KEY not in checkpoint:
+            raise ValueError("the checkpoint holds no prefixvlm configuration")
+        check_identity(self.identity(), checkpoint[KEY]["identity"])
+        check_tensors(set(trained_state(self)), set(checkpoint["state_dict"]))
+
+    def load_trained(self, checkpoint: dict[str, Any]) -> None:
+        """Take the trained tensors of a loaded checkpoint, after every check."""
+        self.on_load_checkpoint(checkpoint)
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+
+

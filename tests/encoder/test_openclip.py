@@ -1,0 +1,206 @@
+"""OpenClipEncoder on small random open_clip models saved as local folders, against open_clip's own towers."""
+
+import json
+import pickle
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prefixvlm.encoder.openclip import OpenClipEncoder
+
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+CONFIGS = {
+    "vit": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3},
+        "text_cfg": TEXT,
+    },
+    "vit_custom_text": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3},
+        "text_cfg": TEXT,
+    },
+    "resnet": {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+        "text_cfg": TEXT,
+    },
+    "timm": {
+        "embed_dim": 64,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": 160,
+            "timm_model_name": "test_vit",
+            "timm_pool": "token",
+            "timm_proj": "none",
+        },
+        "text_cfg": TEXT,
+    },
+}
+SIZES = {"vit": (32, 32, 16), "vit_custom_text": (32, 32, 16), "resnet": (64, 256, 4), "timm": (160, 64, 100)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each config as an open_clip local folder with random weights."""
+    made = {}
+    for name, config in CONFIGS.items():
+        config_folder = tmp_path_factory.mktemp("configs")
+        (config_folder / f"test-{name}.json").write_text(json.dumps(config))
+        open_clip.add_model_config(config_folder)
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"test-{name}")
+        folder = made[name] = tmp_path_factory.mktemp(name)
+        preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return made
+
+
+def tower(folder: Path):
+    return open_clip.create_model(f"local-dir:{folder}").eval()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_pooled_features_are_open_clips_image_features(folders: dict[str, Path], name: str) -> None:
+    encoder = OpenClipEncoder(f"local-dir:{folders[name]}")
+    pixel_values = torch.randn(2, 3, SIZES[name][0], SIZES[name][0])
+    features = encoder(pixel_values)
+    assert features.shape == (2, 1, encoder.feature_width)
+    assert (encoder.num_features, encoder.feature_width) == (1, CONFIGS[name]["embed_dim"])
+    expected = tower(folders[name]).encode_image(pixel_values)
+    torch.testing.assert_close(features[:, 0], expected)
+    normalized = OpenClipEncoder(f"local-dir:{folders[name]}", normalize=True)(pixel_values)
+    torch.testing.assert_close(normalized[:, 0], expected / expected.square().sum(-1, keepdim=True).sqrt())
+
+
+def recorded(model: torch.nn.Module, module: torch.nn.Module, pixel_values: Tensor) -> Tensor:
+    """What a module put out while the model's own forward ran."""
+    outputs: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    model.encode_image(pixel_values)
+    handle.remove()
+    return outputs[0]
+
+
+@pytest.mark.parametrize("layer", [None, -1, -2, 0])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_patch_features_are_what_passes_through_the_tower(folders: dict[str, Path], name: str, layer: int) -> None:
+    encoder = OpenClipEncoder(f"local-dir:{folders[name]}", features="patch", layer=layer)
+    model = tower(folders[name])
+    size, width, num_patches = SIZES[name]
+    pixel_values = torch.randn(2, 3, size, size)
+    if name == "resnet":
+        stages = ["conv3", *(f"layer{i}" for i in range(1, 5))]  # the stem is a method, checked by its shape alone
+        maps = recorded(model, getattr(model.visual, stages[-1 if layer is None else layer]), pixel_values)
+        expected = maps.flatten(2).transpose(1, 2)
+    elif name == "timm":
+        trunk = model.visual.trunk
+        expected = recorded(model, trunk.norm if layer is None else trunk.blocks[layer], pixel_values)[:, 1:]
+    else:
+        blocks = model.visual.transformer.resblocks
+        expected = recorded(model, model.visual.ln_post if layer is None else blocks[layer], pixel_values)[:, 1:]
+    features = encoder(pixel_values)
+    assert features.shape == (2, encoder.num_features, encoder.feature_width)
+    if (name, layer) == ("resnet", 0):
+        assert features.shape == (2, 256, 8)
+        return
+    torch.testing.assert_close(features, expected)
+    if layer in (None, -1):
+        assert (encoder.feature_width, encoder.num_features) == (width, num_patches)
+
+
+def test_a_frozen_encoder_never_changes(folders: dict[str, Path]) -> None:
+    encoder = OpenClipEncoder(f"local-dir:{folders['resnet']}")
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    features = encoder(torch.randn(4, 3, 64, 64, requires_grad=True))
+    assert not features.requires_grad
+    assert not features.is_inference()
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vit", -2), ("vit", None), ("resnet", 3), ("timm", -2)])
+def test_a_trained_encoder_gets_a_gradient_in_every_trained_weight(folders: dict[str, Path], name, layer) -> None:
+    encoder = OpenClipEncoder(f"local-dir:{folders[name]}", features="patch", layer=layer, trained=True)
+    assert encoder.training
+    encoder(torch.randn(2, 3, SIZES[name][0], SIZES[name][0])).square().sum().backward()
+    trained = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+    assert len(trained) > 10
+    assert all(p.grad is not None for p in trained.values())
+    with torch.no_grad():
+        assert not encoder(torch.randn(1, 3, SIZES[name][0], SIZES[name][0])).requires_grad
+
+
+def test_only_the_needed_parts_of_the_model_stay(folders: dict[str, Path]) -> None:
+    for name in ("vit", "vit_custom_text"):
+        names = {name for name, _ in OpenClipEncoder(f"local-dir:{folders[name]}").named_parameters()}
+        assert all(name.startswith("visual.") for name in names)
+        assert not any("token_embedding" in name or "logit_scale" in name for name in names)
+    assert OpenClipEncoder(f"local-dir:{folders['resnet']}", features="patch").visual.attnpool is None
+
+
+def test_transform_is_the_towers_own_and_survives_pickling(folders: dict[str, Path]) -> None:
+    encoder = OpenClipEncoder(f"local-dir:{folders['vit']}")
+    image = Image.new("RGB", (48, 40), (255, 0, 51))
+    pixels = pickle.loads(pickle.dumps(encoder.transform))(image)
+    assert pixels.shape == (3, 32, 32)
+    torch.testing.assert_close(pixels[:, 5, 5], (torch.tensor([1.0, 0.0, 0.2]) - 0.5) / 0.25)  # the folder's mean, std
+
+
+def test_a_weights_file_of_a_known_name_loads(folders: dict[str, Path]) -> None:
+    weights = str(folders["vit"] / "open_clip_model.safetensors")
+    by_file = OpenClipEncoder("test-vit", pretrained=weights)
+    by_folder = OpenClipEncoder(f"local-dir:{folders['vit']}")
+    assert all(torch.equal(v, by_folder.state_dict()[k]) for k, v in by_file.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"model_name": "local-dir:nowhere/at/all"}, r"nowhere/at/all does not.*train\.py experiment=clip_pretrain"),
+        ({"model_name": "ViT-B32", "pretrained": "openai"}, "model_name is 'ViT-B32'.*ViT-B-32"),
+        ({"model_name": "ViT-B-32"}, "pretrained is null.*laion2b_s34b_b79k"),
+        ({"model_name": "ViT-B-32", "pretrained": "openia"}, "pretrained is 'openia', neither a file nor a tag"),
+        ({"model_name": "ViT-B-32", "pretrained": "openai"}, "set encoder.model_name=ViT-B-32-quickgelu"),
+        ({"model_name": "ViT-B-32", "features": "patches"}, "features is 'patches'.*pooled or patch"),
+        ({"model_name": "ViT-B-32", "layer": -2}, "layer is -2.*features=patch"),
+    ],
+)
+def test_errors_name_the_key(keywords: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        OpenClipEncoder(**keywords)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_or_cannot_be_had(folders: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+    name = f"local-dir:{folders['vit']}"
+    with pytest.raises(ValueError, match=r"encoder.pretrained is 'openai'.*encoder.pretrained=null"):
+        OpenClipEncoder(name, pretrained="openai")
+    with pytest.raises(ValueError, match=r"encoder.layer is 7"):
+        OpenClipEncoder(name, features="patch", layer=7)
+    with pytest.raises(ValueError, match=r"encoder.pretrained is .*could not be loaded") as caught:
+        OpenClipEncoder("test-vit", pretrained=str(folders["resnet"] / "open_clip_model.safetensors"))
+    assert "\n" not in str(caught.value)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"encoder.pretrained is .*could not be loaded"):
+        OpenClipEncoder("test-vit", pretrained=str(broken))
+
+    def offline(*_args: object, **_keywords: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("open_clip.factory.download_pretrained", offline)
+    with pytest.raises(ValueError, match=r"encoder.pretrained is openai.*no network.*set encoder.pretrained to a file"):
+        OpenClipEncoder("ViT-B-32-quickgelu", pretrained="openai")

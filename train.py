@@ -1,0 +1,50 @@
+"""The story of a run: build model, data and trainer; fit; test the best checkpoint; return the monitored value."""
+
+from pathlib import Path
+
+import hydra
+import torch
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from prefixvlm import config
+from prefixvlm.build import build_data, build_module, build_trainer, plain
+from prefixvlm.errors import one_sentence
+from prefixvlm.training import run
+from prefixvlm.training.checkpoint import load
+
+CONF = Path(__file__).parent / "conf"
+
+
+def train(cfg: DictConfig) -> float | None:
+    """One run in cfg.run_dir. Returns the best value of cfg.monitor, which a sweep compares."""
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
+    module = build_module(cfg)
+    if cfg.init_from:
+        module.load_trained(load(cfg.init_from))
+    data = build_data(cfg, module)
+    trainer = build_trainer(cfg)
+    with run.finished_loggers(trainer):
+        run.announce(module, plain(cfg), trainer)
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        best = run.best_checkpoint(trainer)
+        if cfg.test and module.test_collates and not trainer.interrupted:
+            if best:
+                module.load_trained(load(best))
+            trainer.test(module, data, verbose=False)
+            run.print_scores(module)
+    print(f"Run folder: {cfg.run_dir}")
+    return run.monitored_value(trainer, cfg.monitor)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    OmegaConf.resolve(cfg)
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    config.register()
+    one_sentence(main, CONF)()
