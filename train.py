@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
 from prefixvlm.build import build_data, build_module, build_trainer, plain
-from prefixvlm.errors import one_sentence
+from prefixvlm.errors import job, one_sentence
 from prefixvlm.training import run
 from prefixvlm.training.checkpoint import load
 
@@ -29,17 +29,17 @@ def train(cfg: DictConfig) -> float | None:
     with run.finished_loggers(trainer):
         run.announce(module, plain(cfg), trainer)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-        best = run.best_checkpoint(trainer)
-        if cfg.test and module.test_collates and not trainer.interrupted:
-            if best:
-                module.load_trained(load(best))
+        value = run.finish_fit(trainer, module, data, cfg.run_dir, cfg.monitor)
+        if cfg.test and module.test_collates:
+            module.load_trained(load(run.best_checkpoint(trainer, cfg.run_dir)))
             trainer.test(module, data, verbose=False)
             run.print_scores(module)
     print(f"Run folder: {cfg.run_dir}")
-    return run.monitored_value(trainer, cfg.monitor)
+    return value
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@job
 def main(cfg: DictConfig) -> float | None:
     OmegaConf.resolve(cfg)
     return train(cfg)

@@ -10,12 +10,17 @@ from typing import Any, ParamSpec
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 P = ParamSpec("P")
+ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 USAGE = 2  # the exit code of bad input, as argparse has it
+
+_wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callable[P, None]:
@@ -26,17 +31,32 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error its own way and exit with 1
         try:
             function(*args, **kwargs)
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
             sys.exit(130)
-        except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-            if full:
+        except ERRORS as error:
+            if _wants_traceback:
                 raise
             print(f"error: {sentence(error, conf)}", file=sys.stderr)
+            sys.exit(USAGE)
+
+    return wrapped
+
+
+def job(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Wrap what hydra.main calls, so that a single run ends with the sentence alone; a sweep goes on to its next job."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ERRORS as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN or _wants_traceback:
+                raise
+            print(f"error: {sentence(error)}", file=sys.stderr)
             sys.exit(USAGE)
 
     return wrapped

@@ -1,3 +1,5 @@
+"""The captions of easy-VQA say what its answers tell, and nothing of the published data is lost."""
+
 import json
 from collections import Counter
 
@@ -82,27 +84,21 @@ def test_every_real_phrasing_is_understood(decoded: dict[str, list[Sample]]) -> 
 
 def test_real_captions(decoded: dict[str, list[Sample]]) -> None:
     captions = Counter(sample.captions for found in decoded.values() for sample in found)
-    colours, shapes = (
-        ["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"],
-        ["circle", "rectangle", "triangle"],
-    )
+    colours = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+    shapes = ("circle", "rectangle", "triangle")
     full = {(f"a {colour} {shape}",) for colour in colours for shape in shapes}
     less = {(f"a {colour} shape",) for colour in colours} | {(f"a {shape}",) for shape in shapes} | {("a shape",)}
     assert full <= set(captions) <= full | less
     first = next(sample for sample in decoded["train"] if sample.key == "train-0000")
     assert first.captions == ("a blue rectangle",)
-    blue = max(first.image.getcolors(), key=lambda pair: pair[1] if len(set(pair[1])) > 1 else (0, 0, 0))
-    assert blue[1][2] == max(blue[1])
+    assert (0, 0, 255) in [colour for _, colour in first.image.getcolors()]
 
 
 def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list[Sample]]) -> None:
-    assert [sample.key for sample in decoded["val"]][:3] == VAL
+    assert [sample.key for sample in decoded["val"]][:3] == ["train-0039", "train-0049", "train-0051"]
     assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
     _, members = next(samples("val"))
     assert set(json.loads(members["json"])) == {"captions", "questions"}
-
-
-VAL = []
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

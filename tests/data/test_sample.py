@@ -1,12 +1,14 @@
+"""Members of a sample, good and bad, go in; a Sample or one sentence comes out."""
+
 import json
 import zlib
 
 import numpy as np
 import pytest
-from conftest import png
 from PIL import Image
 
 from prefixvlm.data.sample import Question, Sample, decode
+from tests.data.conftest import png
 
 
 def test_everything_a_sample_may_hold() -> None:
@@ -101,10 +103,9 @@ def questions(*content: object) -> dict[str, bytes]:
         (questions({"id": "1", "question": "what?", "answers": "yes"}), "answers is 'yes'"),
         ({"png": png(), "txt": b"\xff"}, "txt member is not UTF-8"),
     ],
-    ids=str,
 )
 def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, bytes], reason: str) -> None:
-    with pytest.raises(ValueError, match="^shard a.tar, sample k7: ") as error:
+    with pytest.raises(ValueError, match=r"^shard a.tar, sample k7: ") as error:
         decode("k7", members, "shard a.tar")
     assert reason in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,3 +1,5 @@
+"""Shards are written whole or not at all, and never over something else."""
+
 import json
 import os
 import subprocess
@@ -6,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import png, raw_samples
 
 from prefixvlm.data.manifest import MANIFEST, Manifest
 from prefixvlm.data.shards import RawSample, read_shard
 from prefixvlm.data.writer import write_shards
+from tests.data.conftest import png, raw_samples
 
 
 def write(out: Path, samples_per_shard: int = 5, source: str = "a test", count: int = 12) -> Manifest:
@@ -95,8 +97,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from conftest import raw_samples
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.data.conftest import raw_samples
 from prefixvlm.data.writer import write_shards
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

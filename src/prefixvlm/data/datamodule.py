@@ -1,5 +1,6 @@
 """Shards go in, Lightning's train, validation and test loaders come out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -7,6 +8,8 @@ from lightning.pytorch import LightningDataModule
 from prefixvlm.data.loader import ExactLoader, ShardLoader
 from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.reader import Collate
+from prefixvlm.data.sample import IMAGE_EXTENSIONS
+from prefixvlm.data.shards import read_shard
 
 
 class ShardDataModule(LightningDataModule):
@@ -54,6 +57,17 @@ class ShardDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[ExactLoader]:
         return [self._exact("test", collate, self.limit_test) for collate in self.test_collates.values()]
+
+    def test_images(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The encoded images of some test samples, by key."""
+        wanted, found = set(keys), dict[str, bytes]()
+        for path in resolve_shards(self.shards, "test"):
+            if len(found) == len(wanted):
+                break
+            for key, members in read_shard(path):
+                if key in wanted:
+                    found[key] = next(members[name] for name in members if name in IMAGE_EXTENSIONS)
+        return found
 
     def _exact(self, split: str, collate: Collate, limit: int | None) -> ExactLoader:
         paths = resolve_shards(self.shards, split)

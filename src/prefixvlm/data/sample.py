@@ -46,7 +46,9 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         if len(images) != 1:
             raise ValueError(f"it needs exactly one of .{', .'.join(IMAGE_EXTENSIONS)}, but has {len(images)}")
         captions, questions = _texts(members)
-        return Sample(key, image or _decode_image(members[images[0]]), captions, questions)
+        if image is None:
+            image = _decode_image(members[images[0]])
+        return Sample(key, image, captions, questions)
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from prefixvlm.metrics.bleu import bleu
 from prefixvlm.metrics.cider import cider
-from prefixvlm.metrics.pairs import Id
+from prefixvlm.metrics.pairs import Id, check_ids
 from prefixvlm.metrics.rouge import rouge_l
 from prefixvlm.metrics.tokenizer import TOKENIZER, simple_tokenize
 
@@ -23,6 +23,7 @@ class CaptionScores:
 
 
 def caption_scores(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> CaptionScores:
+    check_ids(predictions, references)
     candidates = {id: simple_tokenize(prediction) for id, prediction in predictions.items()}
     truths = {id: [simple_tokenize(text) for text in texts] for id, texts in references.items()}
     bleus, _ = bleu(candidates, truths)

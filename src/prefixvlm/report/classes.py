@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from prefixvlm.metrics.classification import ClassReport, class_report, confusion_matrix
 from prefixvlm.metrics.exact_match import normalise
-from prefixvlm.report.gallery import Prediction
+from prefixvlm.report.gallery import Prediction, is_right
 
 MAX_TABLE, MAX_MATRIX = 40, 20
 
@@ -34,7 +34,7 @@ def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
     if not truths or 2 * len(set(truths)) > len(truths):
         return None
     guesses = [
-        truth if line["correct"] else normalise(line["prediction"])
+        truth if is_right(line) else normalise(line["prediction"])
         for line, truth in zip(predictions, truths, strict=True)
     ]
     report = class_report(guesses, truths)

@@ -1,13 +1,14 @@
 """All predictions go in; the images to look at come out, right and wrong ones, each with its predictions."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 LIMIT = 24  # images a task
 ROWS_PER_CARD = 4
 
-Prediction = dict[str, Any]  # one line of predictions.jsonl
+Prediction = dict[str, Any]  # one line of predictions.jsonl; its `correct` is a bool or a share, 0 to 1
 T = TypeVar("T")
 
 
@@ -37,8 +38,30 @@ def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, 
     return {task: _choose([_card(key, rows) for key, rows in found.items()], limit) for task, found in images.items()}
 
 
+def is_right(line: Prediction) -> bool:
+    """What at least half right is shown as right."""
+    return bool(line["correct"] >= 0.5)
+
+
+def frame(predictions: Sequence[Prediction]) -> tuple[str, str]:
+    """What stands around the question in every prompt, such as "Question: " and " Answer:"; cards leave it out."""
+    prompts = {line["prompt"] for line in predictions}
+    if len(prompts) < 2:
+        return "", ""
+    start, end = _shared_start(prompts), _shared_start({prompt[::-1] for prompt in prompts})[::-1]
+    head = re.findall(r"^.*[:\n]\s*", start, re.DOTALL)
+    tail = re.findall(r"\s\S*:\s*$", end)
+    return "".join(head), "".join(tail)
+
+
+def _shared_start(texts: Collection[str]) -> str:
+    first, last = min(texts), max(texts)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (a, b) in pairs if a != b), len(first))]
+
+
 def _card(key: str, rows: list[Prediction]) -> Card:
-    wrong, right = [row for row in rows if not row["correct"]], [row for row in rows if row["correct"]]
+    wrong, right = [row for row in rows if not is_right(row)], [row for row in rows if is_right(row)]
     shown = wrong[: ROWS_PER_CARD - 1] + right
     return Card(key, shown[:ROWS_PER_CARD], num_wrong=len(wrong), num_rows=len(rows))
 

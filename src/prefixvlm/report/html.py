@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from prefixvlm.report.classes import class_view
-from prefixvlm.report.gallery import LIMIT, Prediction, gallery
+from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right
 from prefixvlm.report.plots import History, confusion, curves
 from prefixvlm.report.table import number, score_rows, span
 
@@ -73,6 +73,8 @@ def render(
         scores=list(score_rows(result)),
         examples={task: lines[0]["prompt"] for task, lines in by_task.items() if lines},
         asks={task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
+        frames={task: frame(lines) for task, lines in by_task.items()},
+        is_right=is_right,
         curves=curves(history),
         gallery=cards,
         images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},

@@ -24,7 +24,12 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", ON_ACCENT: "on-accent"} |
     color: f"series-{n}" for n, color in enumerate(SERIES, 1)
 }
 STYLES = ("-", "--", "-.", ":")  # besides the colour, for those who cannot tell colours apart
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "prefixvlm", "text.parse_math": False, "axes.edgecolor": GRID}
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "prefixvlm",
+    "text.parse_math": False,
+    "axes.edgecolor": GRID,
+}
 MAX_POINTS, MAX_PANELS = 500, 12
 
 History = Sequence[dict[str, Any]]
@@ -39,7 +44,7 @@ def curves(history: History) -> dict[str, Markup]:
             quantity = entry["name"].split("/", 1)[-1]
             panels.setdefault(quantity, {}).setdefault(entry["name"], []).append((entry["step"], entry["value"]))
     panels.pop("epoch", None)
-    order = sorted(panels, key=lambda name: ("loss" not in name, not re.search(r"\blr\b|learning", name)))
+    order = sorted(panels, key=lambda name: ("loss" not in name, not _is_rate(name)))
     return {name: _curve(name, panels[name]) for name in order[:MAX_PANELS]}
 
 
@@ -56,12 +61,23 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
                 if count:
                     color = ON_ACCENT if share > 0.5 else INK
                     axes.text(x, y, f"{count:,}", ha="center", va="center", fontsize=8, color=color)
-        names = [label if len(label) <= 22 else f"{label[:21]}…" for label in labels]
-        axes.set_xticks(range(size), [name or "(empty)" for name in names], rotation=45, ha="right")
-        axes.set_yticks(range(size), [name or "(empty)" for name in names])
+        names = [_short(label) for label in labels]
+        axes.set_xticks(range(size), names, rotation=45, ha="right")
+        axes.set_yticks(range(size), names)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
         axes.spines[:].set_visible(True)
         return _svg(figure, title)
+
+
+def _short(label: str) -> str:
+    """What fits beside an axis; half a character of a broken text, which matplotlib cannot draw, becomes "?"."""
+    whole = label.encode("utf-8", "replace").decode() or "(empty)"
+    return whole if len(whole) <= 22 else f"{whole[:21]}…"
+
+
+def _is_rate(quantity: str) -> bool:
+    """Lightning's monitor calls it `lr-AdamW` or `lr-AdamW/pg1`."""
+    return re.search(r"\blr\b|learning", quantity) is not None
 
 
 def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
@@ -70,9 +86,9 @@ def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
             points = sorted(points)[:: math.ceil(len(points) / MAX_POINTS)]
-            look = {"color": SERIES[place % len(SERIES)], "linestyle": STYLES[place % len(STYLES)]}
-            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) <= 30 else "", ms=3.5, **look)
-        axes.set(xlabel="step", ylabel=quantity)
+            (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) <= 30 else "", ms=3.5)
+            line.set(color=SERIES[place % len(SERIES)], linestyle=STYLES[place % len(STYLES)])
+        axes.set(xlabel="step", ylabel="learning rate" if _is_rate(quantity) else quantity)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[:].set_visible(False)

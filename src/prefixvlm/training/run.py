@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
@@ -34,20 +34,37 @@ def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) 
         logger.log_hyperparams(config)
 
 
-def best_checkpoint(trainer: Trainer) -> str | None:
-    """The file of the callback that monitors a value."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
-            return callback.best_model_path
-    return None
-
-
-def monitored_value(trainer: Trainer, monitor: str) -> float | None:
+def finish_fit(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, run_dir: str, monitor: str
+) -> float | None:
+    """Save the last state; return the best value of `monitor`, for which a run too short to validate does so now."""
+    trainer.save_checkpoint(Path(run_dir) / "checkpoints" / "last.ckpt")
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor == monitor and callback.best_model_score is not None:
             return float(callback.best_model_score)
+    if monitor not in trainer.callback_metrics:
+        trainer.validate(module, data, verbose=False)
     value = trainer.callback_metrics.get(monitor)
     return None if value is None else float(value)
+
+
+def best_checkpoint(trainer: Trainer, run_dir: str) -> str:
+    """The file of the callback that monitors a value, or else the last one."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return callback.best_model_path
+    return str(Path(run_dir) / "checkpoints" / "last.ckpt")
+
+
+def parts(module: LightningModule) -> dict[str, int]:
+    """How much is trained, and how much is not."""
+    trained, frozen = count_parameters(module)
+    return {"trained_parameters": trained, "frozen_parameters": frozen}
+
+
+def history(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """The logged numbers of the run up to a checkpoint."""
+    return checkpoint["callbacks"].get("History", {}).get("records", [])
 
 
 def print_scores(module: Any) -> None:

@@ -1,0 +1,32 @@
+"""The bootstrap interval against the normal approximation, which it must resemble for many items."""
+
+import numpy as np
+import pytest
+
+from prefixvlm.metrics.bootstrap import bootstrap_interval
+
+
+def test_interval_is_that_of_the_normal_approximation() -> None:
+    scores = np.random.default_rng(1).normal(50, 10, size=2000)
+    half = 1.96 * scores.std() / np.sqrt(len(scores))
+    low, high = bootstrap_interval(scores.tolist(), num_resamples=4000)
+    assert low == pytest.approx(scores.mean() - half, abs=0.08 * half)
+    assert high == pytest.approx(scores.mean() + half, abs=0.08 * half)
+
+
+def test_items_of_a_group_are_drawn_together() -> None:
+    groups = [index // 10 for index in range(1000)]
+    scores = [100.0 * (group % 2) for group in groups]
+    low, high = bootstrap_interval(scores)
+    wide_low, wide_high = bootstrap_interval(scores, groups)
+    assert (wide_high - wide_low) / (high - low) == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+def test_the_seed_decides() -> None:
+    scores = [0.0, 100.0, 100.0, 0.0, 100.0]
+    assert bootstrap_interval(scores) == bootstrap_interval(scores)
+    assert bootstrap_interval([1.0] * 5) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="no scores"):
+        bootstrap_interval([])
+    with pytest.raises(ValueError, match="2 scores but 1 groups"):
+        bootstrap_interval([1, 2], ["a"])

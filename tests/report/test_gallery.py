@@ -1,0 +1,74 @@
+"""Which images are shown, which classes, and how the text table looks."""
+
+from typing import Any
+
+from prefixvlm.report.classes import class_view
+from prefixvlm.report.gallery import frame, gallery, gallery_keys
+from prefixvlm.report.table import text_table
+
+
+def test_gallery_has_both_kinds_wrong_first(predictions: list[dict[str, Any]]) -> None:
+    cards = gallery(predictions, limit=8)
+    for task, found in cards.items():
+        assert [bool(card.num_wrong) for card in found] == [True] * 4 + [False] * 4, task
+        assert len({card.key for card in found}) == 8
+    card = cards["vqa"][0]
+    assert (card.num_wrong, card.num_rows) == (1, 3)
+    assert [row["correct"] for row in card.rows] == [False, True, True]
+    keys = gallery_keys(predictions, limit=8)
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {card.key for found in cards.values() for card in found}
+
+
+def test_gallery_fills_up_with_the_other_kind(predictions: list[dict[str, Any]]) -> None:
+    captions = predictions[:40]
+    assert [bool(card.num_wrong) for card in gallery(captions, 24)["captioning"]] == [True] * 10 + [False] * 14
+    assert len(gallery(captions[:12], 24)["captioning"]) == 12
+    assert [card.num_wrong for card in gallery(captions[:12], 8)["captioning"]] == [1] * 6 + [0] * 2
+    assert gallery([]) == {}
+
+
+def test_a_share_of_annotators_counts_from_one_half(predictions: list[dict[str, Any]]) -> None:
+    captions = [line | {"correct": share} for line, share in zip(predictions, (0.3, 0.6), strict=False)]
+    assert [card.num_wrong for card in gallery(captions)["captioning"]] == [1, 0]
+
+
+def test_frame_of_prompts() -> None:
+    def prompts(*texts: str) -> list[dict[str, Any]]:
+        return [{"prompt": text} for text in texts]
+
+    assert frame(prompts("Question: is it red? Answer:", "Question: is it blue? Answer:")) == ("Question: ", " Answer:")
+    assert frame(prompts("is it red?", "is it blue?")) == ("", "")
+    assert frame(prompts("A photo of", "A photo of")) == ("", "")
+    assert frame([]) == ("", "")
+
+
+def test_classes_follow_what_was_correct(predictions: list[dict[str, Any]]) -> None:
+    lines = [line | {"prediction": "Yes it is"} for line in predictions if line["task"] == "vqa" and line["correct"]]
+    view = class_view(lines)
+    assert view is not None
+    assert (view.order, view.labels, view.counts) == (["yes"], ["yes"], [[100]])
+    free = [line | {"references": [str(place)]} for place, line in enumerate(lines)]
+    assert class_view(free) is None
+    assert class_view([]) is None
+
+
+def test_many_classes_are_cut(predictions: list[dict[str, Any]]) -> None:
+    lines = [
+        predictions[0] | {"references": [str(place % 50)], "prediction": "x", "correct": False} for place in range(150)
+    ]
+    view = class_view(lines)
+    assert view is not None
+    assert (len(view.order), view.num_hidden) == (40, 11)
+    assert (len(view.labels), view.labels[-1]) == (21, "(other)")
+    assert sum(map(sum, view.counts)) == 150
+
+
+def test_text_table_is_aligned(result: dict[str, Any]) -> None:
+    assert text_table(result).splitlines() == [
+        "task        score        value  blind  difference  95 % interval       n",
+        "──────────  ───────────  ─────  ─────  ──────────  ─────────────  ──────",
+        "captioning  exact_match  75.00  80.50       \u22125.50  60.00 … 88.00      40",
+        "captioning  cider        0.500  0.250      +0.250              \u2013      40",
+        "vqa         accuracy     83.33      \u2013           \u2013              \u2013  12,000",
+    ]

@@ -1,0 +1,127 @@
+"""The page is whole, stands alone, and lets no text of a data set become markup."""
+
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from prefixvlm.report import html
+from prefixvlm.report.gallery import gallery_keys
+from prefixvlm.report.html import write_report
+
+VOID = {"meta", "img", "wbr"}
+
+
+class Page(HTMLParser):
+    """Collects what the page holds; fails on tags that do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture
+def text(tmp_path: Path, result: Any, predictions: Any, history: Any, png: bytes) -> str:
+    path = tmp_path / "new" / "report.html"
+    write_report(path, result, predictions, history, {key: png for key in gallery_keys(predictions)})
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_it_needs_nothing_from_outside(text: str) -> None:
+    assert re.findall(r"https?://[^\"\s]*", text.replace("http://www.w3.org/", "")) == []
+    for _, attributes in Page(text).tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/"))
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_texts_stay_texts(text: str) -> None:
+    page = Page(text)
+    assert not any(tag in ("script", "iframe", "object", "style") for tag, _ in page.tags[page.tags.index(("body", {})) :]
+                   if tag != "style" or "script" in tag)  # fmt: skip
+    assert "<script" not in text.lower()
+    assert text.count("&lt;script&gt;") > 20
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert any("alert('x')" in data for data in page.texts)
+
+
+def test_it_holds_all_parts_in_order(text: str) -> None:
+    page = Page(text)
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert ids == ["scores", "run", "curves", "gallery", "classes"]
+    words = " ".join(" ".join(page.texts).split())
+    for part in ("75.00", "80.50", "\u22125.50", "60.00 … 88.00", "0.500", "+0.250", "12,000", "2025-01-02",
+                 "1,000 parameters trained", "9,000 frozen", "10.00 %", "MLPMapper", "(only the image)", "train/loss",
+                 "val/loss", "✗ wrong", "✓ right", "2 of 3 right", "micro", "macro", "weighted"):  # fmt: skip
+        assert part in words, part
+    assert "Answer:" not in words.split("Gallery", 2)[2]  # the frame of the prompts is not repeated
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+    anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
+
+
+def test_images_keep_their_bytes_and_what_is_none_is_left_out(result: Any, predictions: Any, png: bytes) -> None:
+    large = BytesIO()
+    Image.new("RGB", (400, 300)).save(large, "JPEG")
+    first, second, third = gallery_keys(predictions)[:3]
+    images = {first: png, second: large.getvalue(), third: b"<svg onload=alert(1)>"}
+    page = Page(html.render(result, predictions, [], images))
+    shown = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert {attributes["src"][:22] for attributes in shown} == {"data:image/png;base64,", "data:image/jpeg;base64"}
+    assert {attributes["alt"]: attributes.get("class") for attributes in shown} == {
+        f"Image {first}": "tiny", f"Image {second}": None}  # fmt: skip
+    assert "curves" not in [attributes.get("id") for _, attributes in page.tags]
+
+
+def test_a_page_without_predictions(result: Any) -> None:
+    page = Page(html.render(result, [], [], {}))
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["scores", "run"]
+
+
+def test_a_failed_write_leaves_the_old_page(
+    tmp_path: Path, result: Any, predictions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(html.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(path, result, predictions, [], {})
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
+def test_broken_text_is_written(tmp_path: Path, result: Any, predictions: Any) -> None:
+    predictions[0]["prediction"] = "half an emoji \ud83d"
+    write_report(tmp_path / "report.html", result, predictions, [], {})
+    assert "half an emoji ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
