@@ -46,5 +46,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    run.quiet_known_warnings()
     config.register()
     one_sentence(main, CONF)()

@@ -4,7 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; tiny models are faster so
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
 
 WIDTH = 32
+torch.set_num_threads(1)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

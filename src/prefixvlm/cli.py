@@ -64,3 +64,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     predictor = Predictor(arguments.ckpt)
     for path, text in zip(arguments.images, predictor(arguments.images, arguments.question), strict=True):
         print(f"{path}\t{text}")
+
+
+if __name__ == "__main__":
+    main()

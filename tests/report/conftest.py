@@ -62,6 +62,7 @@ def history() -> list[dict[str, Any]]:
     entries = [{"step": step, "name": "train/loss", "value": 3 / (step + 1)} for step in range(600)]
     entries += [{"step": step, "name": "val/loss", "value": 2.0} for step in (0, 300, 599)]
     entries += [{"step": step, "name": "lr-AdamW", "value": 1e-3} for step in range(3)]
+    entries += [{"step": step, "name": "lr-AdamW/pg2", "value": 1e-4} for step in range(3)]
     return [
         *entries,
         {"step": 5, "name": f"train/{EVIL}", "value": 1.0},

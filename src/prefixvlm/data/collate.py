@@ -83,7 +83,7 @@ class Collator:
             if len(prompt_ids) >= self.max_length:
                 raise ValueError(
                     f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images and max_length is "
-                    f"{self.max_length}; raise data.max_length or shorten the prompt"
+                    f"{self.max_length}; raise module.max_length or shorten the prompt"
                 )
             target_ids = target_ids[: self.max_length - len(prompt_ids)]
         return prompt_ids, target_ids

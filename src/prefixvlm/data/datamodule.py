@@ -42,6 +42,8 @@ class ShardDataModule(LightningDataModule):
         self.shards, self.batch_size, self.eval_batch_size = shards, batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
+        self._train_loader: ShardLoader | None = None
+        self._train_state: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Raises ValueError, before any model is moved or run, if a split of the stage has no shards."""
@@ -50,7 +52,19 @@ class ShardDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ShardLoader:
         paths = resolve_shards(self.shards, "train")
-        return ShardLoader(paths, self.batch_size, self.train_collate, self.shuffle_buffer, **self._common())
+        loader = ShardLoader(paths, self.batch_size, self.train_collate, self.shuffle_buffer, **self._common())
+        if self._train_state:
+            loader.load_state_dict(self._train_state)
+        self._train_loader = loader
+        return loader
+
+    # Lightning restores a loader's state itself, but not that of one made early, as a schedule over the number of
+    # steps makes it (Lightning #20550).
+    def state_dict(self) -> dict[str, Any]:
+        return self._train_loader.state_dict() if self._train_loader else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_state = state_dict
 
     def val_dataloader(self) -> ExactLoader:
         return self._exact("val", self.val_collate, self.limit_val)

@@ -29,7 +29,8 @@ class CausalLM(nn.Module):
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no EOS token, so texts could never end; set one with lm.eos_token")
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.requires_grad_(False)
+        self.eval()
         self.tokenizer = tokenizer
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.eos_id = int(tokenizer.eos_token_id)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from prefixvlm.batch import IMAGE_ID, Batch
+from prefixvlm.model.cache import TextCache
 from prefixvlm.model.prefix_lm import PrefixLM
 
 
@@ -20,7 +20,7 @@ class Reader:
     """
 
     model: PrefixLM
-    cache: DynamicCache
+    cache: TextCache
     mask: Tensor
     lengths: Tensor
     logits: Tensor
@@ -31,7 +31,7 @@ class Reader:
         embeds = model.inputs_embeds(batch)
         mask, lm = batch.attention_mask, model.lm
         lengths = mask.sum(1)
-        cache = DynamicCache(config=lm.model.config)
+        cache = TextCache(lm.model.config)
         prefix_length = model.mapper.prefix_length
         first_run, shared = _leading_images(batch, prefix_length)
         start = 0
@@ -39,9 +39,10 @@ class Reader:
             start = prefix_length
             positions = torch.arange(start, device=mask.device)[None]
             lm.hidden(embeds[first_run, :start], mask[first_run, :start], positions.expand(len(first_run), -1), cache)
-            cache.batch_select_indices(_leading_image_index(batch))
+            cache.select(_leading_image_index(batch))
         positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
         hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
+        cache.end_prompts()
         last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
         return cls(model, cache, mask, lengths, lm.logits(last))
 
@@ -57,7 +58,7 @@ class Reader:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""
         if rows.numel() == len(self.lengths) and torch.equal(rows, torch.arange(len(rows), device=rows.device)):
             return
-        self.cache.batch_select_indices(rows)
+        self.cache.select(rows)
         self.mask, self.lengths, self.logits = self.mask[rows], self.lengths[rows], self.logits[rows]
 
 

@@ -30,6 +30,7 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
     "axes.edgecolor": GRID,
 }
+RATE = "learning rate"
 MAX_POINTS, MAX_PANELS = 500, 12
 
 History = Sequence[dict[str, Any]]
@@ -41,10 +42,10 @@ def curves(history: History) -> dict[str, Markup]:
     panels: dict[str, dict[str, Points]] = {}
     for entry in history:
         if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
-            quantity = entry["name"].split("/", 1)[-1]
+            quantity = _quantity(entry["name"])
             panels.setdefault(quantity, {}).setdefault(entry["name"], []).append((entry["step"], entry["value"]))
     panels.pop("epoch", None)
-    order = sorted(panels, key=lambda name: ("loss" not in name, not _is_rate(name)))
+    order = sorted(panels, key=lambda name: ("loss" not in name, name != RATE))
     return {name: _curve(name, panels[name]) for name in order[:MAX_PANELS]}
 
 
@@ -75,9 +76,9 @@ def _short(label: str) -> str:
     return whole if len(whole) <= 22 else f"{whole[:21]}…"
 
 
-def _is_rate(quantity: str) -> bool:
-    """Lightning's monitor calls it `lr-AdamW` or `lr-AdamW/pg1`."""
-    return re.search(r"\blr\b|learning", quantity) is not None
+def _quantity(name: str) -> str:
+    """What is measured: the name without its stage. Lightning's monitor calls the rates `lr-AdamW`, `lr-AdamW/pg2`."""
+    return RATE if re.search(r"\blr\b", name) else name.split("/", 1)[-1]
 
 
 def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
@@ -88,7 +89,7 @@ def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
             points = sorted(points)[:: math.ceil(len(points) / MAX_POINTS)]
             (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) <= 30 else "", ms=3.5)
             line.set(color=SERIES[place % len(SERIES)], linestyle=STYLES[place % len(STYLES)])
-        axes.set(xlabel="step", ylabel="learning rate" if _is_rate(quantity) else quantity)
+        axes.set(xlabel="step", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[:].set_visible(False)

@@ -19,7 +19,7 @@ class Captioning(Task):
     """
 
     name = "captioning"
-    variant = f"exact_match_normalised; coco_{TOKENIZER}_tokenizer"
+    variant = f"exact_match_lowercase; coco_{TOKENIZER}_tokenizer"
     main_score = "exact_match"
 
     def __init__(

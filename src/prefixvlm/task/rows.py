@@ -11,15 +11,21 @@ Collate = Callable[[Sequence[Row], bool], Batch]
 
 
 class TrainingRows:
-    """All tasks' training rows of the samples in one batch: training may mix tasks."""
+    """Training rows of the samples of a batch.
 
-    def __init__(self, tasks: Mapping[str, Task], collate: Collate) -> None:
+    mixed: rows of every task. Otherwise a batch is of one task, drawn at random: its rows are of like length then, and
+    hardly any of it is padding.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
         self.tasks = tasks
         self.collate = collate
+        self.mixed = mixed
 
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch:
-        rows = [row for sample in samples for task in self.tasks.values() for row in task.training_rows(sample, rng)]
-        return self.collate(rows, True)
+        tasks = list(self.tasks.values())
+        chosen = tasks if self.mixed else [rng.choice(tasks)]
+        return self.collate([row for task in chosen for sample in samples for row in task.training_rows(sample, rng)], True)
 
 
 class PromptRows:

@@ -48,7 +48,8 @@ class PrefixModule(LightningModule):
             encoder.transform, lm.tokenizer, mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
             max_length=min(limits, default=None),
         )  # fmt: skip
-        self.train_collate = self.val_collate = TrainingRows(self.tasks, collate)
+        self.train_collate = TrainingRows(self.tasks, collate)
+        self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
         self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
         self.config: dict[str, Any] = {}
         self.val_loss = MeanMetric()

@@ -1,5 +1,6 @@
 """What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,16 @@ from lightning.pytorch.loggers import WandbLogger
 from prefixvlm.model.freezing import count_parameters
 
 RESUME = ("auto", "must", "never")
+
+
+def quiet_known_warnings() -> None:
+    """Silence, by name, what warns in every run and asks nothing of its user."""
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.15
+        r"Found \d+ module\(s\) in eval mode",  # the frozen parts: that is the point
+        r"The '\w+_dataloader' does not have many workers",  # data.num_workers is the user's choice
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:

@@ -1,0 +1,99 @@
+"""The story of the demo: write shards, pretrain a tiny CLIP, train a mapper to a frozen SmolLM2, evaluate, sum up.
+
+A finished stage is not done again; an interrupted one goes on. Delete outputs/demo to begin anew.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+OUT = Path("outputs/demo")
+SHARDS = "data/easy-vqa"
+STAGES = {
+    "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
+    "convert_lm": [sys.executable, "-c", "from prefixvlm.lm.packaged import smollm2; smollm2()"],
+    "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
+    "train": [sys.executable, "train.py", "test=false", f"hydra.run.dir={OUT}/train"],
+    "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}"],
+}
+BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # "a blue circle": the image's own answers name shape and colour
+
+
+def main() -> int:
+    os.chdir(Path(__file__).parent)
+    OUT.mkdir(parents=True, exist_ok=True)
+    seconds = _read(OUT / "stages.json")
+    for number, (name, command) in enumerate(STAGES.items(), 1):
+        print(f"== {number}/{len(STAGES)} {name}{' (done before)' if name in seconds else ''}", flush=True)
+        if name in seconds:
+            continue
+        started = time.perf_counter()
+        try:
+            code = subprocess.run(command).returncode
+        except KeyboardInterrupt:
+            code = 130
+        if code:
+            print(f"Stage {name} ended with code {code}; `make demo` goes on from there.", file=sys.stderr)
+            return code
+        seconds[name] = round(time.perf_counter() - started, 1)
+        _write(OUT / "stages.json", seconds)
+    summary = summarise(seconds)
+    _write(OUT / "summary.json", summary)
+    print_table(summary)
+    return 0
+
+
+def summarise(seconds: dict[str, float]) -> dict[str, Any]:
+    """The figures of the demo, from the evaluation's metrics.json and predictions.jsonl."""
+    result = _read(OUT / "metrics.json")
+    captioning, vqa = result["tasks"]["captioning"], result["tasks"]["vqa"]
+    lines = [json.loads(line) for line in (OUT / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    both = [p["correct"] for p in lines if p["task"] == "captioning" and BOTH.fullmatch(p["references"][0])]
+    return {
+        "caption_exact_match": 100 * sum(both) / len(both),
+        "caption_exact_match_all_images": captioning["scores"]["exact_match"],
+        "cider": captioning["scores"]["cider"],
+        "vqa_accuracy": vqa["scores"]["accuracy"],
+        "vqa_blind_accuracy": vqa["blind"]["accuracy"],
+        "vqa_what_accuracy": vqa["scores"]["accuracy_what"],
+        "num_images": captioning["num_images"],
+        "num_images_naming_both": len(both),
+        "num_questions": vqa["num_items"],
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "trained_parameters": result["model"]["trained_parameters"],
+        "frozen_parameters": result["model"]["frozen_parameters"],
+    }
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    print("\nOn test images that were never trained on:")
+    for label, key in (
+        ("captions exactly right, where shape and colour are known", "caption_exact_match"),
+        ("answers right, all questions", "vqa_accuracy"),
+        ("  the same with black images", "vqa_blind_accuracy"),
+        ('  questions that begin with "what"', "vqa_what_accuracy"),
+    ):
+        print(f"  {label:58}{summary[key]:7.1f} %")
+    print(f"  {summary['num_images']} images, {summary['num_questions']} questions;", end=" ")
+    print(f"{summary['trained_parameters'] / 1e6:.2f} M trained, {summary['frozen_parameters'] / 1e6:.2f} M frozen")
+    print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
+    print(f"Report: {(OUT / 'report.html').resolve()}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Keys and values of S texts go in as a language model reads on; those of any selection of the texts come out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 32  # positions to spare in a new buffer
+
+
+class BufferedLayer(DynamicLayer):
+    """A layer's keys and values in buffers with room to spare: a new token is written, not joined to a copy of the rest.
+
+    keys, values: what is in use of the buffers, float[S, heads, past, width]; transformers reads them.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        past, num = self.get_seq_length(), key_states.shape[2]
+        states = (key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = [_buffer(new, len(new), num) for new in states]
+        elif past + num > self.buffers[0].shape[2]:
+            old = self.buffers
+            self.buffers = [_buffer(new, len(new), past + num) for new in states]
+            for buffer, values in zip(self.buffers, old, strict=True):
+                buffer[:, :, :past] = values[: len(buffer), :, :past]
+        for buffer, new in zip(self.buffers, states, strict=True):
+            buffer[: len(new), :, past : past + num] = new
+        self._use(len(key_states), past + num)
+        return self.keys, self.values
+
+    def select(self, rows: Tensor, whole: Tensor, tail: Tensor, shared: int) -> None:
+        """Put rows[i] at place i for the places in `whole`, and its positions from `shared` on for those in `tail`."""
+        if not self.is_initialized:
+            return
+        past = self.get_seq_length()
+        for i, old in enumerate(self.buffers):
+            all_past, new_past = old[rows[whole], :, :past], old[rows[tail], :, shared:past]
+            new = old if len(rows) <= len(old) else _buffer(old, len(rows), past)
+            new[whole, :, :past] = all_past
+            new[tail, :, shared:past] = new_past
+            self.buffers[i] = new
+        self._use(len(rows), past)
+
+    def _use(self, num_rows: int, past: int) -> None:
+        self.keys, self.values = (buffer[:num_rows, :, :past] for buffer in self.buffers)
+
+
+def _buffer(like: Tensor, num_rows: int, num_positions: int) -> Tensor:
+    return like.new_empty(num_rows, like.shape[1], num_positions + ROOM, like.shape[3])
+
+
+class TextCache(DynamicCache):
+    """The cache of a language model that can drop, repeat and reorder its texts.
+
+    Texts that stem from one prompt hold the same keys and values for it, so where they change places (beams do at every
+    step) only what came after the prompt is copied.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        # Layers of other kinds (sliding windows, linear attention) stay transformers' own.
+        self.layers = [BufferedLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+        self.shared = 0
+        self.prompts: Tensor | None = None
+
+    def end_prompts(self) -> None:
+        """What was read so far are the prompts."""
+        self.shared = self.get_seq_length()
+        self.prompts = torch.arange(len(self.layers[0].keys), device=self.layers[0].keys.device)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, in this order, any number of times each; rows: int[S']."""
+        places = torch.arange(len(rows), device=rows.device)
+        if self.prompts is None or len(rows) > len(self.prompts):
+            whole, tail = places, places[:0]
+        else:
+            moved, strange = rows != places, self.prompts[rows] != self.prompts[: len(rows)]
+            whole, tail = places[moved & strange], places[moved & ~strange]
+        if self.prompts is not None:
+            self.prompts = self.prompts[rows]
+        for layer in self.layers:
+            if isinstance(layer, BufferedLayer):
+                layer.select(rows, whole, tail, self.shared)
+            else:
+                layer.batch_select_indices(rows)

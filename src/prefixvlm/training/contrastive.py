@@ -1,0 +1,153 @@
+"""Images with captions go in, an open_clip folder that `encoder=clip_tiny` reads comes out."""
+
+import json
+import math
+import os
+import random
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from lightning.pytorch import LightningModule
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from prefixvlm.data.sample import Sample
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.optim import Optim
+
+CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound, against instability
+
+
+class PairCollate:
+    """Samples to (pixel_values float[B, 3, H, W], tokens int[B, T], classes int[B]); picklable.
+
+    classes: which of the class captions is the image's own, -1 where none is.
+    """
+
+    def __init__(self, transform: Any, tokenizer: Any, classes: tuple[str, ...]) -> None:
+        self.transform, self.tokenizer, self.classes = transform, tokenizer, classes
+
+    def __call__(self, samples: list[Sample], rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+        """Raises ValueError for a sample without a caption."""
+        for sample in samples:
+            if not sample.captions:
+                raise ValueError(
+                    f"sample {sample.key} has no caption, which contrastive training needs: set data.shards to others"
+                )
+        own = [next((self.classes.index(c) for c in s.captions if c in self.classes), -1) for s in samples]
+        return (
+            torch.stack([self.transform(sample.image) for sample in samples]),
+            self.tokenizer([rng.choice(sample.captions) for sample in samples]),
+            torch.tensor(own),
+        )
+
+
+class ContrastiveModule(LightningModule):
+    """Trains an open_clip model from scratch with open_clip's contrastive loss; saves it when the fit ends.
+
+    model: open_clip's model_cfg (embed_dim, vision_cfg, text_cfg). out: the folder that is written, or replaced.
+    classes: captions for val/zero_shot_accuracy: of these, is the image's own the most similar?
+    """
+
+    def __init__(self, model: dict[str, Any], out: str, optim: Optim, classes: list[str] | None = None) -> None:
+        super().__init__()
+        self.out = Path(out)
+        if self.out.exists() and not (self.out / CONFIG_NAME).is_file():
+            raise ValueError(f"module.out is {out}, which exists and is no open_clip folder: set module.out to another")
+        self.model_cfg, self.optim, self.config = model, optim, dict[str, Any]()
+        self.model = build_clip(model)
+        self.preprocess = PreprocessCfg(size=self.model.visual.image_size)
+        tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
+        self.classes = tuple(classes or ())
+        self.class_tokens = tokenizer(list(self.classes)) if self.classes else None
+        transform = image_transform_v2(self.preprocess, is_train=False)
+        self.train_collate = self.val_collate = PairCollate(transform, tokenizer, self.classes)
+        self.test_collates: dict[str, Any] = {}
+        self.val_loss, self.zero_shot_accuracy = MeanMetric(), MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        self.loss = ClipLoss(
+            rank=self.global_rank, world_size=self.trainer.world_size, local_loss=True, gather_with_grad=True
+        )
+
+    def configure_optimizers(self) -> Any:
+        return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        pixel_values, tokens, _ = batch
+        loss = self.loss(*self.model(pixel_values, tokens))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(tokens))
+        return loss
+
+    def on_train_batch_end(self, *_args: Any) -> None:
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def on_validation_epoch_start(self) -> None:
+        if self.class_tokens is not None:
+            self.class_features = self.model.encode_text(self.class_tokens.to(self.device), normalize=True)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        pixel_values, tokens, classes = batch
+        image_features, text_features, logit_scale = self.model(pixel_values, tokens)
+        # A rank may have fewer batches here than another, so the loss must not gather.
+        self.val_loss.update(ClipLoss()(image_features, text_features, logit_scale), weight=len(tokens))
+        if self.classes:
+            right = (image_features @ self.class_features.T).argmax(-1) == classes
+            self.zero_shot_accuracy.update(right[classes >= 0].float())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        if self.classes:
+            accuracy = 100 * self.zero_shot_accuracy.compute()
+            if accuracy.isnan():
+                raise ValueError(f"no validation image has one of module.classes ({self.classes[0]}, ...) as a caption")
+            self.log("val/zero_shot_accuracy", accuracy, prog_bar=True)
+        self.val_loss.reset()
+        self.zero_shot_accuracy.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = {"config": self.config}
+
+    def on_fit_end(self) -> None:
+        if self.global_rank == 0:
+            save_folder(self.model, self.model_cfg, asdict(self.preprocess), self.out)
+
+
+def build_clip(model_cfg: dict[str, Any]) -> Any:
+    """Raises ValueError where open_clip does not take the configuration."""
+    keywords = dict(model_cfg)
+    kind = CustomTextCLIP if keywords.pop("custom_text", False) else CLIP
+    try:
+        return kind(**keywords)
+    except (TypeError, AssertionError, KeyError) as error:
+        raise ValueError(
+            f"module.model is not an open_clip model_cfg ({error}): see open_clip's model_configs"
+        ) from error
+
+
+def save_folder(model: torch.nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], out: Path) -> None:
+    """What `local-dir:` of open_clip reads: whole, or not there; a former folder of that name goes."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        temporary.mkdir(parents=True)
+        config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+        (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / WEIGHTS_NAME).write_bytes(save(state))
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,53 @@
+"""Rows to tensors: what is supervised, what is cut, what is shared."""
+
+import pytest
+
+from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row
+from tests.conftest import byte_tokenizer, collator_of, tiny_model
+
+
+@pytest.fixture
+def lm_model():
+    return tiny_model("gpt2")
+
+
+def test_ids_labels_and_mask_of_a_row(lm_model, images):
+    batch = collator_of(lm_model)([Row((images[0], "ab"), "c"), Row((images[0],), "defgh")])
+    a, b, c = byte_tokenizer()("abc").input_ids
+    assert batch.input_ids[0].tolist() == [IMAGE_ID] * 3 + [a, b, c, 256] + [256] * 2
+    assert batch.labels[0].tolist() == [IGNORE_INDEX] * 5 + [c, 256] + [IGNORE_INDEX] * 2
+    assert batch.attention_mask[0].tolist() == [True] * 7 + [False] * 2
+
+
+def test_long_targets_are_cut_and_long_prompts_are_an_error(lm_model, images):
+    collate = collator_of(lm_model, max_length=8)
+    batch = collate([Row((images[0], "ab"), "a caption of 1140 words")])
+    assert batch.input_ids.shape == (1, 8)
+    with pytest.raises(ValueError, match=r"'k7'.*15 tokens.*max_length is 8"):
+        collate([Row((images[0], "twelve chars"), "x", key="k7")])
+
+
+def test_text_that_spells_a_special_token_stays_text(lm_model, images):
+    batch = collator_of(lm_model)([Row((images[0],), "end <eos> not")])
+    assert batch.input_ids[0].tolist().count(256) == 1
+
+
+def test_rows_that_read_alike_are_one_row_in_evaluation_only(lm_model, images):
+    rows = [Row((images[0], "q"), key=str(i), id=str(i)) for i in range(3)] + [Row((images[1], "q"), id="3")]
+    batch = collator_of(lm_model)(rows, supervised=False)
+    assert batch.input_ids.shape[0] == 2
+    assert [[row.id for row in group] for group in batch.rows] == [["0", "1", "2"], ["3"]]
+    assert len(collator_of(lm_model)(rows).input_ids) == 4
+
+
+def test_a_batch_without_any_image_is_an_error(lm_model):
+    with pytest.raises(ValueError, match="at least one image"):
+        collator_of(lm_model)([Row(("text only",), "x")])
+
+
+def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, images):
+    collate = collator_of(lm_model)
+    collate.bos_ids = [7]
+    prompt, _ = collate.tokenize(Row((images[0], "a", images[0], "b")))
+    a, b = byte_tokenizer()("ab").input_ids
+    assert prompt == [IMAGE_ID] * 3 + [7, a] + [IMAGE_ID] * 3 + [b]

@@ -1,0 +1,217 @@
+"""train.py and eval.py as a user runs them, on real easy-VQA shards with a small random CLIP and GPT-2."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from prefixvlm.data.sources import easy_vqa
+from prefixvlm.data.writer import write_shards
+from prefixvlm.training.checkpoint import KEY, load
+from tests.conftest import tiny_lm
+
+ROOT = Path(__file__).parents[1]
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
+}
+SIZES = {"train": 40, "val": 8, "test": 12}
+
+
+def tiny_clip(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    folder.mkdir()
+    save_file(open_clip.model.CLIP(**CLIP).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {"size": 64}}))
+    return folder
+
+
+def tiny_gpt2(folder: Path, seed: int = 0) -> Path:
+    lm = tiny_lm("gpt2", seed)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Overrides that name small parts."""
+    folder = tmp_path_factory.mktemp("parts")
+
+    def first(split):
+        samples = easy_vqa.samples(split)
+        return [next(samples) for _ in range(SIZES[split])]
+
+    write_shards({s: first(s) for s in SIZES}, folder / "shards", "easy-VQA", "none", samples_per_shard=16)
+    return [
+        f"data.shards={folder}/shards",
+        f"encoder.model_name=local-dir:{tiny_clip(folder / 'clip')}",
+        "lm=gpt2",
+        f"lm.name={tiny_gpt2(folder / 'gpt2')}",
+        "lm.dtype=float32",
+        "mapper.num_layers=1",
+        "module.max_length=96",
+        "data.batch_size=8",
+        "logger=csv",
+    ]
+
+
+def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(parts, tmp_path_factory):
+    """The folder of a run of 5 steps, and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return folder, run("train.py", *parts, f"hydra.run.dir={folder}").stdout
+
+
+def test_a_run_trains_tests_and_leaves_a_small_safe_checkpoint(trained):
+    folder, out = trained
+    assert "captioning" in out
+    assert "vqa" in out
+    checkpoint = load(folder / "checkpoints" / "best.ckpt")
+    assert all(name.startswith("model.mapper.") for name in checkpoint["state_dict"])
+    assert checkpoint[KEY]["config"]["mapper"]["num_layers"] == 1
+    assert {"encoder", "lm"} == set(checkpoint[KEY]["identity"])
+    metrics = (folder / "csv" / "metrics.csv").read_text()
+    assert "val/loss" in metrics
+    assert "test/vqa_accuracy" in metrics
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp_path):
+    folder, _ = trained
+    out = run(ROOT / "eval.py", f"ckpt={folder}/checkpoints/best.ckpt", f"out={tmp_path}/eval", cwd=tmp_path).stdout
+    assert "blind" in out
+    result = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()]
+    assert result["tasks"]["captioning"]["num_images"] == SIZES["test"]
+    assert result["tasks"]["vqa"]["num_items"] == sum(line["task"] == "vqa" for line in lines)
+    assert {line["key"] for line in lines} == {f"test-{i:04d}" for i in range(SIZES["test"])}
+    assert all(line["blind_prediction"] is not None for line in lines)
+    assert result["model"]["trained_parameters"] > 0
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "data:image/png" in page
+
+
+def test_eval_takes_another_task_and_decoding(trained, tmp_path):
+    folder, _ = trained
+    answers = "task.vqa.answers=[yes,no,red]"
+    run("eval.py", f"ckpt={folder}/checkpoints/best.ckpt", f"out={tmp_path}", "task=vqa", answers, "blind=false", "limit=3")
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(result["tasks"]) == {"vqa"}
+    assert result["tasks"]["vqa"]["decoding"]["method"] == "ranking"
+    assert result["tasks"]["vqa"]["num_images"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert {line["prediction"] for line in lines} <= {"yes", "no", "red"}
+
+
+def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
+    folder, _ = trained
+    checkpoint = load(folder / "checkpoints" / "best.ckpt")
+    for axis, key, other in (
+        ("encoder", "model_name", f"local-dir:{tiny_clip(tmp_path / 'clip', seed=1)}"),
+        ("lm", "name", str(tiny_gpt2(tmp_path / "gpt2", seed=1))),
+    ):
+        changed = json.loads(json.dumps(checkpoint[KEY]))
+        changed["config"][axis][key] = other
+        torch.save({**checkpoint, KEY: changed}, tmp_path / "other.ckpt")
+        err = run("eval.py", f"ckpt={tmp_path}/other.ckpt", code=2).stderr
+        assert f"the checkpoint was trained with {axis} {checkpoint[KEY]['identity'][axis]}" in err
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(parts, trained, tmp_path):
+    """Killed after step 3 and run again, the run ends with the very bits of the one that nobody stopped."""
+    folder, _ = trained
+    options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_train_steps=1", "test=false"]
+    with subprocess.Popen(
+        [sys.executable, "train.py", *options, "data.num_workers=0"], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if last.exists() and load(last)["global_step"] >= 2:
+                process.kill()
+            time.sleep(0.005)
+        process.communicate(timeout=60)
+    stopped_at = load(last)["global_step"]
+    run("train.py", *options)
+    straight, resumed = load(folder / "checkpoints" / "last.ckpt"), load(last)
+    assert stopped_at <= straight["global_step"] == resumed["global_step"] == 5
+    for name, tensor in straight["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+
+
+def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
+    options = [option for option in parts if option != "logger=csv" and "num_layers" not in option]
+    run(
+        "train.py", "-m", *options, "logger=wandb", "mapper=linear,mlp", "seed=1,2", "trainer.max_steps=1", "test=false",
+        f"hydra.sweep.dir={tmp_path}/sweep", code=0, timeout=300,
+    )  # fmt: skip
+    runs = set()
+    for job in range(4):
+        folder = tmp_path / "sweep" / str(job)
+        assert (folder / "checkpoints" / "last.ckpt").exists()
+        runs |= {path.name.rsplit("-", 1)[1] for path in folder.glob("wandb/offline-run-*")}
+    assert len(runs) == 4
+    kinds = [load(tmp_path / "sweep" / str(j) / "checkpoints" / "last.ckpt")[KEY]["config"] for j in range(4)]
+    assert [(k["mapper"]["_target_"].rsplit(".")[-1], k["seed"]) for k in kinds] == [
+        ("LinearMapper", 1), ("LinearMapper", 2), ("MLPMapper", 1), ("MLPMapper", 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mapper.num_layer=3", "there is no key mapper.num_layer; did you mean mapper.num_layers?"),
+        ("sede=3", "there is no key sede; did you mean seed?"),
+        ("+mapper.num_layer=3", "did you mean mapper.num_layers?"),
+        ("mapper=lineer", "there is no mapper 'lineer'; did you mean mapper=linear?"),
+        ("data.shards=nowhere", "nowhere"),
+        ("seed=abc", "seed"),
+        ("resume=sometimes", "accepted are auto, must, never"),
+        ("resume=must", "to resume from"),
+        ("encoder.model_name=local-dir:nowhere", "python train.py experiment=clip_pretrain"),
+        ("optim.schedule=cosin", "accepted are constant, linear, cosine"),
+        ("task.vqa.decoding.method=beams", "accepted are greedy, beam, nucleus"),
+        ("mapper._target_=os.system", "accepted are names under prefixvlm."),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(parts, tmp_path, override, message):
+    options = [part for part in parts if part.split("=")[0] != override.split("=")[0] and "num_layers" not in part]
+    result = run("train.py", *options, override, f"hydra.run.dir={tmp_path}/run", code=2)
+    assert message in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "absent", "foreign"])
+def test_what_is_no_checkpoint_is_one_sentence(trained, tmp_path, damage):
+    path = tmp_path / "x.ckpt"
+    if damage == "truncated":
+        path.write_bytes((trained[0] / "checkpoints" / "best.ckpt").read_bytes()[:2000])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "foreign":
+        torch.save({"state_dict": {}}, path)
+    result = run("eval.py", f"ckpt={path}", f"out={tmp_path}/eval", code=2)
+    assert str(path) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "eval").exists()

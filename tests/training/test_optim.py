@@ -1,0 +1,52 @@
+"""Groups and schedules, against torch's own schedulers where there is one."""
+
+import math
+
+import pytest
+import torch
+
+from prefixvlm.training.optim import Optim
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Linear(2, 2)
+        self.mapper = torch.nn.Linear(2, 2)
+        self.frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_decay_on_matrices_only_and_the_encoder_s_own_rate():
+    model = Model()
+    optim = Optim(torch.optim.AdamW, lr=1.0, weight_decay=0.1, encoder_lr=0.01)
+    groups = optim.build(model.named_parameters(), 10)["optimizer"].param_groups
+    by_parameter = {id(p): (g["initial_lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert by_parameter == {
+        id(model.encoder.weight): (0.01, 0.1),
+        id(model.encoder.bias): (0.01, 0.0),
+        id(model.mapper.weight): (1.0, 0.1),
+        id(model.mapper.bias): (1.0, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        ("constant", 0, 1 / 11), ("constant", 10, 1.0), ("constant", 99, 1.0),
+        ("linear", 10, 1.0), ("linear", 55, 0.5), ("linear", 100, 0.0),
+        ("cosine", 10, 1.0), ("cosine", 55, 0.5), ("cosine", 32.5, (1 + math.cos(math.pi / 4)) / 2),
+    ],
+)  # fmt: skip
+def test_schedules(schedule, step, expected):
+    assert Optim(torch.optim.SGD, lr=1.0, warmup_steps=10, schedule=schedule).factor(step, 100) == pytest.approx(expected)
+    assert Optim(torch.optim.SGD, lr=1.0, warmup_steps=0.1, schedule=schedule).factor(step, 100) == pytest.approx(expected)
+
+
+def test_sgd_with_momentum_trains_and_unknown_names_are_errors():
+    model = Model()
+    built = Optim(lambda groups: torch.optim.SGD(groups, momentum=0.9), lr=0.1).build(model.named_parameters(), 10)
+    assert built["optimizer"].param_groups[0]["momentum"] == 0.9
+    with pytest.raises(ValueError, match="optim.schedule is 'cosin'; accepted are constant, linear, cosine"):
+        Optim(torch.optim.SGD, lr=0.1, schedule="cosin")
+    with pytest.raises(ValueError, match="no parameter is trained"):
+        Optim(torch.optim.SGD, lr=0.1).build(model.frozen.named_parameters(), 10)
