@@ -1,4 +1,4 @@
-"""The story of an evaluation: rebuild from a checkpoint alone; predict, also with black images; score; write results."""
+"""The story of an evaluation: rebuild from a checkpoint; predict, also with black images; score; write results."""
 
 import time
 from pathlib import Path

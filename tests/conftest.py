@@ -46,11 +46,12 @@ def tiny_lm(family: str, seed: int = 0) -> CausalLM:
     tokenizer = byte_tokenizer()
     size = {"vocab_size": len(tokenizer), "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256}
     if family == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=96, initializer_range=0.3, **size))
+        config = GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=96, initializer_range=0.3, **size)
+        model = GPT2LMHeadModel(config)
     elif family == "opt":
         config = OPTConfig(
-            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=16, init_std=0.3,
-            max_position_embeddings=96, **size,
+            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=16,
+            init_std=0.3, max_position_embeddings=96, **size,
         )  # fmt: skip
         model = OPTForCausalLM(config)
     else:

@@ -112,7 +112,8 @@ def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp
 def test_eval_takes_another_task_and_decoding(trained, tmp_path):
     folder, _ = trained
     answers = "task.vqa.answers=[yes,no,red]"
-    run("eval.py", f"ckpt={folder}/checkpoints/best.ckpt", f"out={tmp_path}", "task=vqa", answers, "blind=false", "limit=3")
+    ckpt = f"ckpt={folder}/checkpoints/best.ckpt"
+    run("eval.py", ckpt, f"out={tmp_path}", "task=vqa", answers, "blind=false", "limit=3")
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert set(result["tasks"]) == {"vqa"}
     assert result["tasks"]["vqa"]["decoding"]["method"] == "ranking"
@@ -161,8 +162,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(parts, trained, tmp_path
 def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
     options = [option for option in parts if option != "logger=csv" and "num_layers" not in option]
     run(
-        "train.py", "-m", *options, "logger=wandb", "mapper=linear,mlp", "seed=1,2", "trainer.max_steps=1", "test=false",
-        f"hydra.sweep.dir={tmp_path}/sweep", code=0, timeout=300,
+        "train.py", "-m", *options, "logger=wandb", "mapper=linear,mlp", "seed=1,2", "trainer.max_steps=1",
+        "test=false", f"hydra.sweep.dir={tmp_path}/sweep", timeout=300,
     )  # fmt: skip
     runs = set()
     for job in range(4):

@@ -105,6 +105,4 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     """Trainer, loggers and callbacks; checkpoints are written atomically."""
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
     loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
-    return make(
-        "trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()]
-    )
+    return make("trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()])

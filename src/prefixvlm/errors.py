@@ -47,7 +47,7 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
 
 
 def job(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Wrap what hydra.main calls, so that a single run ends with the sentence alone; a sweep goes on to its next job."""
+    """Wrap what hydra.main calls: a single run ends with the sentence alone; a sweep goes on to its next job."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -92,7 +92,8 @@ def _unknown_key(key: str, conf: Path | None) -> str:
 def _keys(conf: Path, wrong: str) -> list[str]:
     """Every key of the configuration as it would be without the wrong one."""
     GlobalHydra.instance().clear()
-    overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-") and a.lstrip("+~").split("=")[0] != wrong]
+    arguments = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = [argument for argument in arguments if argument.lstrip("+~").split("=")[0] != wrong]
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             cfg = compose(Path(sys.argv[0]).stem, overrides)

@@ -45,7 +45,12 @@ def test_an_unknown_model_is_one_sentence_without_a_network():
 
 def test_a_model_that_scales_its_logits_is_refused():
     config = CohereConfig(
-        vocab_size=257, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, logit_scale=0.1
+        vocab_size=257,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        logit_scale=0.1,
     )
     with pytest.raises(ValueError, match="CohereForCausalLM changes its logits after the head"):
         CausalLM(CohereForCausalLM(config), byte_tokenizer())

@@ -31,8 +31,9 @@ def test_loss_equals_full_logits_of_each_row_alone(model, images):
         logits = model.lm.model(
             inputs_embeds=model.inputs_embeds(batch), attention_mask=batch.attention_mask.long(), position_ids=positions
         ).logits
-        losses = F.cross_entropy(logits[0, :-1].double(), batch.labels[0, 1:], ignore_index=IGNORE_INDEX, reduction="none")
-        expected.append(losses[batch.labels[0, 1:] != IGNORE_INDEX])
+        targets = batch.labels[0, 1:]
+        losses = F.cross_entropy(logits[0, :-1].double(), targets, ignore_index=IGNORE_INDEX, reduction="none")
+        expected.append(losses[targets != IGNORE_INDEX])
     torch.testing.assert_close(ours.double(), torch.cat(expected), atol=1e-4, rtol=1e-4)
 
 
@@ -49,7 +50,8 @@ def test_eos_is_trained_and_padding_is_not_where_both_share_an_id(model, images)
 
 def test_logits_are_computed_at_supervised_positions_only(model, images):
     seen = []
-    model.lm.model.get_output_embeddings().register_forward_hook(lambda m, args, out: seen.append(out.shape[:-1].numel()))
+    head = model.lm.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
     batch = collator_of(model)(rows_of(images))
     losses = model(batch)
     assert seen == [len(losses)] == [int((batch.labels != IGNORE_INDEX).sum())]
@@ -57,7 +59,7 @@ def test_logits_are_computed_at_supervised_positions_only(model, images):
 
 def test_frozen_is_frozen_and_gradients_reach_the_mapper_through_it(model, images):
     batch = collator_of(model)(rows_of(images))
-    before = copy.deepcopy({name: p for name, p in model.named_parameters()})
+    before = copy.deepcopy(dict(model.named_parameters()))
     print_before = fingerprint(model.lm)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -67,7 +69,8 @@ def test_frozen_is_frozen_and_gradients_reach_the_mapper_through_it(model, image
     assert not any(module.training for module in model.lm.modules())
     for name, parameter in model.named_parameters():
         if name.startswith("mapper."):
-            assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+            assert parameter.grad is not None
+            assert parameter.grad.abs().sum() > 0
             assert not torch.equal(parameter, before[name])
         else:
             assert parameter.grad is None

@@ -36,7 +36,7 @@ class Collator:
         self.max_length = max_length
 
     def __call__(self, rows: Sequence[Row], supervised: bool = True) -> Batch:
-        """Rows to a Batch; with supervised=False targets are left out and rows that read alike are one, as evaluation wants.
+        """Rows to a Batch; supervised=False, for evaluation, leaves targets out and makes one row of those alike.
 
         Raises ValueError for a prompt that does not fit.
         """

@@ -47,13 +47,14 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
             raise ValueError(f"it needs exactly one of .{', .'.join(IMAGE_EXTENSIONS)}, but has {len(images)}")
         captions, questions = _texts(members)
         if image is None:
-            image = _decode_image(members[images[0]])
+            image = decode_image(members[images[0]])
         return Sample(key, image, captions, questions)
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
 
 
-def _decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
+    """RGB. Raises ValueError for what is no JPEG, PNG or WebP, is damaged, or is beyond the caps."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"the image has {len(data)} bytes; at most {MAX_BYTES} are read")
     try:

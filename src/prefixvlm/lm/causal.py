@@ -32,7 +32,7 @@ class CausalLM(nn.Module):
         self.model = model.requires_grad_(False)
         self.eval()
         self.tokenizer = tokenizer
-        self.width: int = model.get_input_embeddings().weight.shape[1]
+        self.width = self._embedding().embedding_dim
         self.eos_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id)
         self.bos_ids = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id and i != self.eos_id]
@@ -59,7 +59,7 @@ class CausalLM(nn.Module):
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ValueError(f"lm.dtype is {dtype!r}; accepted are auto, float32, bfloat16 and float16")
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
                 dtype=fast_dtype() if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation=attention,
@@ -73,6 +73,7 @@ class CausalLM(nn.Module):
                 f"the language model {name!r} is neither a local folder nor to be had from the hub "
                 f"({str(error).splitlines()[0]}); set lm.name"
             ) from error
+        model, report = loaded
         if unfilled := [*report["missing_keys"], *report["mismatched_keys"]]:
             raise ValueError(f"the weights of {name!r} lack {unfilled[0]} and {len(unfilled) - 1} more; set lm.name")
         if eos_token is not None:
@@ -85,11 +86,11 @@ class CausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.get_input_embeddings().weight.dtype
+        return self._embedding().weight.dtype
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """input_ids: int[...] -> float[..., E]."""
-        return self.model.get_input_embeddings()(input_ids)
+        return self._embedding()(input_ids)
 
     def hidden(
         self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache | None = None
@@ -113,9 +114,10 @@ class CausalLM(nn.Module):
         """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""
         return self.model.get_output_embeddings()(hidden).float()
 
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint remembers of the model, to refuse another one."""
-        return {"architecture": type(self.model).__name__, "width": self.width, "vocabulary": len(self.tokenizer)}
+    def _embedding(self) -> nn.Embedding:
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
 
     @torch.no_grad()
     def _check_head(self) -> None:

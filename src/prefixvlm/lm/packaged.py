@@ -1,4 +1,4 @@
-"""Language models that ship inside a Python package: a package name goes in, a CausalLM comes out; nothing downloads."""
+"""Language models that ship inside a Python package: nothing but installed files goes in, a CausalLM comes out."""
 
 import importlib.util
 import os
@@ -43,7 +43,7 @@ def convert_gguf(package: str, file: str, folder: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
         # The weights are plain floats now; what remains of the quantisation would only forbid saving them.
-        model.hf_quantizer = None
+        model.hf_quantizer = None  # type: ignore[assignment]
         del model.config.quantization_config
         model.save_pretrained(temporary)
         AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(temporary)

@@ -67,10 +67,10 @@ class TextCache(DynamicCache):
         self.shared = 0
         self.prompts: Tensor | None = None
 
-    def end_prompts(self) -> None:
-        """What was read so far are the prompts."""
-        self.shared = self.get_seq_length()
-        self.prompts = torch.arange(len(self.layers[0].keys), device=self.layers[0].keys.device)
+    def end_prompts(self, prompts: Tensor) -> None:
+        """What was read so far are the prompts; prompts: bool[S, T], their mask."""
+        self.shared = prompts.shape[1]
+        self.prompts = torch.arange(len(prompts), device=prompts.device)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""

@@ -42,12 +42,13 @@ class Reader:
             cache.select(_leading_image_index(batch))
         positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
         hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
-        cache.end_prompts()
+        cache.end_prompts(mask)
         last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
         return cls(model, cache, mask, lengths, lm.logits(last))
 
-    def read(self, ids: Tensor) -> None:
-        """Read one more token a row; ids: int[S]."""
+    def read(self, ids: Tensor, rows: Tensor) -> None:
+        """Go on with these rows, as `select` does, and read one more token in each; ids, rows: int[S']."""
+        self._keep(rows)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
         embeds = self.model.lm.embed(ids[:, None])
         hidden = self.model.lm.hidden(embeds, self.mask, self.lengths[:, None], self.cache)
@@ -56,10 +57,12 @@ class Reader:
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""
-        if rows.numel() == len(self.lengths) and torch.equal(rows, torch.arange(len(rows), device=rows.device)):
-            return
+        self._keep(rows)
+        self.logits = self.logits[rows]
+
+    def _keep(self, rows: Tensor) -> None:
         self.cache.select(rows)
-        self.mask, self.lengths, self.logits = self.mask[rows], self.lengths[rows], self.logits[rows]
+        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
 def _leading_image_index(batch: Batch) -> Tensor:
@@ -131,8 +134,7 @@ def _one_by_one(reader: Reader, choose: Callable[[Tensor], Tensor], max_new_toke
             texts[row].append(token)
         if not len(active) or step == max_new_tokens - 1:
             break
-        reader.select(going_on.nonzero()[:, 0])
-        reader.read(ids)
+        reader.read(ids, going_on.nonzero()[:, 0])
     return texts
 
 
@@ -175,8 +177,7 @@ def beam(
         next_ids = tokens.gather(1, order)[stay]
         running_ids = ids.gather(1, order[..., None].expand(-1, -1, length))[stay]
         running, finished, finished_ids, active = running[stay], finished[stay], finished_ids[stay], active[stay]
-        reader.select(beams_before.flatten())
-        reader.read(next_ids.flatten())
+        reader.read(next_ids.flatten(), beams_before.flatten())
     return texts
 
 

@@ -1,4 +1,4 @@
-"""A module goes in; which of its tensors are trained, how many, and which weights exactly the frozen ones hold come out."""
+"""A module goes in; which of its tensors are trained, how many, and a fingerprint of the frozen ones come out."""
 
 import hashlib
 
@@ -9,15 +9,15 @@ SAMPLED_VALUES = 65536  # of each tensor; a whole 7B model would take a minute t
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are trained, and the buffers of modules that hold such parameters (BatchNorm's statistics)."""
+    """The parameters that are trained, and the buffers of the modules that hold them (BatchNorm's statistics)."""
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
         own = dict(part.named_parameters(prefix, recurse=False))
         trained = {name: value for name, value in own.items() if value.requires_grad}
         state.update(trained)
         if trained:
-            persistent = part.state_dict(prefix=f"{prefix}." if prefix else "")
-            state.update({name: value for name, value in part.named_buffers(prefix, recurse=False) if name in persistent})
+            saved = part.state_dict(prefix=f"{prefix}." if prefix else "")
+            state.update({name: value for name, value in part.named_buffers(prefix, recurse=False) if name in saved})
     return {name: value.detach() for name, value in state.items()}
 
 

@@ -8,6 +8,7 @@ from prefixvlm.batch import IGNORE_INDEX, Batch
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
+from prefixvlm.model.packing import Packing, keeps_texts_apart, packed_hidden
 from prefixvlm.model.splice import splice
 
 
@@ -19,6 +20,7 @@ class PrefixLM(nn.Module):
         self.encoder = encoder
         self.mapper = mapper
         self.lm = lm
+        self._packs: bool | None = None  # not known yet
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float[B, P, E]; without gradients below the mapper if that is frozen."""
@@ -35,8 +37,22 @@ class PrefixLM(nn.Module):
 
         Text is right-padded, so positions count from 0 in each row; the logits of other positions are never computed.
         """
-        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
-        hidden = self.lm.hidden(self.inputs_embeds(batch), batch.attention_mask, positions)
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE_INDEX
-        return F.cross_entropy(self.lm.logits(hidden[:, :-1][supervised]), targets[supervised], reduction="none")
+        hidden = self._hidden(batch, supervised)
+        return F.cross_entropy(self.lm.logits(hidden), targets[supervised], reduction="none")
+
+    def _hidden(self, batch: Batch, wanted: Tensor) -> Tensor:
+        """Hidden states at the wanted positions, bool[S, T - 1]: float[number of them, E'].
+
+        Padding is not computed where the language model allows: several texts then share a row.
+        """
+        embeds, mask = self.inputs_embeds(batch), batch.attention_mask
+        if self._packs is None:
+            self._packs = keeps_texts_apart(self.lm)
+        if self._packs and not mask.all():
+            packing = Packing.of_mask(mask)
+            packed = packed_hidden(self.lm, embeds.flatten(0, 1)[packing.source], packing.positions)
+            return packed.flatten(0, 1)[packing.place[:, :-1][wanted]]
+        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        return self.lm.hidden(embeds, mask, positions)[:, :-1][wanted]

@@ -22,9 +22,7 @@ class Captioning(Task):
     variant = f"exact_match_lowercase; coco_{TOKENIZER}_tokenizer"
     main_score = "exact_match"
 
-    def __init__(
-        self, prompt: str = "", captions_per_image: int = 1, decoding: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, prompt: str = "", captions_per_image: int = 1, decoding: dict[str, Any] | None = None) -> None:
         super().__init__(decoding)
         self.prompt = prompt
         self.captions_per_image = captions_per_image

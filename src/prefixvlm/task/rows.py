@@ -25,7 +25,8 @@ class TrainingRows:
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch:
         tasks = list(self.tasks.values())
         chosen = tasks if self.mixed else [rng.choice(tasks)]
-        return self.collate([row for task in chosen for sample in samples for row in task.training_rows(sample, rng)], True)
+        rows = [row for task in chosen for sample in samples for row in task.training_rows(sample, rng)]
+        return self.collate(rows, True)
 
 
 class PromptRows:

@@ -1,4 +1,4 @@
-"""Trained tensors and plain data go in; one small file that is whole or not there comes out, and is read back safely."""
+"""Trained tensors and plain data go in; one small file, whole or not there, comes out, and is read back safely."""
 
 import io
 import os
@@ -62,8 +62,8 @@ def check_tensors(trained: set[str], stored: set[str]) -> None:
     if trained != stored:
         lacks, extra = sorted(trained - stored), sorted(stored - trained)
         raise ValueError(
-            f"the checkpoint does not fit the model: it lacks {lacks[:3] or 'nothing'} and has {extra[:3] or 'nothing'} "
-            "that the model does not train; use the configuration that it was trained with"
+            f"the checkpoint does not fit the model: it lacks {lacks[:3] or 'nothing'} and has "
+            f"{extra[:3] or 'nothing'} that the model does not train; use the configuration that it was trained with"
         )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -107,5 +106,3 @@ class PrefixModule(LightningModule):
         """Take the trained tensors of a loaded checkpoint, after every check."""
         self.on_load_checkpoint(checkpoint)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
-
-

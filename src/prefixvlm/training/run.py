@@ -50,8 +50,8 @@ def finish_fit(
 ) -> float | None:
     """Save the last state; return the best value of `monitor`, for which a run too short to validate does so now."""
     trainer.save_checkpoint(Path(run_dir) / "checkpoints" / "last.ckpt")
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor == monitor and callback.best_model_score is not None:
+    for callback in _monitoring(trainer):
+        if callback.monitor == monitor and callback.best_model_score is not None:
             return float(callback.best_model_score)
     if monitor not in trainer.callback_metrics:
         trainer.validate(module, data, verbose=False)
@@ -61,10 +61,12 @@ def finish_fit(
 
 def best_checkpoint(trainer: Trainer, run_dir: str) -> str:
     """The file of the callback that monitors a value, or else the last one."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
-            return callback.best_model_path
-    return str(Path(run_dir) / "checkpoints" / "last.ckpt")
+    best = [callback.best_model_path for callback in _monitoring(trainer) if callback.best_model_path]
+    return best[0] if best else str(Path(run_dir) / "checkpoints" / "last.ckpt")
+
+
+def _monitoring(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
 
 
 def parts(module: LightningModule) -> dict[str, int]:

@@ -1,0 +1,61 @@
+"""The lengths of right-padded texts go in; where each goes in fewer and fuller rows, with nothing mixed, comes out."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefixvlm.lm.causal import CausalLM
+
+
+@dataclass
+class Packing:
+    """S texts of T positions in R rows of C.
+
+    source: int[R, C], which of the S * T positions stands there, 0 where none does; positions: int[R, C], counted from 0
+    in each text; place: int[S, T], which of the R * C positions each goes to, meaningless on padding.
+    """
+
+    source: Tensor
+    positions: Tensor
+    place: Tensor
+
+    @classmethod
+    def of_mask(cls, mask: Tensor) -> "Packing":
+        """mask: bool[S, T], False on padding. Rows are twice as long as the longest text: first fit, longest first."""
+        lengths = mask.sum(1)
+        longest_first = sorted(enumerate(lengths.tolist()), key=lambda item: -item[1])
+        width = 2 * longest_first[0][1]
+        filled: list[int] = []
+        starts = [0] * len(mask)
+        for text, length in longest_first:
+            row = next((row for row, used in enumerate(filled) if used + length <= width), len(filled))
+            if row == len(filled):
+                filled.append(0)
+            starts[text] = row * width + filled[row]
+            filled[row] += length
+        within = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        place = torch.tensor(starts, device=mask.device)[:, None] + within
+        source, positions = torch.zeros(2, len(filled) * width, dtype=torch.long, device=mask.device)
+        source[place[mask]] = mask.flatten().nonzero()[:, 0]
+        positions[place[mask]] = within[mask]
+        return cls(source.view(-1, width), positions.view(-1, width), place)
+
+
+def packed_hidden(lm: CausalLM, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
+    """float[R, C, E], int[R, C] -> float[R, C, E']: without a mask, transformers parts texts where positions restart."""
+    return lm.model.base_model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False).last_hidden_state
+
+
+def keeps_texts_apart(lm: CausalLM) -> bool:
+    """Whether no position of a text reads another text in its row; models without positions, convolutions and some
+    attention kernels do not heed where positions restart. The gradient between two texts is then not exactly 0."""
+    if "position_ids" not in inspect.signature(lm.model.base_model.forward).parameters:
+        return False
+    with torch.inference_mode(False), torch.enable_grad():
+        embeds = lm.embed(torch.arange(6, device=lm.model.device).expand(2, -1)).detach().requires_grad_()
+        positions = torch.tensor([0, 1, 2, 0, 1, 2], device=embeds.device).expand(2, -1)
+        second = packed_hidden(lm, embeds, positions)[:, 3:]
+        (gradient,) = torch.autograd.grad(second, embeds, torch.randn_like(second))
+    return not gradient[:, :3].any()

@@ -1,0 +1,1 @@
+"""Using a trained checkpoint: images go in, captions and answers come out."""
