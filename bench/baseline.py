@@ -1,8 +1,8 @@
 """Features and token ids go in; a plain ClipCap-style loop's loss and captions come out: what `run.py` compares with.
 
 Written for this bench from the paper (Mokady et al. 2021) and what is known of its loop: every batch is padded to the
-data set's longest caption, the language model's weights keep their gradients although only the mapper is stepped, logits
-are computed at every position, and captions are searched one image at a time, each step reading its whole text anew.
+data set's longest caption, the language model's weights keep their gradients although only the mapper is stepped, the
+logits of every position are computed, and captions are made one image at a time, each step reading the text anew.
 """
 
 import torch

@@ -11,7 +11,7 @@ ROOM = 32  # positions to spare in a new buffer
 
 
 class BufferedLayer(DynamicLayer):
-    """A layer's keys and values in buffers with room to spare: a new token is written, not joined to a copy of the rest.
+    """A layer's keys and values in buffers with room to spare: for a new token the others are not copied.
 
     keys, values: what is in use of the buffers, float[S, heads, past, width]; transformers reads them.
     """
@@ -29,8 +29,7 @@ class BufferedLayer(DynamicLayer):
                 buffer[:, :, :past] = values[: len(buffer), :, :past]
         for buffer, new in zip(self.buffers, states, strict=True):
             buffer[: len(new), :, past : past + num] = new
-        self._use(len(key_states), past + num)
-        return self.keys, self.values
+        return self._use(len(key_states), past + num)
 
     def select(self, rows: Tensor, whole: Tensor, tail: Tensor, shared: int) -> None:
         """Put rows[i] at place i for the places in `whole`, and its positions from `shared` on for those in `tail`."""
@@ -45,8 +44,10 @@ class BufferedLayer(DynamicLayer):
             self.buffers[i] = new
         self._use(len(rows), past)
 
-    def _use(self, num_rows: int, past: int) -> None:
-        self.keys, self.values = (buffer[:num_rows, :, :past] for buffer in self.buffers)
+    def _use(self, num_rows: int, past: int) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[:num_rows, :, :past] for buffer in self.buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def _buffer(like: Tensor, num_rows: int, num_positions: int) -> Tensor:
@@ -86,4 +87,4 @@ class TextCache(DynamicCache):
             if isinstance(layer, BufferedLayer):
                 layer.select(rows, whole, tail, self.shared)
             else:
-                layer.batch_select_indices(rows)
+                layer.reorder_cache(rows)  # type: ignore[arg-type]

@@ -1,90 +1,13 @@
 """A model and a batch of prompts go in; the token ids that the language model says next come out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prefixvlm.batch import IMAGE_ID, Batch
-from prefixvlm.model.cache import TextCache
+from prefixvlm.batch import Batch
 from prefixvlm.model.prefix_lm import PrefixLM
-
-
-@dataclass
-class Reader:
-    """A frozen language model in the middle of S texts.
-
-    cache: keys and values of what was read; mask: bool[S, past], False on padding; lengths: int[S], positions read;
-    logits: float32[S, V], of what comes next.
-    """
-
-    model: PrefixLM
-    cache: TextCache
-    mask: Tensor
-    lengths: Tensor
-    logits: Tensor
-
-    @classmethod
-    def of_prompts(cls, model: PrefixLM, batch: Batch) -> "Reader":
-        """Read the prompts. Where every row begins with an image, each image's prefix is read once for all its rows."""
-        embeds = model.inputs_embeds(batch)
-        mask, lm = batch.attention_mask, model.lm
-        lengths = mask.sum(1)
-        cache = TextCache(lm.model.config)
-        prefix_length = model.mapper.prefix_length
-        first_run, shared = _leading_images(batch, prefix_length)
-        start = 0
-        if shared:
-            start = prefix_length
-            positions = torch.arange(start, device=mask.device)[None]
-            lm.hidden(embeds[first_run, :start], mask[first_run, :start], positions.expand(len(first_run), -1), cache)
-            cache.select(_leading_image_index(batch))
-        positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
-        hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
-        cache.end_prompts(mask)
-        last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
-        return cls(model, cache, mask, lengths, lm.logits(last))
-
-    def read(self, ids: Tensor, rows: Tensor) -> None:
-        """Go on with these rows, as `select` does, and read one more token in each; ids, rows: int[S']."""
-        self._keep(rows)
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
-        embeds = self.model.lm.embed(ids[:, None])
-        hidden = self.model.lm.hidden(embeds, self.mask, self.lengths[:, None], self.cache)
-        self.lengths = self.lengths + 1
-        self.logits = self.model.lm.logits(hidden[:, 0])
-
-    def select(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order, any number of times each; rows: int[S']."""
-        self._keep(rows)
-        self.logits = self.logits[rows]
-
-    def _keep(self, rows: Tensor) -> None:
-        self.cache.select(rows)
-        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
-
-
-def _leading_image_index(batch: Batch) -> Tensor:
-    """Which image each row begins with: int[S]; right only where every row begins with one."""
-    is_image = batch.input_ids == IMAGE_ID
-    runs_before = is_image.sum(1).cumsum(0) - is_image.sum(1)
-    run_length = int(is_image.sum()) // max(1, batch.image_index.numel())
-    return batch.image_index[runs_before // max(1, run_length)]
-
-
-def _leading_images(batch: Batch, prefix_length: int) -> tuple[Tensor, bool]:
-    """(for each image a row that begins with it, whether reading the prefixes apart saves work)."""
-    begins = bool((batch.input_ids[:, 0] == IMAGE_ID).all())
-    if not begins or int(batch.attention_mask.sum(1).min()) <= prefix_length:
-        return batch.image_index, False
-    index = _leading_image_index(batch)
-    num_images = len(batch.pixel_values)
-    if len(index) <= num_images:
-        return index, False
-    first = torch.zeros(num_images, dtype=torch.long, device=index.device)
-    first.scatter_(0, index, torch.arange(len(index), device=index.device))
-    return first, True
+from prefixvlm.model.reader import Reader
 
 
 @torch.no_grad()
@@ -108,7 +31,9 @@ def nucleus(
     num_samples texts a row, those of one row beside each other.
     """
     if not 0 < top_p <= 1 or temperature <= 0:
-        raise ValueError(f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0")
+        raise ValueError(
+            f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0"
+        )
     reader = Reader.of_prompts(model, batch)
     generator = torch.Generator(reader.logits.device).manual_seed(seed)
     reader.select(torch.arange(len(reader.lengths), device=reader.lengths.device).repeat_interleave(num_samples))
@@ -215,7 +140,7 @@ def score_answers(
     total = reader.logits.log_softmax(-1)[:, ids[:, 0]]
 
     rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
-    reader.select(rows)
+    reader.keep(rows)
     mask = torch.cat([reader.mask, real.repeat(num_rows, 1)], 1)
     positions = reader.lengths[:, None] + torch.arange(width, device=device)
     hidden = lm.hidden(lm.embed(ids.repeat(num_rows, 1)), mask, positions, reader.cache)

@@ -13,8 +13,8 @@ from prefixvlm.lm.causal import CausalLM
 class Packing:
     """S texts of T positions in R rows of C.
 
-    source: int[R, C], which of the S * T positions stands there, 0 where none does; positions: int[R, C], counted from 0
-    in each text; place: int[S, T], which of the R * C positions each goes to, meaningless on padding.
+    source: int[R, C], which of the S * T positions stands there, 0 where none does. positions: int[R, C], counted from
+    0 in each text. place: int[S, T], which of the R * C positions each goes to, meaningless on padding.
     """
 
     source: Tensor
@@ -44,18 +44,26 @@ class Packing:
 
 
 def packed_hidden(lm: CausalLM, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-    """float[R, C, E], int[R, C] -> float[R, C, E']: without a mask, transformers parts texts where positions restart."""
-    return lm.model.base_model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False).last_hidden_state
+    """Last hidden states: float[R, C, E], int[R, C] -> float[R, C, E'].
+
+    Without a mask, transformers parts texts where positions restart.
+    """
+    output = lm.model.base_model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state
 
 
 def keeps_texts_apart(lm: CausalLM) -> bool:
-    """Whether no position of a text reads another text in its row; models without positions, convolutions and some
-    attention kernels do not heed where positions restart. The gradient between two texts is then not exactly 0."""
+    """Whether a text reads nothing of the other texts in its row: the gradient between them is then exactly 0.
+
+    Models without positions (ALiBi) or with convolutions, and some attention kernels, do not heed a restart.
+    """
     if "position_ids" not in inspect.signature(lm.model.base_model.forward).parameters:
         return False
     with torch.inference_mode(False), torch.enable_grad():
         embeds = lm.embed(torch.arange(6, device=lm.model.device).expand(2, -1)).detach().requires_grad_()
         positions = torch.tensor([0, 1, 2, 0, 1, 2], device=embeds.device).expand(2, -1)
         second = packed_hidden(lm, embeds, positions)[:, 3:]
-        (gradient,) = torch.autograd.grad(second, embeds, torch.randn_like(second))
+        # Not a sum, which the last layer norm keeps constant; not random, which would shift the training's own numbers.
+        weights = torch.arange(second.numel(), device=embeds.device).sin().view_as(second).to(second.dtype)
+        (gradient,) = torch.autograd.grad(second, embeds, weights)
     return not gradient[:, :3].any()

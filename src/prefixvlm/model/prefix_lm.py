@@ -1,13 +1,13 @@
 """A batch goes in; through encoder, mapper and frozen language model, the loss of each supervised token comes out."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixvlm.batch import IGNORE_INDEX, Batch
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
+from prefixvlm.model.loss import token_losses
 from prefixvlm.model.packing import Packing, keeps_texts_apart, packed_hidden
 from prefixvlm.model.splice import splice
 
@@ -39,10 +39,10 @@ class PrefixLM(nn.Module):
         """
         targets = batch.labels[:, 1:]
         supervised = targets != IGNORE_INDEX
-        hidden = self._hidden(batch, supervised)
-        return F.cross_entropy(self.lm.logits(hidden), targets[supervised], reduction="none")
+        hidden = self._hidden_at(batch, supervised)
+        return token_losses(hidden, targets[supervised], self.lm.logits)
 
-    def _hidden(self, batch: Batch, wanted: Tensor) -> Tensor:
+    def _hidden_at(self, batch: Batch, wanted: Tensor) -> Tensor:
         """Hidden states at the wanted positions, bool[S, T - 1]: float[number of them, E'].
 
         Padding is not computed where the language model allows: several texts then share a row.

@@ -1,0 +1,102 @@
+"""Functions and models go in; seconds, bytes and the bare matrix products of a step come out."""
+
+import os
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.pytorch_utils import Conv1D
+
+from prefixvlm.batch import Batch
+from prefixvlm.model.prefix_lm import PrefixLM
+
+
+class Clock:
+    """Seconds of each thing that is timed, round by round."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self.bar = bar
+
+    def time(self, name: str, function: Callable[[], Any], scale: float = 1.0) -> None:
+        self.bar.set_postfix_str(name)
+        start = time.perf_counter()
+        function()
+        self.seconds.setdefault(name, []).append((time.perf_counter() - start) * scale)
+        self.bar.update()
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+
+Gemm = tuple[bool, int, int, int, bool, bool]  # is a Conv1D, rows, in, out, has a gradient: input's, weight's
+
+
+def gemms_of(model: PrefixLM, batch: Batch) -> Counter[Gemm]:
+    """Every matrix product with a weight in one step, by the shape."""
+    gemms: Counter[Gemm] = Counter()
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        given = args[0]
+        rows = given.shape[:-1].numel()
+        gemms[
+            isinstance(module, Conv1D), rows, given.shape[-1], output.shape[-1], given.requires_grad,
+            module.weight.requires_grad,
+        ] += 1  # fmt: skip
+
+    model(batch)  # the first call also looks into what the model can do
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
+    model(batch)
+    for hook in hooks:
+        hook.remove()
+    return gemms
+
+
+def time_gemm(gemm: Gemm) -> Callable[[], None]:
+    """The bare products: forward, and the gradients that the step needs."""
+    is_conv, rows, width_in, width_out, gradient, weight_gradient = gemm
+    given, out = torch.randn(rows, width_in), torch.randn(rows, width_out)
+    weight = torch.randn(width_in, width_out) if is_conv else torch.randn(width_out, width_in).t()
+
+    def run() -> None:
+        given @ weight
+        if gradient:
+            out @ weight.t()
+        if weight_gradient:
+            out.t() @ given
+
+    return run
+
+
+def extra_memory(function: Callable[[], Any]) -> int:
+    """Bytes at the peak of the function on top of what the process holds before it; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    before = _status_bytes("VmHWM")
+    function()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(key: str) -> int:
+    # Not getrusage's ru_maxrss: in a child process that starts with its parent's peak.
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split(f"{key}:")[1].split()[0])
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_before": os.getloadavg()[0], "python": platform.python_version(),
+    }  # fmt: skip

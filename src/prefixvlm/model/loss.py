@@ -1,0 +1,42 @@
+"""Hidden states and the tokens that should follow go in; each token's loss comes out, in little memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 256  # tokens whose logits exist at once
+
+
+class _Chunked(torch.autograd.Function):
+    """The gradient is taken with the loss, chunk by chunk, so that no logits wait for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
+        losses, gradients = [], []
+        for chunk, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+            with torch.enable_grad():
+                leaf = chunk.detach().requires_grad_()
+                loss = F.cross_entropy(logits_of(leaf), wanted, reduction="none")
+                gradients += torch.autograd.grad(loss.sum(), leaf)
+            losses.append(loss.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0][:, None].to(gradient.dtype), None, None
+
+
+def token_losses(hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross entropy of each token: float32[N].
+
+    hidden: float[N, E']; targets: int[N]; logits_of: a frozen head, float[n, E'] -> float32[n, V].
+    """
+    if torch.is_grad_enabled() and hidden.requires_grad:
+        return _Chunked.apply(hidden, targets, logits_of)
+    chunks = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    return torch.cat([F.cross_entropy(logits_of(chunk), wanted, reduction="none") for chunk, wanted in chunks])
