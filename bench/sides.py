@@ -70,7 +70,8 @@ def caption_lengths() -> list[int]:
 def random_lm(sizes: Sizes) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     ids = {"vocab_size": sizes.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(n_layer=sizes.num_layers, n_embd=sizes.width, **ids))
+    # With GPT-2's own initial weights (0.02) it would only say its last token again, whatever the search.
+    return GPT2LMHeadModel(GPT2Config(n_layer=sizes.num_layers, n_embd=sizes.width, initializer_range=0.1, **ids))
 
 
 def random_mapper(name: str, sizes: Sizes) -> Mapper:
