@@ -57,7 +57,9 @@ def parts(tmp_path_factory):
         "lm=gpt2",
         f"lm.name={tiny_gpt2(folder / 'gpt2')}",
         "lm.dtype=float32",
+        "mapper=transformer",
         "mapper.num_layers=1",
+        "mapper.prefix_length=4",
         "module.max_length=96",
         "data.batch_size=8",
         "logger=csv",
@@ -160,7 +162,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(parts, trained, tmp_path
 
 
 def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
-    options = [option for option in parts if option != "logger=csv" and "num_layers" not in option]
+    options = [option for option in parts if not option.startswith(("logger", "mapper"))]
     run(
         "train.py", "-m", *options, "logger=wandb", "mapper=linear,mlp", "seed=1,2", "trainer.max_steps=1",
         "test=false", f"hydra.sweep.dir={tmp_path}/sweep", timeout=300,
@@ -195,7 +197,9 @@ def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(parts, tmp_path, override, message):
-    options = [part for part in parts if part.split("=")[0] != override.split("=")[0] and "num_layers" not in part]
+    options = [part for part in parts if part.split("=")[0] != override.split("=")[0]]
+    if override.startswith("mapper="):
+        options = [part for part in options if not part.startswith("mapper")]
     result = run("train.py", *options, override, f"hydra.run.dir={tmp_path}/run", code=2)
     assert message in result.stderr
     assert result.stderr.count("error:") == 1
