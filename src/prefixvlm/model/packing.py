@@ -1,6 +1,5 @@
 """The lengths of right-padded texts go in; where each goes in fewer and fuller rows, with nothing mixed, comes out."""
 
-import inspect
 from dataclasses import dataclass
 
 import torch
@@ -43,26 +42,17 @@ class Packing:
         return cls(source.view(-1, width), positions.view(-1, width), place)
 
 
-def packed_hidden(lm: CausalLM, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-    """Last hidden states: float[R, C, E], int[R, C] -> float[R, C, E'].
-
-    Without a mask, transformers parts texts where positions restart.
-    """
-    output = lm.model.base_model(inputs_embeds=inputs_embeds, position_ids=position_ids, use_cache=False)
-    return output.last_hidden_state
-
-
 def keeps_texts_apart(lm: CausalLM) -> bool:
     """Whether a text reads nothing of the other texts in its row: the gradient between them is then exactly 0.
 
     Models without positions (ALiBi) or with convolutions, and some attention kernels, do not heed a restart.
     """
-    if "position_ids" not in inspect.signature(lm.model.base_model.forward).parameters:
+    if not lm.takes_positions:
         return False
     with torch.inference_mode(False), torch.enable_grad():
         embeds = lm.embed(torch.arange(6, device=lm.model.device).expand(2, -1)).detach().requires_grad_()
         positions = torch.tensor([0, 1, 2, 0, 1, 2], device=embeds.device).expand(2, -1)
-        second = packed_hidden(lm, embeds, positions)[:, 3:]
+        second = lm.hidden(embeds, None, positions)[:, 3:]
         # Not a sum, which the last layer norm keeps constant; not random, which would shift the training's own numbers.
         weights = torch.arange(second.numel(), device=embeds.device).sin().view_as(second).to(second.dtype)
         (gradient,) = torch.autograd.grad(second, embeds, weights)

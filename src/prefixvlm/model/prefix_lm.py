@@ -8,7 +8,7 @@ from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.loss import token_losses
-from prefixvlm.model.packing import Packing, keeps_texts_apart, packed_hidden
+from prefixvlm.model.packing import Packing, keeps_texts_apart
 from prefixvlm.model.splice import splice
 
 
@@ -23,10 +23,8 @@ class PrefixLM(nn.Module):
         self._packs: bool | None = None  # not known yet
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: float[B, 3, H, W] -> float[B, P, E]; without gradients below the mapper if that is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder.trained):
-            features = self.encoder(pixel_values)
-        return self.mapper(features)
+        """pixel_values: float[B, 3, H, W] -> float[B, P, E]."""
+        return self.mapper(self.encoder(pixel_values))
 
     def inputs_embeds(self, batch: Batch) -> Tensor:
         """What the language model reads: float[S, T, E]."""
@@ -52,7 +50,7 @@ class PrefixLM(nn.Module):
             self._packs = keeps_texts_apart(self.lm)
         if self._packs and not mask.all():
             packing = Packing.of_mask(mask)
-            packed = packed_hidden(self.lm, embeds.flatten(0, 1)[packing.source], packing.positions)
+            packed = self.lm.hidden(embeds.flatten(0, 1)[packing.source], None, packing.positions)
             return packed.flatten(0, 1)[packing.place[:, :-1][wanted]]
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         return self.lm.hidden(embeds, mask, positions)[:, :-1][wanted]
