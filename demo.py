@@ -18,8 +18,8 @@ STAGES = {
     "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
     "convert_lm": [sys.executable, "-c", "from prefixvlm.lm.packaged import smollm2; smollm2()"],
     "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
-    "train": [sys.executable, "train.py", "test=false", f"hydra.run.dir={OUT}/train"],
-    "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=400"],
+    "train": [sys.executable, "train.py", "test=false", "trainer.limit_train_batches=84", f"hydra.run.dir={OUT}/train"],
+    "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],
 }
 BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # "a blue circle": the image's own answers name shape and colour
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
-from prefixvlm.build import build_data, build_module, make, plain
+from prefixvlm.build import build_data, build_module
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.report.results import describe, join, write_results
 from prefixvlm.report.table import text_table
@@ -34,7 +35,14 @@ def evaluate(cfg: DictConfig) -> None:
 
     def test(**more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         data = build_data(trained, module, **changes, **more)
-        trainer = make("trainer", {**plain(trained.trainer), "default_root_dir": None}, logger=False, callbacks=[])
+        trainer = Trainer(
+            devices=1,
+            precision=trained.trainer.precision,
+            logger=False,
+            callbacks=[TQDMProgressBar()],
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
         trainer.test(module, data, verbose=False)
         return dict(module.reports), dict(module.predictions)
 

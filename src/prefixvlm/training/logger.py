@@ -4,6 +4,7 @@ import netrc
 import os
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 
@@ -22,4 +23,7 @@ def wandb_logger(save_dir: str, project: str = "prefixvlm", name: str | None = N
     """Online for those who are logged in, offline for all others, unless WANDB_MODE says otherwise."""
     offline = os.environ.get("WANDB_MODE", "online" if is_logged_in() else "offline") != "online"
     os.makedirs(save_dir, exist_ok=True)
-    return WandbLogger(project=project, name=name, save_dir=save_dir, offline=offline)
+    if offline:
+        print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")
+    settings = wandb.Settings(silent=offline)
+    return WandbLogger(project=project, name=name, save_dir=save_dir, offline=offline, settings=settings)

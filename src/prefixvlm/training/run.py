@@ -40,7 +40,7 @@ def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) 
     for name, part in getattr(module, "model", module).named_children():
         trained, frozen = count_parameters(part)
         if trained + frozen:
-            print(f"{name:10} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen")
+            print(f"{name:16} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen")
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
 
