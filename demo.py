@@ -16,7 +16,7 @@ OUT = Path("outputs/demo")
 SHARDS = "data/easy-vqa"
 STAGES = {
     "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
-    "convert_lm": [sys.executable, "-c", "from prefixvlm.lm.packaged import smollm2; smollm2()"],
+    "convert_lm": [sys.executable, "-m", "prefixvlm.lm.packaged"],
     "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
     "train": [sys.executable, "train.py", "test=false", "trainer.limit_train_batches=84", f"hydra.run.dir={OUT}/train"],
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
-from prefixvlm.build import build_data, build_module
+from prefixvlm.build import build_data, build_module, check_data, plain
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.report.results import describe, join, write_results
 from prefixvlm.report.table import text_table
@@ -27,14 +27,15 @@ def evaluate(cfg: DictConfig) -> None:
     trained = OmegaConf.create(checkpoint[KEY]["config"])
     if cfg.task:
         trained.task = cfg.task
-    changes = {"shards": cfg.shards, "limit_test": cfg.limit, "eval_batch_size": cfg.batch_size}
-    changes = {key: value for key, value in changes.items() if value is not None}
+    changes = {"shards": cfg.shards, "limit_test": cfg.limit, "eval_batch_size": cfg.batch_size, "blind": False}
+    trained.data.update({key: value for key, value in changes.items() if value is not None})
+    check_data(trained, "test")
     seed_everything(trained.seed, workers=True, verbose=False)
     module = build_module(trained)
     module.load_trained(checkpoint)
 
     def test(**more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data = build_data(trained, module, **changes, **more)
+        data = build_data(trained, module, **more)
         trainer = Trainer(
             devices=1,
             precision=trained.trainer.precision,
@@ -51,9 +52,9 @@ def evaluate(cfg: DictConfig) -> None:
     blind = test(blind=True, eval_batch_size=1024) if cfg.blind else ({}, {})
     seconds = {"evaluation": round(time.perf_counter() - started, 1)}
     result, lines = join(reports, predictions, *blind)
-    result |= describe(cfg.ckpt, checkpoint[KEY]["config"], run.parts(module), seconds)
+    result |= describe(cfg.ckpt, plain(trained), run.parts(module), seconds)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
-    images = build_data(trained, module, **changes).test_images
+    images = build_data(trained, module).test_images
     write_results(out, result, lines, run.history(checkpoint), images)
     print(text_table(result))
     print(f"Report: {out / 'report.html'}")

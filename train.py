@@ -4,11 +4,13 @@ from pathlib import Path
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
-from prefixvlm.build import build_data, build_module, build_trainer, plain
+from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.training import run
 from prefixvlm.training.checkpoint import load
@@ -21,6 +23,7 @@ def train(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
+    check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg)
     if cfg.init_from:
         module.load_trained(load(cfg.init_from))
@@ -42,6 +45,8 @@ def train(cfg: DictConfig) -> float | None:
 @job
 def main(cfg: DictConfig) -> float | None:
     OmegaConf.resolve(cfg)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
+        raise ValueError(f"a sweep runs on one device a job, trainer.devices is {cfg.trainer.devices}; set it to 1")
     return train(cfg)
 
 

@@ -1,5 +1,6 @@
 """train.py and eval.py as a user runs them, on real easy-VQA shards with a small random CLIP and GPT-2."""
 
+import copy
 import json
 import os
 import subprocess
@@ -60,7 +61,7 @@ def parts(tmp_path_factory):
         "mapper=transformer",
         "mapper.num_layers=1",
         "mapper.prefix_length=4",
-        "module.max_length=96",
+        "module.max_target_length=40",
         "data.batch_size=8",
         "logger=csv",
     ]
@@ -90,7 +91,7 @@ def test_a_run_trains_tests_and_leaves_a_small_safe_checkpoint(trained):
     assert all(name.startswith("model.mapper.") for name in checkpoint["state_dict"])
     assert checkpoint[KEY]["config"]["mapper"]["num_layers"] == 1
     assert {"encoder", "lm"} == set(checkpoint[KEY]["identity"])
-    metrics = (folder / "csv" / "metrics.csv").read_text()
+    metrics = (folder / "csv" / "version_0" / "metrics.csv").read_text()
     assert "val/loss" in metrics
     assert "test/vqa_accuracy" in metrics
     assert not list(folder.rglob("*.tmp"))
@@ -131,7 +132,7 @@ def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
         ("encoder", "model_name", f"local-dir:{tiny_clip(tmp_path / 'clip', seed=1)}"),
         ("lm", "name", str(tiny_gpt2(tmp_path / "gpt2", seed=1))),
     ):
-        changed = json.loads(json.dumps(checkpoint[KEY]))
+        changed = copy.deepcopy(checkpoint[KEY])
         changed["config"][axis][key] = other
         torch.save({**checkpoint, KEY: changed}, tmp_path / "other.ckpt")
         err = run("eval.py", f"ckpt={tmp_path}/other.ckpt", code=2).stderr

@@ -4,7 +4,7 @@ Letters of the shapes, here and everywhere: B images, S rows of text, T tokens, 
 P prefix length, E width of the language model, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -65,6 +65,29 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def split(self, max_rows: int) -> "Iterator[Batch]":
+        """Batches of at most max_rows of the rows, in order, each with the images it uses and as wide as it must be."""
+        runs = self._runs_of_rows()
+        for first in range(0, len(self.input_ids), max_rows):
+            part = slice(first, first + max_rows)
+            width = int(self.attention_mask[part].sum(1).max())
+            index = torch.cat(runs[part])
+            images, image_index = index.unique(return_inverse=True)
+            yield Batch(
+                self.pixel_values[images],
+                self.input_ids[part, :width],
+                self.attention_mask[part, :width],
+                self.labels[part, :width],
+                image_index,
+                self.rows[part],
+            )
+
+    def _runs_of_rows(self) -> list[Tensor]:
+        """image_index, a row."""
+        num_ids = (self.input_ids == IMAGE_ID).sum(1)
+        run_length = int(num_ids.sum()) // max(1, len(self.image_index))
+        return list(self.image_index.split((num_ids // max(1, run_length)).tolist()))
 
     def pin_memory(self) -> "Batch":
         return self._map(lambda tensor: tensor.pin_memory())

@@ -29,9 +29,11 @@ def make(axis: str, node: Any, **handed: Any) -> Any:
     try:
         return instantiate(node, **handed, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | OSError):
-            raise error.__cause__ from error
-        raise
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | OSError):
+            raise cause from error
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise ValueError(f"{axis} cannot be built: {reason.strip()}") from error
 
 
 def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None:
@@ -48,9 +50,15 @@ def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None
 
 def _check_target(axis: str, node: Mapping[str, Any], handed: Mapping[str, Any]) -> None:
     target = node["_target_"]
-    if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
+    allowed = isinstance(target, str) and target.startswith(ALLOWED_TARGETS)
+    try:
+        found = get_object(target) if allowed else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{axis}._target_ is {target!r}, which there is not") from error
+    # prefixvlm.some_module.torch.load has the right beginning, but it is not ours.
+    if found is None or not f"{getattr(found, '__module__', '')}.".startswith(ALLOWED_TARGETS):
         raise ValueError(f"{axis}._target_ is {target!r}; accepted are names under {', '.join(ALLOWED_TARGETS)}")
-    parameters = inspect.signature(get_object(target)).parameters
+    parameters = inspect.signature(found).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     accepted = [name for name in parameters if name not in handed]
@@ -74,6 +82,8 @@ def build_module(cfg: DictConfig) -> LightningModule:
     if cfg.get("lm"):
         parts["lm"] = make("lm", cfg.lm)
     if cfg.get("mapper"):
+        if not {"encoder", "lm"} <= parts.keys():
+            raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
         encoder = parts["encoder"]
         parts["mapper"] = make(
             "mapper",
@@ -90,6 +100,13 @@ def build_module(cfg: DictConfig) -> LightningModule:
     # What the run was, for the checkpoint; where it ran is not part of it.
     module.config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
     return module
+
+
+def check_data(cfg: DictConfig, *stages: str) -> None:
+    """Raise ValueError now, before anything is loaded or written, if shards of a stage are missing or cut short."""
+    data = make("data", cfg.data)
+    for stage in stages:
+        data.setup(stage)
 
 
 def build_data(cfg: DictConfig, module: Any, **changes: Any) -> ShardDataModule:

@@ -27,6 +27,7 @@ class TrainConfig:
     init_from: str | None = None
     test: bool = True
     monitor: str = "val/loss"
+    monitor_mode: str = "min"
 
 
 @dataclass

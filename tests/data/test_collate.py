@@ -20,10 +20,11 @@ def test_ids_labels_and_mask_of_a_row(lm_model, images):
 
 
 def test_long_targets_are_cut_and_long_prompts_are_an_error(lm_model, images):
-    collate = collator_of(lm_model, max_length=8)
+    collate = collator_of(lm_model, max_positions=8)
     batch = collate([Row((images[0], "ab"), "a caption of 1140 words")])
     assert batch.input_ids.shape == (1, 8)
-    with pytest.raises(ValueError, match=r"'k7'.*15 tokens.*max_length is 8"):
+    assert collator_of(lm_model, max_target_length=4)([Row((images[0], "ab"), "a caption")]).input_ids.shape == (1, 9)
+    with pytest.raises(ValueError, match=r"'k7'.*15 tokens.*reads 8"):
         collate([Row((images[0], "twelve chars"), "x", key="k7")])
 
 

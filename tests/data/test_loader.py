@@ -54,7 +54,9 @@ def test_the_order_is_a_function_of_seed_and_epoch(
     again = train(folder, shuffle_buffer=shuffle_buffer)
     assert [flat(again) for _ in range(3)] == epochs
     assert all(len(set(epoch)) == 24 for epoch in epochs)
-    if (shuffle_buffer, samples_per_shard) != (1, 100):  # one shard in order is always the same
+    if shuffle_buffer == 1:  # in order, for a few batches to be learnt by heart
+        assert epochs[0] == epochs[1] == epochs[2] == sorted(epochs[0])
+    else:
         assert len({tuple(epoch) for epoch in epochs}) == 3
         assert flat(train(folder, shuffle_buffer=shuffle_buffer, seed=1)) != epochs[0]
 
@@ -168,7 +170,7 @@ def test_an_error_in_a_worker_stays_one_sentence(make_shards: Make, workers: int
     with pytest.raises(ValueError, match=r"^no captions; set task to another$"):
         list(train(folder, collate=refuse, num_workers=workers))
     path = folder / "train-000002.tar"
-    path.write_bytes(path.read_bytes()[:3000])
+    path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(ValueError, match=rf"^shard {path} is damaged[^\n]*$"):
         list(train(folder, num_workers=workers))
     path.unlink()

@@ -49,9 +49,9 @@ def test_a_model_whose_attention_ignores_restarts_is_not_packed():
     assert keeps_texts_apart(lm)
     forward = lm.model.base_model.forward
 
-    def without_restarts(inputs_embeds, position_ids, use_cache):
+    def without_restarts(inputs_embeds, position_ids, **kwargs):
         positions = torch.arange(inputs_embeds.shape[1]).expand(inputs_embeds.shape[:2])
-        return forward(inputs_embeds=inputs_embeds, position_ids=positions, use_cache=use_cache)
+        return forward(inputs_embeds=inputs_embeds, position_ids=positions, **kwargs)
 
     lm.model.base_model.forward = without_restarts
     assert not keeps_texts_apart(lm)

@@ -14,7 +14,8 @@ class Collator:
     """Makes batches for one encoder and one language model.
 
     transform: a PIL image to float[3, H, W]. tokenizer: a Hugging Face tokenizer. bos_ids stand before the first text.
-    max_length: rows are at most so many tokens; longer targets are cut (and lose their EOS), longer prompts an error.
+    max_target_length: longer targets are cut, and lose their EOS. max_positions: what the language model can read,
+    images included; a target is cut to fit, a prompt that does not fit is an error.
     """
 
     def __init__(
@@ -25,7 +26,8 @@ class Collator:
         bos_ids: Sequence[int],
         eos_id: int,
         pad_id: int,
-        max_length: int | None = None,
+        max_target_length: int | None = None,
+        max_positions: int | None = None,
     ) -> None:
         self.transform = transform
         self.tokenizer = tokenizer
@@ -33,7 +35,8 @@ class Collator:
         self.bos_ids = list(bos_ids)
         self.eos_id = eos_id
         self.pad_id = pad_id
-        self.max_length = max_length
+        self.max_target_length = max_target_length
+        self.max_positions = max_positions
 
     def __call__(self, rows: Sequence[Row], supervised: bool = True) -> Batch:
         """Rows to a Batch; supervised=False, for evaluation, leaves targets out and makes one row of those alike.
@@ -78,24 +81,30 @@ class Collator:
                 last_text = ""
         if bos:
             prompt_ids += bos
-        target_ids = [*self._continuation(last_text, row.target), self.eos_id]
-        if self.max_length is not None:
-            if len(prompt_ids) >= self.max_length:
+        target_ids = [*continuation_ids(self.tokenizer, last_text, row.target), self.eos_id]
+        target_ids = target_ids[: self.max_target_length]
+        if self.max_positions is not None:
+            if len(prompt_ids) >= self.max_positions:
                 raise ValueError(
-                    f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images and max_length is "
-                    f"{self.max_length}; raise module.max_length or shorten the prompt"
+                    f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images, and the language "
+                    f"model reads {self.max_positions}; set mapper.prefix_length or the prompt shorter"
                 )
-            target_ids = target_ids[: self.max_length - len(prompt_ids)]
+            target_ids = target_ids[: self.max_positions - len(prompt_ids)]
         return prompt_ids, target_ids
 
     def _ids(self, text: str) -> list[int]:
-        # Text that spells a special token ("<|endoftext|>" in a web caption) stays text.
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return token_ids(self.tokenizer, text)
 
-    def _continuation(self, text: str, target: str) -> list[int]:
-        """The ids of the target as it goes on from the text: SentencePiece puts a space before a text of its own."""
-        before, both = self._ids(text), self._ids(text + target)
-        return both[len(before) :] if both[: len(before)] == before else self._ids(target)
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text; one that spells a special token ("<|endoftext|>" in a web caption) stays text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+
+def continuation_ids(tokenizer: Any, text: str, target: str) -> list[int]:
+    """The ids of the target as it goes on from the text: SentencePiece puts a space before a text of its own."""
+    before, both = token_ids(tokenizer, text), token_ids(tokenizer, text + target)
+    return both[len(before) :] if both[: len(before)] == before else token_ids(tokenizer, target)
 
 
 def _alike(rows: Sequence[Row]) -> dict[tuple[str | int, ...], list[Row]]:

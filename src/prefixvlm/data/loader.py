@@ -69,7 +69,8 @@ class ShardLoader(_Loader):
     """For training: shuffled across and within shards, as many batches on every rank, resumable at any batch.
 
     shuffle_buffer: how far, in samples, a sample may move within the walk over the shuffled shards; a loader holds at
-        most as many undecoded samples. From the number of all samples on, the order is fully random.
+        most as many undecoded samples. From the number of all samples on, the order is fully random; 1 is the shards'
+        own order, the same batches in every epoch.
     The state is rank 0's and serves every rank. The last samples of an epoch that fill no batch on every rank are
     left out of it; they are others in the next one.
     """
@@ -97,13 +98,16 @@ class ShardLoader(_Loader):
             self.epoch, self.batches = self.epoch + 1, 0
         self._begun = True
         walk, order = self._order()
+        epoch = 0 if self.shuffle_buffer == 1 else self.epoch  # in order: the same batches again
         mine = range(self.batches * self.world + self.rank, len(self) * self.world, self.world)
         batches = [order[batch * self.batch_size :][: self.batch_size] for batch in mine]
-        for result in self._read(walk, batches, [f"{self.seed}-{self.epoch}-{batch}" for batch in mine]):
+        for result in self._read(walk, batches, [f"{self.seed}-{epoch}-{batch}" for batch in mine]):
             self.batches += 1
             yield result
 
     def _order(self) -> tuple[Walk, Numbers]:
+        if self.shuffle_buffer == 1:
+            return self.shards, np.arange(self.num_samples)
         rng = np.random.default_rng([self.seed, self.epoch])
         walk = [self.shards[number] for number in rng.permutation(len(self.shards))]
         if self.shuffle_buffer >= self.num_samples:

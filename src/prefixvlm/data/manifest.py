@@ -92,7 +92,7 @@ def resolve_shards(shards: str, split: str) -> list[Path]:
     """The shards of a split: of a folder with a manifest, of a folder with SPLIT-*.tar, or of a pattern with {split}.
 
     A pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar" may hold braces and wildcards.
-    Raises ValueError if there are none, or if one that is named is missing.
+    Raises ValueError if there are none, or if one that is named is missing or has another size than in the manifest.
     """
     folder = Path(shards)
     if folder.is_dir():
@@ -100,8 +100,14 @@ def resolve_shards(shards: str, split: str) -> list[Path]:
         if manifest is not None and not (split in manifest.splits and manifest.num_samples(split)):
             raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {HOW_TO_MAKE}")
         if manifest is not None:
-            patterns = [str(folder / shard.name) for shard in manifest.splits[split].shards]
-            return _existing(patterns, split)
+            found = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split)
+            for path, shard in zip(found, manifest.splits[split].shards, strict=True):
+                if path.stat().st_size != shard.bytes:
+                    raise ValueError(
+                        f"shard {path} has {path.stat().st_size} bytes and its manifest says {shard.bytes}; "
+                        "it is damaged, or was cut short: make or copy it again"
+                    )
+            return found
         return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split)
     if "{split}" not in shards:  # the same files as train, val and test would go unnoticed
         reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"

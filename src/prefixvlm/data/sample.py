@@ -102,6 +102,8 @@ def _question(content: object) -> Question:
     if not isinstance(content, dict) or not content.keys() >= {"id", "question", "answers"}:
         raise ValueError(f"a question is {content!r:.80}; it must be an object with id, question and answers")
     id_, question = _strings([content["id"], content["question"]], "id and question")
+    if not content["answers"]:
+        raise ValueError(f"question {id_!r} has no answers; it must have at least one")
     return Question(id_, question, _strings(content["answers"], "answers"))
 
 

@@ -12,7 +12,9 @@ from transformers.cache_utils import Cache
 
 def fast_dtype() -> torch.dtype:
     """bfloat16 where the machine multiplies it fast (a GPU, a CPU with AVX512-BF16 or AMX), float32 elsewhere."""
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if torch.backends.mps.is_available():
         return torch.bfloat16
     # The public torch.cpu.get_capabilities is not there yet in torch 2.11.
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

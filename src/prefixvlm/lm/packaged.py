@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from prefixvlm.errors import one_sentence
 from prefixvlm.lm.causal import CausalLM
 
 
@@ -49,5 +51,11 @@ def convert_gguf(package: str, file: str, folder: Path) -> None:
         AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(temporary)
         if not (folder / "config.json").exists():  # another process may have been faster
             temporary.replace(folder)
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(f"{folder} cannot be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    one_sentence(smollm2)()

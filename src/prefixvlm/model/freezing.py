@@ -28,13 +28,14 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Tell one set of frozen weights from another: a hash over names, shapes and evenly spaced values of each tensor.
+    """Tell frozen weights and buffers from others: a hash over names, shapes and evenly spaced values of each tensor.
 
     Values are rounded to bfloat16 first, so that a model has one fingerprint in whichever precision it is loaded.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.named_parameters()):
-        if not tensor.requires_grad:
+    trained = trained_state(module)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in trained:
             flat = tensor.detach().flatten()
             values = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to("cpu", torch.bfloat16)
             digest.update(f"{name}{tuple(tensor.shape)}".encode())

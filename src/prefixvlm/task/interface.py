@@ -1,5 +1,6 @@
 """What a task is: samples in, rows of text for the model out; predictions in, scores out."""
 
+import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "beam": decoding.beam,
     "nucleus": decoding.nucleus,
 }
+
+MAX_ROWS = 512  # that are read and generated at once: what they remember must fit
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,15 @@ class Task:
 
     def __init__(self, decoding: dict[str, Any] | None = None) -> None:
         self.decoding = {"method": "greedy", "max_new_tokens": 32, **(decoding or {})}
-        if self.decoding["method"] not in METHODS:
+        method = self.decoding["method"]
+        if method not in METHODS:
+            raise ValueError(f"task.{self.name}.decoding.method is {method!r}; accepted are {', '.join(METHODS)}")
+        # A task has one text a row, so no num_samples.
+        accepted = {*inspect.signature(METHODS[method]).parameters} - {"model", "batch", "num_samples"}
+        if unknown := self.decoding.keys() - accepted - {"method"}:
             raise ValueError(
-                f"task.{self.name}.decoding.method is {self.decoding['method']!r}; accepted are {', '.join(METHODS)}"
+                f"task.{self.name}.decoding.{min(unknown)} is not an option of {method} decoding; "
+                f"accepted are {', '.join(sorted(accepted))}"
             )
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
@@ -77,7 +86,8 @@ class Task:
         """One Prediction for each of the prompt_rows that the batch was collated from."""
         return [
             Prediction(self.name, row.key, row.id, row.text, text, row.references, self.correct(text, row.references))
-            for rows, text in zip(batch.rows, self.generate(model, batch), strict=True)
+            for part in batch.split(MAX_ROWS)
+            for rows, text in zip(part.rows, self.generate(model, part), strict=True)
             for row in rows
         ]
 

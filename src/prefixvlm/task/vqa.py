@@ -4,12 +4,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from prefixvlm.batch import Batch, Row
+from prefixvlm.data.collate import continuation_ids
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.metrics.vqa_accuracy import EXACT_MATCH, vqa_accuracy
 from prefixvlm.model.decoding import score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.interface import Prediction, Task
+from prefixvlm.task.interface import MAX_ROWS, Prediction, Task
 
 
 class Vqa(Task):
@@ -72,9 +75,10 @@ class Vqa(Task):
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         if self.answers is None:
             return super().generate(model, batch)
-        tokenizer = model.lm.tokenizer
-        ids = [tokenizer(" " + answer, add_special_tokens=False).input_ids for answer in self.answers]
-        best = score_answers(model, batch, ids, self.normalize_length).argmax(1)
+        end = self.prompt.split("{question}", 1)[1]
+        ids = [continuation_ids(model.lm.tokenizer, end, " " + answer) for answer in self.answers]
+        parts = batch.split(max(1, MAX_ROWS // len(ids)))
+        best = torch.cat([score_answers(model, part, ids, self.normalize_length).argmax(1) for part in parts])
         return [self.answers[i] for i in best.tolist()]
 
     def _row(self, sample: Sample, question: Question, target: str = "") -> Row:

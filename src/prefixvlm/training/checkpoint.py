@@ -2,13 +2,13 @@
 
 import io
 import os
-import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 
 KEY = "prefixvlm"  # what Lightning's checkpoint holds of ours: config, identity, version
 
@@ -32,13 +32,15 @@ class AtomicCheckpointIO(CheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        return load(path)
+        return _read(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
@@ -48,22 +50,20 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint without running code from it. Raises ValueError if it is not one of ours."""
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint, or a damaged one ({_first_line(error)})") from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
-        raise ValueError(f"{path} is not a checkpoint of prefixvlm: it holds no configuration; set ckpt to one")
+    checkpoint = _read(path)
+    if not isinstance(checkpoint, dict) or "identity" not in checkpoint.get(KEY, {}):
+        raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
     return checkpoint
 
 
-def check_tensors(trained: set[str], stored: set[str]) -> None:
-    """The trained tensors of the model and of the file must be the same by name."""
-    if trained != stored:
-        lacks, extra = sorted(trained - stored), sorted(stored - trained)
+def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """The trained tensors of the model and of the file must be the same by name and shape."""
+    ours, theirs = ({f"{name} {tuple(t.shape)}" for name, t in side.items()} for side in (trained, stored))
+    if ours != theirs:
         raise ValueError(
-            f"the checkpoint does not fit the model: it lacks {lacks[:3] or 'nothing'} and has "
-            f"{extra[:3] or 'nothing'} that the model does not train; use the configuration that it was trained with"
+            f"the checkpoint does not fit the model: it lacks {sorted(ours - theirs)[:3] or 'nothing'} and has "
+            f"{sorted(theirs - ours)[:3] or 'nothing'} that the model does not train; use the configuration that it "
+            "was trained with"
         )
 
 
@@ -77,5 +77,9 @@ def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
             )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:120]
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
+        reason = str(error).strip().split("\n")[0][:120]
+        raise ValueError(f"{path} is not a checkpoint, or a damaged one ({reason})") from error

@@ -20,8 +20,9 @@ def is_logged_in() -> bool:
 
 
 def wandb_logger(save_dir: str, project: str = "prefixvlm", name: str | None = None) -> WandbLogger:
-    """Online for those who are logged in, offline for all others, unless WANDB_MODE says otherwise."""
-    offline = os.environ.get("WANDB_MODE", "online" if is_logged_in() else "offline") != "online"
+    """Online for those who are logged in, offline for all others; WANDB_MODE may say offline or disabled."""
+    mode = os.environ.get("WANDB_MODE")
+    offline = mode == "offline" or (mode != "disabled" and not is_logged_in())
     os.makedirs(save_dir, exist_ok=True)
     if offline:
         print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")

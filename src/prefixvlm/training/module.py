@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -24,7 +25,7 @@ from prefixvlm.training.optim import Optim
 class PrefixModule(LightningModule):
     """Trains the mapper (and the encoder, where that is trained) through a frozen language model.
 
-    max_length: rows of training text longer than this are cut. config: plain data that the checkpoint carries.
+    max_target_length: tokens of a caption or an answer; longer ones are cut. config: plain data for the checkpoint.
     reports, after a test: what each task's `report` says; predictions: what it was computed from.
     """
 
@@ -35,18 +36,23 @@ class PrefixModule(LightningModule):
         lm: CausalLM,
         task: Mapping[str, Task],
         optim: Optim,
-        max_length: int | None = 128,
+        max_target_length: int | None = 128,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen tensors are not in the file; on_load_checkpoint checks the others
         self.model = PrefixLM(encoder, mapper, lm)
         self.tasks = dict(task)
         self.optim = optim
-        limits = [limit for limit in (max_length, lm.max_positions) if limit is not None]
         collate = Collator(
-            encoder.transform, lm.tokenizer, mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
-            max_length=min(limits, default=None),
-        )  # fmt: skip
+            encoder.transform,
+            lm.tokenizer,
+            mapper.prefix_length,
+            lm.bos_ids,
+            lm.eos_id,
+            lm.pad_id,
+            max_target_length=max_target_length,
+            max_positions=lm.max_positions,
+        )
         self.train_collate = TrainingRows(self.tasks, collate)
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
         self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
@@ -82,25 +88,30 @@ class PrefixModule(LightningModule):
         self.predictions[name] += self.tasks[name].predict(self.model, batch)
 
     def on_test_epoch_end(self) -> None:
-        for name, task in self.tasks.items():
-            self.predictions[name] = gather_by_id(self.predictions[name])
+        loaders = self.trainer.test_dataloaders or []
+        for (name, task), loader in zip(self.tasks.items(), loaders, strict=True):
+            self.predictions[name] = gather_by_id(self.predictions[name], num_keys=loader.num_samples)
             self.reports[name] = task.report(self.predictions[name])
             for score, value in self.reports[name]["scores"].items():
                 self.log(f"test/{name}_{score}", value)
 
     def identity(self) -> dict[str, str]:
-        """Which frozen encoder and language model these are."""
-        return {"encoder": fingerprint(self.model.encoder), "lm": fingerprint(self.model.lm)}
+        """Which frozen encoder and language model these are, and which of the encoder's features are read."""
+        options = self.config.get("encoder") or {}
+        chosen = ", ".join(f"{key}={options[key]}" for key in ("features", "layer", "normalize") if key in options)
+        encoder = f"{fingerprint(self.model.encoder)} ({chosen})" if chosen else fingerprint(self.model.encoder)
+        return {"encoder": encoder, "lm": fingerprint(self.model.lm)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self)
-        checkpoint[KEY] = {"config": self.config, "identity": self.identity()}
+        checkpoint[KEY] = {"config": self.config, "identity": self.identity(), "rng": torch.get_rng_state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if KEY not in checkpoint:
             raise ValueError("the checkpoint holds no prefixvlm configuration")
         check_identity(self.identity(), checkpoint[KEY]["identity"])
-        check_tensors(set(trained_state(self)), set(checkpoint["state_dict"]))
+        check_tensors(trained_state(self), checkpoint["state_dict"])
+        torch.set_rng_state(checkpoint[KEY]["rng"])  # dropout goes on where it was
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
         """Take the trained tensors of a loaded checkpoint, after every check."""

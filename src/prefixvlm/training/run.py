@@ -1,5 +1,6 @@
 """What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from prefixvlm.model.freezing import count_parameters
 
@@ -91,6 +93,10 @@ def finished_loggers(trainer: Trainer) -> Iterator[None]:
     """Finish wandb's run on every way out, or the next job of a sweep would go on in it (wandb #1314)."""
     try:
         yield
+    except SIGTERMException:
+        sys.exit(143)  # Lightning would exit with 0, as if the run were complete
+    except MisconfigurationException as error:
+        raise ValueError(str(error).strip().splitlines()[0]) from error
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -1,0 +1,154 @@
+"""What every task shares: options of decoding, one Prediction a row, slices of a batch, the report."""
+
+import pytest
+import torch
+from PIL import Image
+
+from prefixvlm.batch import IMAGE_ID, Row
+from prefixvlm.data.sample import Question, Sample
+from prefixvlm.task import interface
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.interface import Prediction
+from prefixvlm.task.vqa import Vqa
+from tests.conftest import collator_of, tiny_model
+
+
+@pytest.mark.parametrize("task", [Captioning, Vqa])
+@pytest.mark.parametrize(
+    ("decoding", "words"),
+    [
+        ({"method": "beams"}, ["'beams'", "greedy", "beam", "nucleus"]),
+        ({"method": "beam", "num_beam": 3}, ["num_beam ", "num_beams"]),
+        ({"method": "greedy", "num_beams": 3}, ["num_beams", "max_new_tokens"]),
+        ({"method": "nucleus", "num_samples": 2}, ["num_samples", "top_p", "temperature", "seed"]),
+        ({"model": 1}, ["decoding.model ", "max_new_tokens"]),
+    ],
+)
+def test_wrong_decoding_is_an_error_at_construction(task, decoding, words):
+    with pytest.raises(ValueError, match=rf"task\.{task.name}\.decoding") as caught:
+        task(decoding=decoding)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {"method": "beam", "num_beams": 2, "length_penalty": 0.5, "max_new_tokens": 3},
+        {"method": "nucleus", "top_p": 0.5, "temperature": 2.0, "seed": 3, "max_new_tokens": 3},
+        {},
+    ],
+)
+def test_right_decoding_reaches_the_decoder(images, decoding):
+    model = tiny_model("gpt2")
+    task = Captioning(decoding=decoding)
+    batch = collator_of(model)([row for i in images for row in task.prompt_rows(Sample("k", i, ("c",)))], False)
+    keywords = {**task.decoding}
+    ids = interface.METHODS[keywords.pop("method")](model, batch, **keywords)
+    expected = [text.strip() for text in model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    assert [p.prediction for p in task.predict(model, batch)] == expected
+    assert max(map(len, ids)) <= decoding.get("max_new_tokens", 32)
+
+
+def questions(key, *texts):
+    return tuple(Question(f"{key}-{i}", text, (key,)) for i, text in enumerate(texts))
+
+
+def test_blind_rows_that_read_alike_each_have_their_prediction():
+    model, black = tiny_model("gpt2"), Image.new("RGB", (8, 8))
+    task = Vqa(decoding={"max_new_tokens": 4})
+    samples = [
+        Sample("a", black, (), questions("a", "what colour?", "how many?")),
+        Sample("b", black, (), questions("b", "how many?")),
+        Sample("c", black, (), questions("c", "what colour?", "how many?", "is it?")),
+    ]
+    rows = [row for sample in samples for row in task.prompt_rows(sample)]
+    collate = collator_of(model)
+    batch = collate(rows, supervised=False)
+    assert len(batch.input_ids) == 3
+    together = sorted(task.predict(model, batch), key=lambda p: p.id)
+    alone = [p for row in rows for p in task.predict(model, collate([row], supervised=False))]
+    assert together == alone
+    assert [(p.key, p.id, p.references) for p in together] == [
+        ("a", "a-0", ("a",)), ("a", "a-1", ("a",)), ("b", "b-0", ("b",)),
+        ("c", "c-0", ("c",)), ("c", "c-1", ("c",)), ("c", "c-2", ("c",)),
+    ]  # fmt: skip
+
+
+def mixed_rows(images):
+    """Rows of different widths, with no image, one, and two, shared and not."""
+    return [
+        Row((images[0], "ab"), "x", "0", "0"),
+        Row((images[1], "a longer text than the others have"), "x", "1", "1"),
+        Row((images[0], "c"), "x", "2", "2"),
+        Row((images[3], "and", images[1], "d"), "x", "3", "3"),
+        Row(("text",), "x", "4", "4"),
+        Row((images[1], "e"), "x", "5", "5"),
+        Row((images[2], "f"), "x", "6", "6"),
+    ]
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 7, 100])
+def test_split_gives_contiguous_chunks_with_their_images_only(images, max_rows, supervised):
+    rows, collate = mixed_rows(images), collator_of(tiny_model("gpt2"))
+    batch = collate(rows, supervised)
+    parts = list(batch.split(max_rows))
+    assert [len(part.input_ids) for part in parts[:-1]] == [max_rows] * (len(parts) - 1)
+    assert 0 < len(parts[-1].input_ids) <= max_rows
+    first = 0
+    for part in parts:
+        chunk = rows[first : first + len(part.input_ids)]
+        first += len(chunk)
+        if not any(isinstance(piece, Image.Image) for row in chunk for piece in row.prompt):
+            assert len(part.pixel_values) == len(part.image_index) == 0
+            continue
+        expected = collate(chunk, supervised)
+        for name in ("input_ids", "attention_mask", "labels"):
+            torch.testing.assert_close(getattr(part, name), getattr(expected, name), msg=name)
+        # The order of the images is free, but not which one fills which place.
+        assert part.pixel_values.shape == expected.pixel_values.shape
+        torch.testing.assert_close(
+            part.pixel_values[part.image_index], expected.pixel_values[expected.image_index], rtol=0, atol=0
+        )
+        assert (part.input_ids == IMAGE_ID).sum() == 3 * len(part.image_index)
+        assert part.rows == expected.rows
+    assert first == len(rows)
+
+
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_large_batches_are_predicted_in_slices_with_the_same_result(model, images, monkeypatch, method):
+    task = Vqa(decoding={"method": method, "max_new_tokens": 4})
+    samples = [Sample(f"k{i}", image, (), questions(f"k{i}", "what?", "how many of them are there?"[: 5 + 4 * i]))
+               for i, image in enumerate(images)]  # fmt: skip
+    batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
+    whole = task.predict(model, batch)
+    prefixes = []
+    model.mapper.register_forward_hook(lambda _, args, out: prefixes.append(len(out)))
+    monkeypatch.setattr(interface, "MAX_ROWS", 4)
+    assert task.predict(model, batch) == whole
+    assert [p.id for p in whole] == [f"k{i}-{j}" for i in range(5) for j in range(2)]
+    assert prefixes == [2, 2, 1]
+
+
+def test_a_report_says_what_one_must_know_to_compare():
+    """Questions about one image fail together: the interval draws images, so it is as wide as theirs."""
+    task = Vqa()
+    predictions = [
+        Prediction("vqa", key, f"{key}-{i}", "Question: is it? Answer:", text, ("yes",), float(text == "yes"))
+        for key, text in (("a", "yes"), ("b", "no"))
+        for i in range(20)
+    ]
+    report = task.report(predictions)
+    assert report == {
+        "scores": {"accuracy": 50, "accuracy_is": 50},
+        "intervals": {"accuracy": [0, 100]},
+        "num_items": 40,
+        "num_images": 2,
+        "decoding": {"method": "greedy", "max_new_tokens": 8},
+        "variant": "exact_match_normalised",
+    }
+    caption = Captioning().report([Prediction("captioning", "a", "a", "", "a cat", ("a cat",), 1.0)])
+    assert caption["intervals"] == {"exact_match": [100, 100]}
+    assert caption["decoding"]["max_new_tokens"] == 32
+    assert "exact_match_lowercase" in caption["variant"]

@@ -1,0 +1,292 @@
+"""The steps of PrefixModule through a real Trainer on real shards; what its checkpoints hold and refuse."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.writer import write_shards
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.vqa import Vqa
+from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, load
+from prefixvlm.training.guards import FrozenGuard
+from prefixvlm.training.module import PrefixModule
+from prefixvlm.training.optim import Optim
+from tests.conftest import MeanEncoder, TinyMapper, tiny_lm
+from tests.data.conftest import png
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning"),  # Lightning with torch 2.15
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),  # the frozen parts: that is the point
+]
+NUM = {"train": 4, "val": 7, "test": 5}
+
+
+def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2"):
+    torch.manual_seed(seed)
+    lm = tiny_lm(family, lm_seed)
+    torch.manual_seed(seed)
+    mapper = TinyMapper(lm.width)
+    torch.manual_seed(7)
+    encoder = encoder or MeanEncoder()
+    if tasks is None:
+        tasks = {"captioning": Captioning(decoding={"max_new_tokens": 3}), "vqa": Vqa(decoding={"max_new_tokens": 3})}
+    return PrefixModule(encoder, mapper, lm, tasks, Optim(torch.optim.AdamW, lr=1e-2))
+
+
+def raw(split):
+    for i in range(NUM[split]):
+        key = f"{split}-{i:03d}"
+        # Captions of very unequal lengths: the last batch of validation is small and its captions are long.
+        content = {
+            "captions": ["x" * (1 + 8 * i)],
+            "questions": [{"id": f"{key}-{j}", "question": f"is it {j}?", "answers": [str(i)]} for j in range(2)],
+        }
+        yield key, {"png": png(40 * i), "json": json.dumps(content).encode()}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    write_shards({split: raw(split) for split in NUM}, folder, "a test", "none", samples_per_shard=3)
+    return str(folder)
+
+
+def data_of(module, shards, kind=ShardDataModule, **keywords):
+    data = kind(shards, **{"batch_size": 3, **keywords})
+    data.train_collate, data.val_collate = module.train_collate, module.val_collate
+    data.test_collates = module.test_collates
+    return data
+
+
+def trainer_of(*callbacks, **keywords):
+    return Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=list(callbacks),
+        **keywords,
+    )  # fmt: skip
+
+
+def test_val_loss_is_the_mean_over_all_tokens_of_uneven_batches(shards):
+    module = module_of(tasks={"captioning": Captioning()})
+    data = data_of(module, shards)
+    trainer = trainer_of()
+    trainer.validate(module, data, verbose=False)
+    with torch.no_grad():
+        losses = [module.model(batch) for batch in data.val_dataloader()]
+    assert [len(batch) > 0 for batch in losses] == [True] * 3
+    expected = torch.cat(losses).mean()
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+    mean_of_means = torch.stack([batch.mean() for batch in losses]).mean()
+    assert abs(mean_of_means - expected) > 1e-3 * expected  # what this test tells apart
+
+
+def test_val_loss_begins_anew_at_each_validation(shards):
+    module = module_of()
+    data = data_of(module, shards)
+    trainer = trainer_of()
+    values = []
+    for scale in (1.0, 3.0, 1.0):
+        with torch.no_grad():
+            module.model.mapper.linear.weight.mul_(scale)
+        trainer.validate(module, data, verbose=False)
+        values.append(trainer.callback_metrics["val/loss"].item())
+        with torch.no_grad():
+            module.model.mapper.linear.weight.div_(scale)
+    assert values[0] == pytest.approx(values[2], rel=1e-5)
+    assert values[1] != pytest.approx(values[0], rel=1e-3)
+
+
+def test_a_test_scores_each_task_over_all_its_items(shards):
+    module = module_of()
+    trainer = trainer_of()
+    trainer.test(module, data_of(module, shards), verbose=False)
+    keys = [f"test-{i:03d}" for i in range(NUM["test"])]
+    assert [p.key for p in module.predictions["captioning"]] == keys
+    assert [p.id for p in module.predictions["vqa"]] == [f"{key}-{j}" for key in keys for j in range(2)]
+    assert module.reports["vqa"]["num_items"] == 10
+    for name, report in module.reports.items():
+        for score, value in report["scores"].items():
+            assert trainer.callback_metrics[f"test/{name}_{score}"].item() == pytest.approx(value)
+    predictions, reports = module.predictions, module.reports
+    trainer.test(module, data_of(module, shards, eval_batch_size=2), verbose=False)
+    assert (module.predictions, module.reports) == (predictions, reports)  # not twice as many
+
+
+class Losing(ShardDataModule):
+    """Its second loader forgets its last batch."""
+
+    def test_dataloader(self):
+        loaders = super().test_dataloader()
+        loaders[1]._starts = loaders[1]._starts[:-1]
+        return loaders
+
+
+def test_a_lost_test_sample_is_an_error(shards):
+    module = module_of()
+    with pytest.raises(ValueError, match=r"\b3 images were predicted.*\b5\b"):
+        trainer_of().test(module, data_of(module, shards, Losing), verbose=False)
+
+
+class Change(Callback):
+    def __init__(self, find):
+        self.find = find
+
+    def on_train_batch_end(self, trainer, module, *args):
+        with torch.no_grad():
+            self.find(module.model).view(-1)[0] += 1
+
+
+class NormEncoder(MeanEncoder):
+    """With BatchNorm in it, of which no parameter is trained."""
+
+    def __init__(self, affine=True):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=affine).requires_grad_(False)
+
+    def forward(self, pixel_values):
+        return super().forward(self.norm(pixel_values))
+
+
+def fit(module, shards, *callbacks):
+    trainer_of(*callbacks, max_steps=1, limit_val_batches=0).fit(module, data_of(module, shards))
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        lambda model: model.lm.model.transformer.h[1].mlp.c_fc.weight,
+        lambda model: model.lm.model.transformer.ln_f.bias,
+        lambda model: model.encoder.linear.weight,
+    ],
+)
+def test_the_guard_sees_a_frozen_weight_change(shards, find):
+    with pytest.raises(RuntimeError, match="frozen weights changed"):
+        fit(module_of(), shards, FrozenGuard(), Change(find))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_guard_sees_the_statistics_of_a_frozen_encoder_change(shards, affine):
+    module = module_of(encoder=NormEncoder(affine))
+    module.model.encoder.train()
+    with pytest.raises(RuntimeError, match="frozen weights changed"):
+        fit(module, shards, FrozenGuard())
+
+
+def test_the_guard_lets_the_mapper_train(shards):
+    module = module_of(encoder=NormEncoder().eval())
+    before = module.model.mapper.linear.weight.clone()
+    frozen = {name: value.clone() for name, value in module.model.lm.state_dict().items()}
+    fit(module, shards, FrozenGuard())
+    assert not torch.equal(module.model.mapper.linear.weight, before)
+    assert all(torch.equal(value, frozen[name]) for name, value in module.model.lm.state_dict().items())
+
+
+def test_training_lowers_the_loss(shards):
+    module = module_of(tasks={"captioning": Captioning()})
+    data, trainer = data_of(module, shards), trainer_of()
+    trainer.validate(module, data, verbose=False)
+    before = trainer.callback_metrics["val/loss"].item()
+    trainer_of(max_steps=15, limit_val_batches=0).fit(module, data)
+    trainer.validate(module, data, verbose=False)
+    assert trainer.callback_metrics["val/loss"].item() < 0.8 * before
+
+
+def saved(module):
+    checkpoint = {"state_dict": dict(module.state_dict())}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_a_checkpoint_holds_the_trained_tensors_alone_and_brings_them_back(tmp_path):
+    module, other = module_of(seed=1), module_of(seed=2)
+    module.config = {"seed": 1}
+    AtomicCheckpointIO().save_checkpoint(saved(module), tmp_path / "x.ckpt")
+    checkpoint = load(tmp_path / "x.ckpt")
+    assert set(checkpoint["state_dict"]) == {"model.mapper.linear.weight", "model.mapper.linear.bias"}
+    assert checkpoint[KEY]["config"] == {"seed": 1}
+    assert not torch.equal(other.model.mapper.linear.weight, module.model.mapper.linear.weight)
+    other.load_trained(checkpoint)
+    assert torch.equal(other.model.mapper.linear.weight, module.model.mapper.linear.weight)
+    assert torch.equal(other.model.mapper.linear.bias, module.model.mapper.linear.bias)
+
+
+def test_a_trained_encoder_is_in_the_checkpoint_and_not_in_the_identity():
+    encoder = NormEncoder()
+    encoder.requires_grad_(True)
+    module = module_of(encoder=encoder)
+    names = set(saved(module)["state_dict"])
+    assert {"model.encoder.linear.weight", "model.encoder.norm.running_mean"} <= names
+    before = module.identity()
+    with torch.no_grad():
+        encoder.linear.weight.add_(1)
+        encoder.norm.running_mean.add_(1)
+    assert module.identity() == before
+
+
+def test_random_numbers_go_on_where_they_were():
+    module = module_of()
+    checkpoint = saved(module)
+    expected = torch.rand(3)
+    torch.manual_seed(99)
+    module.on_load_checkpoint(checkpoint)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def renamed(state):
+    state["model.mapper.other.bias"] = state.pop("model.mapper.linear.bias")
+
+
+def reshaped(state):
+    state["model.mapper.linear.bias"] = torch.zeros(5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (renamed, ["model.mapper.linear.bias", "model.mapper.other.bias"]),
+        (reshaped, ["model.mapper.linear.bias (96,)", "model.mapper.linear.bias (5,)"]),
+    ],
+)
+def test_other_trained_tensors_are_refused_and_nothing_is_loaded(change, words):
+    checkpoint, module = saved(module_of(seed=1)), module_of(seed=2)
+    change(checkpoint["state_dict"])
+    before = module.model.mapper.linear.weight.clone()
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        module.load_trained(checkpoint)
+    assert all(word in str(caught.value) for word in words)
+    assert torch.equal(module.model.mapper.linear.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("lm", {"lm_seed": 1}),
+        ("lm", {"family": "opt"}),
+        ("encoder", {"encoder": NormEncoder()}),
+    ],
+)
+def test_another_frozen_part_is_refused_with_both_fingerprints(part, other):
+    module, other = module_of(), module_of(**other)
+    assert module.identity()[part] != other.identity()[part]
+    with pytest.raises(ValueError, match=f"trained with {part} ") as caught:
+        other.load_trained(saved(module))
+    assert module.identity()[part] in str(caught.value)
+    assert other.identity()[part] in str(caught.value)
+
+
+def test_other_features_of_the_same_encoder_are_refused():
+    module, other = module_of(), module_of()
+    module.config = {"encoder": {"features": "patch", "layer": None}}
+    other.config = {"encoder": {"features": "patch", "layer": -2}}
+    with pytest.raises(ValueError, match=r"trained with encoder .*layer=None.*layer=-2"):
+        other.load_trained(saved(module))
+
+
+def test_another_programs_checkpoint_is_refused():
+    with pytest.raises(ValueError, match="prefixvlm"):
+        module_of().load_trained({"state_dict": {}})
