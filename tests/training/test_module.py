@@ -41,9 +41,9 @@ def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2"):
 def raw(split):
     for i in range(NUM[split]):
         key = f"{split}-{i:03d}"
-        # Captions of very unequal lengths: the last batch of validation is small and its captions are long.
+        # Unequal lengths and unequal letters: the small last batch has more tokens, and others, than the first.
         content = {
-            "captions": ["x" * (1 + 8 * i)],
+            "captions": ["abcdefg"[i] * (1 + 8 * i)],
             "questions": [{"id": f"{key}-{j}", "question": f"is it {j}?", "answers": [str(i)]} for j in range(2)],
         }
         yield key, {"png": png(40 * i), "json": json.dumps(content).encode()}
@@ -78,7 +78,7 @@ def test_val_loss_is_the_mean_over_all_tokens_of_uneven_batches(shards):
     trainer.validate(module, data, verbose=False)
     with torch.no_grad():
         losses = [module.model(batch) for batch in data.val_dataloader()]
-    assert [len(batch) > 0 for batch in losses] == [True] * 3
+    assert len(losses) == 3
     expected = torch.cat(losses).mean()
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     mean_of_means = torch.stack([batch.mean() for batch in losses]).mean()
@@ -191,9 +191,9 @@ def test_training_lowers_the_loss(shards):
     data, trainer = data_of(module, shards), trainer_of()
     trainer.validate(module, data, verbose=False)
     before = trainer.callback_metrics["val/loss"].item()
-    trainer_of(max_steps=15, limit_val_batches=0).fit(module, data)
+    trainer_of(max_steps=40, limit_val_batches=0).fit(module, data)
     trainer.validate(module, data, verbose=False)
-    assert trainer.callback_metrics["val/loss"].item() < 0.8 * before
+    assert trainer.callback_metrics["val/loss"].item() < 0.9 * before
 
 
 def saved(module):

@@ -51,7 +51,8 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
     checkpoint = _read(path)
-    if not isinstance(checkpoint, dict) or "identity" not in checkpoint.get(KEY, {}):
+    ours = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or not ours.keys() >= {"config", "identity"}:
         raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
     return checkpoint
 

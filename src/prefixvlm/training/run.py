@@ -95,6 +95,11 @@ def finished_loggers(trainer: Trainer) -> Iterator[None]:
         yield
     except SIGTERMException:
         sys.exit(143)  # Lightning would exit with 0, as if the run were complete
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise
+        print("\nInterrupted. The same command with this run's hydra.run.dir goes on.", file=sys.stderr)
+        sys.exit(130)
     except MisconfigurationException as error:
         raise ValueError(str(error).strip().splitlines()[0]) from error
     finally:

@@ -1,0 +1,120 @@
+"""From a checkpoint and image files to texts, with a real small CLIP and GPT-2 rebuilt from local folders."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from prefixvlm.build import build_module
+from prefixvlm.data.sample import Question, Sample
+from prefixvlm.serve.predictor import Predictor
+from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from tests.test_end_to_end import tiny_clip, tiny_gpt2
+
+COLOURS = ("red", "green", "blue", "white")
+TASKS = {
+    "captioning": {
+        "_target_": "prefixvlm.task.captioning.Captioning", "prompt": "Caption:", "decoding": {"max_new_tokens": 5}
+    },
+    "vqa": {"_target_": "prefixvlm.task.vqa.Vqa", "decoding": {"max_new_tokens": 5}},
+}  # fmt: skip
+
+
+def write_checkpoint(folder, tasks=("captioning", "vqa")):
+    """A module of random weights and its checkpoint, folder/x.ckpt."""
+    torch.manual_seed(0)
+    cfg = {
+        "encoder": {
+            "_target_": "prefixvlm.encoder.openclip.OpenClipEncoder",
+            "model_name": f"local-dir:{tiny_clip(folder / 'clip')}",
+        },
+        "mapper": {"_target_": "prefixvlm.mapper.linear.LinearMapper", "prefix_length": 2},
+        "lm": {
+            "_target_": "prefixvlm.lm.causal.CausalLM.from_pretrained",
+            "name": str(tiny_gpt2(folder / "gpt2")),
+            "dtype": "float32",
+        },
+        "task": {name: TASKS[name] for name in tasks},
+        "module": {"_target_": "prefixvlm.training.module.PrefixModule"},
+        "optim": {
+            "_target_": "prefixvlm.training.optim.Optim",
+            "optimizer": {"_target_": "torch.optim.AdamW", "_partial_": True},
+            "lr": 0.001,
+        },
+    }
+    module = build_module(OmegaConf.create(cfg)).eval()
+    with torch.no_grad():
+        for parameter in module.model.mapper.parameters():
+            parameter.normal_()  # nothing that a new mapper would have, and so large that each image counts
+    checkpoint = {"state_dict": {}}
+    module.on_save_checkpoint(checkpoint)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, folder / "x.ckpt")
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the module, its checkpoint, image files)"""
+    folder = tmp_path_factory.mktemp("predictor")
+    module = write_checkpoint(folder)
+    for colour in COLOURS:
+        image = Image.new("RGB", (70, 50), colour)
+        image.paste((9, 99, 199), (0, 0, 20, 50))
+        image.save(folder / f"{colour}.png")
+    return module, folder / "x.ckpt", [folder / f"{colour}.png" for colour in COLOURS]
+
+
+@pytest.fixture(scope="module")
+def predictor(made):
+    return Predictor(made[1])
+
+
+def alone(module, task, path, question="is it?"):
+    sample = Sample("k", Image.open(path).convert("RGB"), ("",), (Question("q", question, ("",)),))
+    collate = module.test_collates[task].collate
+    batch = collate(module.tasks[task].prompt_rows(sample), False)
+    return module.tasks[task].predict(module.model, batch)[0].prediction
+
+
+def test_captions_are_those_of_the_module_that_was_saved(made, predictor):
+    module, _, paths = made
+    captions = predictor(paths)
+    assert captions == [alone(module, "captioning", path) for path in paths]
+    assert len(set(captions)) > 1
+
+
+def test_each_image_has_its_text_in_order_also_where_one_comes_twice(made, predictor):
+    paths = made[2]
+    captions = dict(zip(paths, predictor(paths), strict=True))
+    order = [paths[3], paths[0], paths[3], paths[1]]
+    assert predictor(order) == [captions[path] for path in order]
+
+
+def test_a_question_is_answered_about_each_image(made, predictor):
+    module, _, paths = made
+    answers = predictor(paths, "what {colour} is it?")
+    assert answers == [alone(module, "vqa", path, "what {colour} is it?") for path in paths]
+    assert answers != predictor(paths)
+    assert answers != predictor(paths, "how many?")
+
+
+def test_a_file_that_is_no_image_is_an_error_that_names_it(made, predictor, tmp_path):
+    (tmp_path / "notes.png").write_text("these are notes")
+    with pytest.raises(ValueError, match=r"notes\.png.*image does not decode"):
+        predictor([made[2][0], tmp_path / "notes.png"])
+    with pytest.raises(OSError, match=r"absent\.png"):
+        predictor([tmp_path / "absent.png"])
+
+
+def test_a_checkpoint_of_one_task_says_that_it_has_not_the_other(tmp_path, made):
+    write_checkpoint(tmp_path, ["captioning"])
+    predictor = Predictor(tmp_path / "x.ckpt")
+    assert len(predictor(made[2])) == 4
+    with pytest.raises(ValueError, match=r"trained for captioning, not for vqa.*task=vqa"):
+        predictor(made[2], "what colour?")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "x.ckpt").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint"):
+        Predictor(tmp_path / "x.ckpt")

@@ -1,0 +1,224 @@
+"""Whatever goes wrong is one sentence: first the sentences themselves, then the programs as a user runs them."""
+
+import errno
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from prefixvlm import cli, config
+from prefixvlm.data.writer import write_shards
+from prefixvlm.errors import one_sentence, sentence
+from tests.data.conftest import png
+from tests.serve.test_predictor import write_checkpoint
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+
+def raised(function):
+    try:
+        function()
+    except (HydraException, OmegaConfBaseException) as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def composing(*overrides):
+    config.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return raised(lambda: compose("train", list(overrides)))
+
+
+def test_a_missing_value_is_named_with_how_to_set_it():
+    cfg = OmegaConf.create({"ckpt": "???", "data": {"shards": "???"}})
+    assert sentence(raised(lambda: cfg.ckpt)) == "ckpt has no value; set it as ckpt=VALUE"
+    assert "data.shards" in sentence(raised(lambda: cfg.data.shards))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("mapper.hiden_ratio=3", "there is no key mapper.hiden_ratio; did you mean mapper.hidden_ratio?"),
+        ("sede=3", "there is no key sede; did you mean seed?"),
+        ("mapper=lineer", "there is no mapper 'lineer'; did you mean mapper=linear?"),
+    ],
+)
+def test_an_unknown_key_or_choice_has_its_nearest(monkeypatch, override, expected):
+    monkeypatch.setattr(sys, "argv", ["train.py", "mapper=mlp", override])
+    error = composing("mapper=mlp", override) if not override.startswith("mapper=") else composing(override)
+    assert sentence(error, CONF) == expected
+    GlobalHydra.instance().clear()
+
+
+def test_an_unknown_key_without_a_folder_of_configurations_is_named():
+    assert sentence(composing("sede=3")) == "there is no key sede"
+    GlobalHydra.instance().clear()
+
+
+def test_a_wrong_value_names_its_key():
+    cfg = OmegaConf.structured(config.TrainConfig)
+    message = sentence(raised(lambda: cfg.merge_with({"seed": "abc"})))
+    assert "'abc'" in message
+    assert "seed" in message
+    assert "\n" not in message
+
+
+def test_an_os_error_is_its_reason_and_its_file():
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x/last.ckpt")
+    assert sentence(error) == "No space left on device: /x/last.ckpt"
+    assert sentence(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "No space left on device"
+    assert sentence(OSError("the hub\n  is away")) == "the hub"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("\n  first line \n second line\n", "first line"),
+        ("first\nfull_key: a.b\nobject_type=dict", "first (in a.b)"),
+        ("a.b is wrong\n    full_key: a.b", "a.b is wrong"),
+        ("", "ValueError"),
+    ],
+)
+def test_a_message_of_many_lines_is_its_first(message, expected):
+    assert sentence(ValueError(message)) == expected
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError("a\nb"), 2), (OSError("a"), 2), (KeyboardInterrupt(), 130)])
+def test_an_entry_point_ends_with_one_line_and_its_code(monkeypatch, capsys, error, code):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        one_sentence(fail)()
+    assert caught.value.code == code
+    assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(ZeroDivisionError):
+        one_sentence(lambda: 1 / 0)()
+
+
+def test_an_unknown_key_of_eval_is_one_sentence_and_exit_code_2(monkeypatch, capsys):
+    """In this process, to spare it the imports."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "eval.py"), "ckpt=x.ckpt", "batchsize=3"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
+    GlobalHydra.instance().clear()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: there is no key batchsize; did you mean batch_size?\n"
+
+
+def test_a_text_file_as_image_is_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path):
+    """In this process, to spare it the imports."""
+    write_checkpoint(tmp_path)
+    (tmp_path / "notes.txt").write_text("these are notes")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    arguments = ["predict", tmp_path / "notes.txt", "--ckpt", tmp_path / "x.ckpt"]
+    monkeypatch.setattr(sys, "argv", ["prefixvlm", *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line.lower()]
+    assert line.startswith(f"error: {tmp_path}/notes.txt: the image does not decode")
+
+
+def samples(split, count=6, questions=True):
+    for i in range(count):
+        question = {"id": f"{split}-{i}-0", "question": "is it?", "answers": ["yes"]}
+        content = {"captions": ["a b"], "questions": [question] if questions or i != 4 else []}
+        yield f"{split}-{i}", {"png": png(i), "json": json.dumps(content).encode()}
+
+
+def shards_of(folder, **keywords):
+    write_shards({split: samples(split, **keywords) for split in ("train", "val", "test")}, folder, "a test", "none")
+    (folder / "manifest.json").unlink()  # with it the damage would be found by the file's size
+    return folder
+
+
+def with_a_broken_image(folder):
+    shards_of(folder)
+    with tarfile.open(folder / "train-000000.tar", "w") as tar:
+        for key, members in samples("train"):
+            for extension, data in members.items():
+                data = data[: len(data) // 2] if (key, extension) == ("train-3", "png") else data
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return folder
+
+
+def cut_short(folder):
+    tar = shards_of(folder) / "train-000000.tar"
+    os.truncate(tar, 512 * 9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each of the commands does; they run two at a time, for most of each is imports."""
+    folder = tmp_path_factory.mktemp("errors")
+    write_checkpoint(folder)
+    parts = [
+        f"encoder.model_name=local-dir:{folder}/clip", "lm=gpt2", f"lm.name={folder}/gpt2", "lm.dtype=float32",
+        "mapper=linear", "trainer=cpu", "trainer.max_steps=5", "data.batch_size=2", "data.num_workers=0", "logger=csv",
+        "test=false",
+    ]  # fmt: skip
+
+    def train(name, shards, task):
+        return ["train.py", *parts, f"data.shards={shards}", f"task={task}", f"hydra.run.dir={folder}/{name}"]
+
+    commands = {
+        "no ckpt": ["eval.py"],
+        "truncated": train("truncated", cut_short(folder / "cut"), "captioning"),
+        "broken image": train("broken", with_a_broken_image(folder / "broken-shards"), "captioning"),
+        "no question": train("question", shards_of(folder / "questions", questions=False), "vqa"),
+    }
+
+    def run(arguments):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+            env={**os.environ, "HYDRA_FULL_ERROR": "0"},
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(commands, pool.map(run, commands.values()), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no ckpt", ["ckpt has no value; set it as ckpt=VALUE"]),
+        ("truncated", ["train-000000.tar", "cut short"]),
+        ("broken image", ["train-000000.tar", "sample train-3", "does not decode"]),
+        ("no question", ["'train-4'", "vqa"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(results, name, words):
+    result = results[name]
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "error:" in line.lower()]
+    for word in words:
+        assert word in line
+    assert result.stderr.rstrip().endswith(line)
