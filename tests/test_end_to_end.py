@@ -107,6 +107,8 @@ def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp
     assert result["tasks"]["vqa"]["num_items"] == sum(line["task"] == "vqa" for line in lines)
     assert {line["key"] for line in lines} == {f"test-{i:04d}" for i in range(SIZES["test"])}
     assert all(line["blind_prediction"] is not None for line in lines)
+    what = [line for line in lines if line["task"] == "vqa" and line["prompt"].startswith("Question: what")]
+    assert result["tasks"]["vqa"]["counts"]["accuracy_what"] == len(what)
     assert result["model"]["trained_parameters"] > 0
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "data:image/png" in page

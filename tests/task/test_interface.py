@@ -142,6 +142,7 @@ def test_a_report_says_what_one_must_know_to_compare():
     report = task.report(predictions)
     assert report == {
         "scores": {"accuracy": 50, "accuracy_is": 50},
+        "counts": {"accuracy_is": 40},
         "intervals": {"accuracy": [0, 100]},
         "num_items": 40,
         "num_images": 2,

@@ -30,9 +30,10 @@ def score_rows(result: dict[str, Any]) -> Iterator[ScoreRow]:
     """In the order of the result; a blind score or an interval that is not there is None."""
     for task, scored in result["tasks"].items():
         blind, intervals = scored.get("blind") or {}, scored.get("intervals") or {}
+        counts = scored.get("counts", {})
         for score, value in scored["scores"].items():
             interval = (intervals[score][0], intervals[score][1]) if intervals.get(score) else None
-            yield ScoreRow(task, score, value, blind.get(score), interval, scored["num_items"])
+            yield ScoreRow(task, score, value, blind.get(score), interval, counts.get(score, scored["num_items"]))
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:

@@ -76,6 +76,10 @@ class Task:
         """All scores over all predictions."""
         raise TypeError(f"{type(self).__name__} does not define scores")
 
+    def counts(self, predictions: Sequence[Prediction]) -> dict[str, int]:
+        """Over how many predictions a score is, where not over all."""
+        return {}
+
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         """The model's text for each of the S rows of the batch."""
         keywords = {name: value for name, value in self.decoding.items() if name != "method"}
@@ -99,6 +103,7 @@ class Task:
             # Questions about one image are right and wrong together, so images are drawn, not questions.
             "intervals": {self.main_score: list(bootstrap_interval([100 * p.correct for p in predictions], keys))},
             "num_items": len(predictions),
+            "counts": self.counts(predictions),
             "num_images": len(set(keys)),
             "decoding": self.decoding,
             "variant": self.variant,

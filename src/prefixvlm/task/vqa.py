@@ -58,14 +58,18 @@ class Vqa(Task):
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """Accuracy in percent, over all and by the first word of the question."""
-        kinds: dict[str, list[float]] = {}
+        groups = {"accuracy": list(predictions), **self._by_first_word(predictions)}
+        return {name: 100 * sum(p.correct for p in group) / len(group) for name, group in groups.items()}
+
+    def counts(self, predictions: Sequence[Prediction]) -> dict[str, int]:
+        return {name: len(group) for name, group in self._by_first_word(predictions).items()}
+
+    def _by_first_word(self, predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+        groups: dict[str, list[Prediction]] = {}
         for p in predictions:
             first_word = self.question_of(p.prompt).split(maxsplit=1)[0].lower()
-            kinds.setdefault(first_word, []).append(p.correct)
-        overall = 100 * sum(p.correct for p in predictions) / len(predictions)
-        return {"accuracy": overall} | {
-            f"accuracy_{kind}": 100 * sum(values) / len(values) for kind, values in sorted(kinds.items())
-        }
+            groups.setdefault(f"accuracy_{first_word}", []).append(p)
+        return dict(sorted(groups.items()))
 
     def question_of(self, prompt: str) -> str:
         """The question in a row's prompt."""
