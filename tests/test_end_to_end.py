@@ -127,6 +127,14 @@ def test_eval_takes_another_task_and_decoding(trained, tmp_path):
     assert {line["prediction"] for line in lines} <= {"yes", "no", "red"}
 
 
+@pytest.mark.parametrize("debug", ["one_batch", "overfit"])
+def test_debug_set_ups_run(parts, tmp_path, debug):
+    short = ["trainer.max_epochs=2"] if debug == "overfit" else ["data.eval_batch_size=2"]
+    out = run("train.py", *parts, f"debug={debug}", *short, f"hydra.run.dir={tmp_path}/run").stdout
+    assert "Run folder" in out
+    assert ("test vqa" in out) == (debug == "one_batch")
+
+
 def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
     folder, _ = trained
     checkpoint = load(folder / "checkpoints" / "best.ckpt")

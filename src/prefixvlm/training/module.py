@@ -88,9 +88,11 @@ class PrefixModule(LightningModule):
         self.predictions[name] += self.tasks[name].predict(self.model, batch)
 
     def on_test_epoch_end(self) -> None:
-        loaders = self.trainer.test_dataloaders or []
-        for (name, task), loader in zip(self.tasks.items(), loaders, strict=True):
-            self.predictions[name] = gather_by_id(self.predictions[name], num_keys=loader.num_samples)
+        loaders = zip(self.trainer.test_dataloaders or [], self.trainer.num_test_batches, strict=True)
+        for (name, task), (loader, num_batches) in zip(self.tasks.items(), loaders, strict=True):
+            whole = num_batches >= len(loader)  # not where the trainer was told to stop early
+            num_keys = loader.num_samples if whole else None
+            self.predictions[name] = gather_by_id(self.predictions[name], num_keys=num_keys)
             self.reports[name] = task.report(self.predictions[name])
             for score, value in self.reports[name]["scores"].items():
                 self.log(f"test/{name}_{score}", value)
@@ -107,13 +109,16 @@ class PrefixModule(LightningModule):
         checkpoint[KEY] = {"config": self.config, "identity": self.identity(), "rng": torch.get_rng_state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if KEY not in checkpoint:
-            raise ValueError("the checkpoint holds no prefixvlm configuration")
-        check_identity(self.identity(), checkpoint[KEY]["identity"])
-        check_tensors(trained_state(self), checkpoint["state_dict"])
+        self._check(checkpoint)
         torch.set_rng_state(checkpoint[KEY]["rng"])  # dropout goes on where it was
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
-        """Take the trained tensors of a loaded checkpoint, after every check."""
-        self.on_load_checkpoint(checkpoint)
+        """Take the trained tensors of a loaded checkpoint and nothing else, after every check."""
+        self._check(checkpoint)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
+
+    def _check(self, checkpoint: dict[str, Any]) -> None:
+        if "identity" not in checkpoint.get(KEY, {}):
+            raise ValueError("the checkpoint to resume from is not of a mapper that prefixvlm trained")
+        check_identity(self.identity(), checkpoint[KEY]["identity"])
+        check_tensors(trained_state(self), checkpoint["state_dict"])
