@@ -19,11 +19,10 @@ _PUNCTUATION = ".,;:!?\"'`()[]{}"
 
 @dataclass(frozen=True)
 class VqaAccuracy:
-    """All in percent. per_item: 0 or 100 for each answer. per_group: the mean over each group, if groups were given."""
+    """All in percent. per_item: 0 or 100 for each answer."""
 
     overall: float
     per_item: list[float]
-    per_group: dict[str, float]
     variant: str
 
 
@@ -36,23 +35,11 @@ def normalise_answer(text: str) -> str:
     return " ".join([word for word in words if word not in _ARTICLES] or words or text.lower().split())
 
 
-def vqa_accuracy(
-    predictions: Sequence[str], references: References, groups: Sequence[str] | None = None
-) -> VqaAccuracy:
-    """Exact match with any reference after `normalise_answer` on both sides. groups: a name for each question."""
+def vqa_accuracy(predictions: Sequence[str], references: References) -> VqaAccuracy:
+    """Exact match with any reference after `normalise_answer` on both sides."""
     check_lists(predictions, references)
     scores = [
         100.0 * (normalise_answer(prediction) in {normalise_answer(truth) for truth in truths})
         for prediction, truths in zip(predictions, references, strict=True)
     ]
-    if groups is not None and len(groups) != len(scores):
-        raise ValueError(f"there are {len(scores)} predictions but {len(groups)} group names")
-    members: dict[str, list[float]] = {}
-    for group, score in zip(groups or (), scores, strict=groups is not None):
-        members.setdefault(group, []).append(score)
-    return VqaAccuracy(
-        overall=sum(scores) / len(scores),
-        per_item=scores,
-        per_group={group: sum(values) / len(values) for group, values in members.items()},
-        variant=EXACT_MATCH,
-    )
+    return VqaAccuracy(sum(scores) / len(scores), scores, EXACT_MATCH)
