@@ -198,9 +198,22 @@ def test_weights_that_do_not_fit_or_cannot_be_had(folders: dict[str, Path], tmp_
     with pytest.raises(ValueError, match=r"encoder.pretrained is .*could not be loaded"):
         OpenClipEncoder("test-vit", pretrained=str(broken))
 
+    def wordless(*_args: object, **_keywords: object) -> None:
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("open_clip.create_model", wordless)
+        with pytest.raises(ValueError, match=r"test-vit \(AssertionError\): if they"):
+            OpenClipEncoder("test-vit", pretrained=str(broken))
+
     def offline(*_args: object, **_keywords: object) -> None:
         raise OSError("no network")
 
+    config = json.loads((folders["vit"] / "open_clip_config.json").read_text())
+    monkeypatch.setattr("open_clip.factory._get_hf_config", lambda *_args, **_keywords: config)
+    monkeypatch.setattr("open_clip.factory.download_pretrained_from_hf", offline)
+    with pytest.raises(ValueError, match=r"weights could not be loaded into hf-hub:some/repo"):
+        OpenClipEncoder("hf-hub:some/repo")  # open_clip by itself would log a warning, with random weights
     monkeypatch.setattr("open_clip.factory.download_pretrained", offline)
     with pytest.raises(ValueError, match=r"encoder.pretrained is openai.*no network.*set encoder.pretrained to a file"):
         OpenClipEncoder("ViT-B-32-quickgelu", pretrained="openai")

@@ -1,9 +1,11 @@
 """The bootstrap interval against the normal approximation, which it must resemble for many items."""
 
+import math
+
 import numpy as np
 import pytest
 
-from prefixvlm.metrics.bootstrap import bootstrap_interval
+from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_intervals, group_sums
 
 
 def test_interval_is_that_of_the_normal_approximation() -> None:
@@ -30,3 +32,23 @@ def test_the_seed_decides() -> None:
         bootstrap_interval([])
     with pytest.raises(ValueError, match="2 scores but 1 groups"):
         bootstrap_interval([1, 2], ["a"])
+    with pytest.raises(ValueError, match="item 1 is no finite number"):
+        bootstrap_interval([1, float("nan")])
+
+
+def test_a_groups_items_are_summed_and_counted() -> None:
+    sums, counts = group_sums([1, 2, 4, 8], ["b", "a", "b", "b"])
+    assert (sums.tolist(), counts.tolist()) == ([13, 2], [3, 1])
+    low, high = bootstrap_interval([0, 0, 0, 100], ["b", "b", "b", "a"])  # both, or one of them twice
+    assert (low, high) == (0, 100)
+    assert bootstrap_interval([0, 0, 0, 100], ["b", "b", "b", "a"], level=0.0)[0] == 25  # the median, of both
+
+
+def test_intervals_of_a_whole_set_are_those_of_the_mean_for_a_mean_and_leave_undefined_draws_out():
+    rng = np.random.default_rng(0)
+    scores, groups = rng.normal(size=60), rng.integers(15, size=60).tolist()
+    (found,) = bootstrap_intervals(lambda draw: [scores[draw].mean()], groups)
+    assert found == pytest.approx(bootstrap_interval(scores.tolist(), groups))
+    low, high = bootstrap_intervals(lambda draw: [math.nan if 0 in draw else 1.0, len(draw)], list(range(5)))
+    assert low == (1.0, 1.0)
+    assert high == (5, 5)

@@ -11,12 +11,22 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from prefixvlm.encoder.interface import ImageEncoder
 
-LOCAL = "local-dir:"
-LOAD_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
+LOCAL, HUB = "local-dir:", "hf-hub:"
+KEYS = ("encoder.model_name", "encoder.pretrained")  # what messages call the two settings of a model
+LOAD_ERRORS = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AssertionError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 class OpenClipEncoder(ImageEncoder):
@@ -46,9 +56,9 @@ class OpenClipEncoder(ImageEncoder):
             raise ValueError(f"encoder.features is {features!r}, but it must be pooled or patch")
         if layer is not None and features == "pooled":
             raise ValueError(f"encoder.layer is {layer}, but only patches have a layer: set encoder.features=patch")
-        check_name(model_name, pretrained, trained)
+        check_name(model_name, pretrained, trained, KEYS)
         self.layer, self.normalize, self.trained, self.pooled = layer, normalize, trained, features == "pooled"
-        self.visual = load_visual(model_name, pretrained)
+        self.visual = load_clip(model_name, pretrained, KEYS).visual  # the text tower goes
         self.transform = image_transform_v2(PreprocessCfg(**self.visual.preprocess_cfg), is_train=False)
         if hasattr(self.visual, "output_tokens"):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
@@ -97,61 +107,75 @@ class OpenClipEncoder(ImageEncoder):
         return output["image_intermediates"][0].flatten(2).transpose(1, 2)
 
 
-def check_name(model_name: str, pretrained: str | None, trained: bool) -> None:
+def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tuple[str, str]) -> None:
     """Raises ValueError where open_clip would use random weights, guess, or only log."""
+    name_key, pretrained_key = keys
     if model_name.startswith(LOCAL):
         folder = Path(model_name.removeprefix(LOCAL))
         weights = [path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin", ".pth")]
         if not (folder / "open_clip_config.json").is_file() or not weights:
             raise ValueError(
-                f"encoder.model_name is {model_name}, but {folder} does not hold an open_clip_config.json and weights: "
-                f"make it with `python train.py experiment=clip_pretrain`, or set encoder.model_name"
+                f"{name_key} is {model_name}, but {folder} does not hold an open_clip_config.json and weights: "
+                f"make it with `python train.py experiment=clip_pretrain`, or set {name_key}"
             )
         if pretrained is not None:
             raise ValueError(
-                f"encoder.pretrained is {pretrained!r}, but {LOCAL} brings its own weights: set encoder.pretrained=null"
+                f"{pretrained_key} is {pretrained!r}, but {LOCAL} brings its own weights: set {pretrained_key}=null"
             )
         return
-    if model_name.startswith("hf-hub:"):
+    if model_name.startswith(HUB):
         return
     config = open_clip.get_model_config(model_name)
     if config is None:
         near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3, cutoff=0.4) or ["ViT-B-32"]
         raise ValueError(
-            f"encoder.model_name is {model_name!r}, which open_clip does not know: it knows {', '.join(near)} "
+            f"{name_key} is {model_name!r}, which open_clip does not know: it knows {', '.join(near)} "
             f"and others, or take {LOCAL}PATH"
         )
-    check_pretrained(model_name, config, pretrained, trained)
+    check_pretrained(model_name, config, pretrained, trained, keys)
 
 
-def check_pretrained(model_name: str, config: dict[str, Any], pretrained: str | None, trained: bool) -> None:
+def check_pretrained(
+    model_name: str, config: dict[str, Any], pretrained: str | None, trained: bool, keys: tuple[str, str]
+) -> None:
+    name_key, pretrained_key = keys
     tags = open_clip.list_pretrained_tags_by_model(model_name)
-    accepted = f"set encoder.pretrained to a weights file or one of {', '.join(tags) or '(no tags)'}"
+    accepted = f"set {pretrained_key} to a weights file or one of {', '.join(tags) or '(no tags)'}"
     if pretrained is None:
         if not trained:
-            raise ValueError(
-                f"encoder.pretrained is null, which would freeze {model_name} at random weights: {accepted}"
-            )
+            raise ValueError(f"{pretrained_key} is null, which would freeze {model_name} at random weights: {accepted}")
         return
     tag_config = open_clip.get_pretrained_cfg(model_name, pretrained)
     if not tag_config and not Path(pretrained).is_file():
-        raise ValueError(f"encoder.pretrained is {pretrained!r}, neither a file nor a tag of {model_name}: {accepted}")
+        raise ValueError(f"{pretrained_key} is {pretrained!r}, neither a file nor a tag of {model_name}: {accepted}")
     if tag_config and tag_config.get("quick_gelu", False) != config.get("quick_gelu", False):
         right = model_name.removesuffix("-quickgelu") + ("-quickgelu" if tag_config.get("quick_gelu") else "")
         raise ValueError(
-            f"encoder.model_name is {model_name}, but the weights {pretrained!r} were trained with another activation: "
-            f"set encoder.model_name={right}"
+            f"{name_key} is {model_name}, but the weights {pretrained!r} were trained with another activation: "
+            f"set {name_key}={right}"
         )
 
 
-def load_visual(model_name: str, pretrained: str | None) -> nn.Module:
-    """The image tower alone, with its preprocess_cfg; the text tower goes."""
+def load_clip(model_name: str, pretrained: str | None, keys: tuple[str, str]) -> Any:
+    """Both towers, in float32; the image tower has its preprocess_cfg. Weights are read as tensors, never as code."""
+    name_key, pretrained_key = keys
     try:
-        model: Any = open_clip.create_model(model_name, pretrained=pretrained, pretrained_text=False)
+        return open_clip.create_model(
+            model_name,
+            pretrained=pretrained,
+            pretrained_text=False,
+            # A repository without weights would otherwise be a random model and a warning.
+            require_pretrained=pretrained is not None or model_name.startswith((LOCAL, HUB)),
+            weights_only=True,
+        )
     except LOAD_ERRORS as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"encoder.pretrained is {pretrained}, but its weights could not be loaded into {model_name} ({reason}): "
-            f"if they can't be downloaded here, set encoder.pretrained to a file or encoder.model_name to {LOCAL}PATH"
+            f"{pretrained_key} is {pretrained}, but its weights could not be loaded into {model_name} "
+            f"({first_line(error)}): "
+            f"if they can't be downloaded here, set {pretrained_key} to a file or {name_key} to {LOCAL}PATH"
         ) from error
-    return model.visual
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind if it says nothing, as a bare assert."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

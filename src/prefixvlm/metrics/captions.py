@@ -3,34 +3,63 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prefixvlm.metrics.bleu import bleu
-from prefixvlm.metrics.cider import cider
+from prefixvlm.metrics.bleu import bleu_scores, bleu_statistics
+from prefixvlm.metrics.cider import CiderD, DocumentFrequencies
+from prefixvlm.metrics.ngrams import count_ngrams
 from prefixvlm.metrics.pairs import Id, check_ids
+from prefixvlm.metrics.ptb import TOKENIZER, ptb_tokenize
 from prefixvlm.metrics.rouge import rouge_l
-from prefixvlm.metrics.tokenizer import TOKENIZER, simple_tokenize
+
+
+def caption_variant(source: str) -> str:
+    """The name of the scores with document frequencies from this source."""
+    return f"coco; {TOKENIZER}; df={source}"
+
+
+VARIANT = caption_variant("references")
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """scores: `bleu_1` … `bleu_4`, `rouge_l`, `cider` on the official tool's scale. variant: names the tokenizer.
+    """scores: `bleu_1` ... `bleu_4`, `rouge_l` (0 to 1) and `cider` (0 to 10) as the official tool has them.
 
-    per_item: each image's `rouge_l` and `cider`, in the order of the predictions, for intervals and paired tests.
+    per_item: each image's `bleu_4`, `rouge_l` and `cider`, in the order of the predictions, for intervals and paired
+    tests. BLEU is a score of the whole: the mean of its `per_item` is not the score, but `bleu_of` the sum of its
+    `bleu_statistics`, int[N, 10], is. variant: names the tokenizer and where the document frequencies come from; scores
+    of different variants do not compare.
     """
 
     scores: dict[str, float]
     per_item: dict[str, list[float]]
+    bleu_statistics: list[list[int]]
     variant: str
 
 
-def caption_scores(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> CaptionScores:
+def caption_scores(
+    predictions: Mapping[Id, str],
+    references: Mapping[Id, Sequence[str]],
+    document_frequencies: DocumentFrequencies | None = None,
+) -> CaptionScores:
+    """The scores of the official COCO tool (pycocoevalcap), on raw text.
+
+    document_frequencies: saved ones for CIDEr in place of those of the references, which the official score takes.
+    """
     check_ids(predictions, references)
-    candidates = {id: simple_tokenize(prediction) for id, prediction in predictions.items()}
-    truths = {id: [simple_tokenize(text) for text in texts] for id, texts in references.items()}
-    bleus, _ = bleu(candidates, truths)
+    candidates = {id: ptb_tokenize(prediction) for id, prediction in predictions.items()}
+    truths = {id: [ptb_tokenize(text) for text in references[id]] for id in predictions}
+    frequencies = document_frequencies or DocumentFrequencies.of(truths, tokenize=str)
+    cider_d, statistics, ciders = CiderD(frequencies), {}, []
+    # n-grams are counted once for BLEU and CIDEr, and forgotten: kept, they would take gigabytes.
+    for id, candidate in candidates.items():
+        counts, limits = count_ngrams(candidate), [count_ngrams(truth) for truth in truths[id]]
+        statistics[id] = bleu_statistics(counts, limits)
+        ciders.append(cider_d(counts, limits))
+    corpus, images = bleu_scores(statistics)
     rouge, rouges = rouge_l(candidates, truths)
-    consensus, consensuses = cider(candidates, truths)
     return CaptionScores(
-        scores={f"bleu_{n}": score for n, score in enumerate(bleus, 1)} | {"rouge_l": rouge, "cider": consensus},
-        per_item={"rouge_l": list(rouges.values()), "cider": list(consensuses.values())},
-        variant=f"coco_{TOKENIZER}_tokenizer",
+        scores={f"bleu_{order}": score for order, score in enumerate(corpus, 1)}
+        | {"rouge_l": rouge, "cider": sum(ciders) / len(ciders)},
+        per_item={"bleu_4": [scores[3] for scores in images.values()], "rouge_l": [*rouges.values()], "cider": ciders},
+        bleu_statistics=[*statistics.values()],
+        variant=caption_variant(frequencies.source),
     )

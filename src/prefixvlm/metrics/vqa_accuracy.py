@@ -1,45 +1,42 @@
-"""Answers and their references go in; accuracy comes out, always with the name of its variant.
+"""An answer and the answers of ten people go in; the official VQA accuracy comes out, or a named variant of it.
 
-Here: questions with one true answer (or several that are equally true). The official score over ten human answers is
-another variant, with another normalisation; their figures do not compare.
+Antol et al. 2015; GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py @a013f00. The variants differ in
+what is normalised before answers are compared, and so systematically in their figures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from prefixvlm.metrics.pairs import References, check_lists
-
-EXACT_MATCH = "exact_match_normalised"
-
-_ARTICLES = frozenset(("a", "an", "the"))
-_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)}
-_PUNCTUATION = ".,;:!?\"'`()[]{}"
+from prefixvlm.metrics.vqa_normalise import normalise, process_punctuation, strip_lines
 
 
-@dataclass(frozen=True)
-class VqaAccuracy:
-    """All in percent. per_item: 0 or 100 for each answer."""
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """The official accuracy, 0 to 1. Where all people gave the same answer, nothing is normalised on either side."""
+    stripped = [strip_lines(answer) for answer in answers]
+    if len(set(stripped)) == 1:
+        return leave_one_out(strip_lines(prediction), stripped)
+    return leave_one_out(normalise(prediction), [normalise(answer) for answer in stripped])
 
-    overall: float
-    per_item: list[float]
-    variant: str
+
+def vqa_accuracy_normalise_both(prediction: str, answers: Sequence[str]) -> float:
+    """Both sides always normalised: OpenFlamingo 2.0, lmms-eval since its pull request 794. 0 to 1."""
+    return leave_one_out(normalise(prediction), [normalise(answer) for answer in answers])
 
 
-def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation around words and without articles, number words as digits.
+def vqa_accuracy_lavis(prediction: str, answers: Sequence[str]) -> float:
+    """The prediction always normalised, the answers only without punctuation and only where they differ: LAVIS. 0 to 1.
 
-    Words that are nothing but an article or a sign stay if no other word is left: "a" is the answer to "which letter?".
+    An answer with a capital, an article, a number word or a missing apostrophe can thus never be matched.
     """
-    words = [_DIGITS.get(bare, bare) for word in text.lower().split() if (bare := word.strip(_PUNCTUATION))]
-    return " ".join([word for word in words if word not in _ARTICLES] or words or text.lower().split())
+    agree = len(set(answers)) == 1
+    return leave_one_out(normalise(prediction), answers if agree else [process_punctuation(each) for each in answers])
 
 
-def vqa_accuracy(predictions: Sequence[str], references: References) -> VqaAccuracy:
-    """Exact match with any reference after `normalise_answer` on both sides."""
-    check_lists(predictions, references)
-    scores = [
-        100.0 * (normalise_answer(prediction) in {normalise_answer(truth) for truth in truths})
-        for prediction, truths in zip(predictions, references, strict=True)
-    ]
-    return VqaAccuracy(sum(scores) / len(scores), scores, EXACT_MATCH)
+def leave_one_out(prediction: str, answers: Sequence[str]) -> float:
+    """The mean over people of min(1, matches among the other answers / 3).
+
+    The original takes for "others" the entries that differ from a person's own; each has its own answer_id, so these
+    are the other positions. Summed in its order, which decides the last bit.
+    """
+    matches = [answer == prediction for answer in answers]
+    total = sum(matches)
+    return float(sum([min(1, float(total - match) / 3) for match in matches])) / len(matches)

@@ -1,0 +1,59 @@
+"""Features of images, captions and references go in; CLIPScore and RefCLIPScore come out (Hessel et al. 2021).
+
+A score is a score of one judge: ViT-B/32 of OpenAI in the paper. The judge reads `PREFIX` before every caption and
+every reference, as jmhessel/clipscore does, and should not be the encoder of the model that is judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PREFIX = "A photo depicts "
+WEIGHT = 2.5
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """scores: `clip_score` and, with references, `ref_clip_score`, times 100. per_item: the same of each item."""
+
+    scores: dict[str, float]
+    per_item: dict[str, list[float]]
+
+
+def clip_scores(images: ArrayLike, captions: ArrayLike, references: Sequence[ArrayLike] | None = None) -> ClipScores:
+    """images, captions: float[B, D], of any norm. references: for each item float[R, D], R at least 1.
+
+    CLIPScore c = 2.5 max(cos(image, caption), 0). RefCLIPScore = 2 c r / (c + r), 0 if both are, with
+    r = max(max over references of cos(caption, reference), 0): c with its weight of 2.5, r without one, as in the
+    authors' code. That code does not clip r at 0 as the paper does; it then has NaN or a negative score, here 0.
+    Raises ValueError if the shapes do not fit or a vector has no direction.
+    """
+    image_rows, caption_rows = _unit(images, "images"), _unit(captions, "captions")
+    if image_rows.shape != caption_rows.shape:
+        raise ValueError(f"images have the shape {image_rows.shape} but captions {caption_rows.shape}")
+    items = {"clip_score": WEIGHT * np.clip((image_rows * caption_rows).sum(1), 0, None)}
+    if references is not None:
+        if len(references) != len(caption_rows):
+            raise ValueError(f"there are {len(caption_rows)} captions but references of {len(references)}")
+        pairs = zip(references, caption_rows, strict=True)
+        nearest = np.array([max((_unit(texts, "references") @ caption).max(), 0) for texts, caption in pairs])
+        total = items["clip_score"] + nearest
+        product = 2 * items["clip_score"] * nearest
+        items["ref_clip_score"] = np.divide(product, total, out=np.zeros_like(total), where=total > 0)
+    return ClipScores(
+        scores={name: 100 * float(values.mean()) for name, values in items.items()},
+        per_item={name: (100 * values).tolist() for name, values in items.items()},
+    )
+
+
+def _unit(features: ArrayLike, what: str) -> NDArray[np.float64]:
+    """float[N, D] in float64, each row of norm 1."""
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"the features of {what} have the shape {rows.shape}, where [at least 1, D] is needed")
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise ValueError(f"the features of {what} hold a vector that is zero or not finite")
+    return rows / norms

@@ -1,0 +1,119 @@
+"""`prefixvlm score`: its parser goes in; the files of any system are scored or compared, with no model."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefixvlm.metrics import files, java
+from prefixvlm.metrics.answers import ANSWER_METRICS
+from prefixvlm.metrics.captions import caption_scores
+from prefixvlm.metrics.cider import DocumentFrequencies
+from prefixvlm.metrics.diversity import diversity
+from prefixvlm.metrics.paired import paired_test
+from prefixvlm.metrics.pairs import check_ids
+from prefixvlm.metrics.vqa_report import vqa_report
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """`prefixvlm score captions | vqa | compare`."""
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    captions = commands.add_parser(
+        "captions", help="BLEU, ROUGE-L, CIDEr of COCO's JSON files; METEOR, SPICE with Java"
+    )
+    _file(captions, "references", "COCO annotations: {annotations: [{image_id, caption}]}")
+    _file(captions, "predictions", "results: [{image_id, caption}]")
+    _file(captions, "document-frequencies", "CIDEr's, saved before; default: of these references", required=False)
+    _file(captions, "save-document-frequencies", "where to save those of these references", required=False)
+    captions.add_argument(
+        "--no-java", action="store_true", help="leave METEOR and SPICE out, also where they could run"
+    )
+    captions.set_defaults(run=_captions)
+    vqa = commands.add_parser("vqa", help="accuracy of VQA's JSON files")
+    _file(vqa, "questions", "{questions: [{question_id, question}]}")
+    _file(vqa, "annotations", "{annotations: [{question_id, answers, answer_type, question_type}]}")
+    _file(vqa, "predictions", "results: [{question_id, answer}]")
+    vqa.add_argument("--variant", choices=ANSWER_METRICS, default="vqa", help="default: vqa, the official accuracy")
+    vqa.set_defaults(run=_vqa)
+    compare = commands.add_parser("compare", help="a paired test of two evaluations of the same items")
+    compare.add_argument("a", type=Path, metavar="A", help="predictions.jsonl of eval.py, or its folder")
+    compare.add_argument("b", type=Path, metavar="B", help="the other one")
+    compare.set_defaults(run=_compare)
+    for command in (captions, vqa, compare):
+        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _file(parser: argparse.ArgumentParser, name: str, help: str, required: bool = True) -> None:
+    parser.add_argument(f"--{name}", type=Path, required=required, metavar="FILE", help=help)
+
+
+def _captions(arguments: argparse.Namespace) -> None:
+    references = files.read_references(arguments.references)
+    predictions = files.read_predictions(arguments.predictions, "image_id", "caption")
+    check_ids(predictions, references)
+    saved = arguments.document_frequencies and DocumentFrequencies.load(arguments.document_frequencies)
+    if arguments.save_document_frequencies:
+        DocumentFrequencies.of(references).save(arguments.save_document_frequencies)
+    result = caption_scores(predictions, references, saved)
+    scores: dict[str, Any] = dict(result.scores)
+    missing = dict.fromkeys(("meteor", "spice"), "left out by --no-java") if arguments.no_java else java.unavailable()
+    for name, metric in (("meteor", java.meteor), ("spice", java.spice)):
+        if name not in missing:
+            scores[name] = metric(predictions, references)[0]
+    scores |= diversity(list(predictions.values()))
+    facts = {"num_images": len(predictions), "variant": result.variant, "missing": missing}
+    _show(arguments, scores | facts, [(name, f"{value:.4f}") for name, value in scores.items()], facts)
+
+
+def _vqa(arguments: argparse.Namespace) -> None:
+    annotations = files.read_annotations(arguments.annotations)
+    files.check_questions(files.read_question_ids(arguments.questions), annotations, arguments.questions)
+    predictions = files.read_predictions(arguments.predictions, "question_id", "answer")
+    report = asdict(vqa_report(predictions, annotations, arguments.variant))
+    del report["per_item"]
+    rows = [("overall", report["overall"]), *report["per_answer_type"].items(), *report["per_question_type"].items()]
+    facts = {"num_questions": len(predictions)}
+    _show(
+        arguments,
+        report | facts,
+        [(name, f"{value:.2f}") for name, value in rows],
+        {"variant": report["variant"], **facts},
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    a, b = files.read_scores(arguments.a), files.read_scores(arguments.b)
+    result: dict[str, dict[str, Any]] = {}
+    for task in a.keys() & b.keys():
+        check_ids(dict.fromkeys(a[task], ""), {id: ["-"] for id in b[task]})
+        keys = [key for key, _ in a[task].values()]
+        names = {name for _, scores in a[task].values() for name in scores}
+        for name in sorted(names):
+            pairs = [(a[task][id][1].get(name), b[task][id][1].get(name)) for id in a[task]]
+            if all(x is not None and y is not None for x, y in pairs):
+                test = paired_test([x for x, _ in pairs if x is not None], [y for _, y in pairs if y is not None], keys)
+                result.setdefault(task, {})[name] = asdict(test)
+    if not result:
+        raise ValueError(f"{arguments.a} and {arguments.b} have no score of the same task in common")
+    rows = [
+        (f"{task} {name}", f"{t['mean_a']:.3f}  {t['mean_b']:.3f}  {t['difference']:+.3f}  "
+                           f"[{t['interval'][0]:+.3f}, {t['interval'][1]:+.3f}]  p = {t['p_value']:.4f}")
+        for task, tests in sorted(result.items()) for name, t in tests.items()
+    ]  # fmt: skip
+    _show(arguments, result, [("", "A  B  B - A  95 % interval"), *rows], {})
+
+
+def _show(
+    arguments: argparse.Namespace, result: Mapping[str, Any], rows: list[tuple[str, str]], facts: Mapping[str, Any]
+) -> None:
+    if arguments.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
+    for name, value in facts.items():
+        for line in [f"{each}: {reason}" for each, reason in value.items()] if isinstance(value, dict) else [value]:
+            print(f"{name}: {line}")

@@ -1,0 +1,89 @@
+"""Recall at k against plain loops and cases made by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from prefixvlm.metrics.retrieval import ranks, recall_at, retrieval_scores
+
+
+def naive_recall(scores: list[list[float]], positives: list[set[int]], k: int) -> float:
+    """Sorts each row with the wrong candidates first among equals."""
+    hits = 0
+    for row, right in zip(scores, positives, strict=True):
+        order = sorted(range(len(row)), key=lambda index: (-row[index], index in right))
+        # Right candidates take no place of their own: only wrong ones push the best right one back.
+        first = next(place for place, index in enumerate(order) if index in right)
+        hits += first < k
+    return 100 * hits / len(scores)
+
+
+@pytest.mark.parametrize("levels", [4, 10**6])  # with many ties, and with none
+def test_recall_is_that_of_plain_loops(levels: int) -> None:
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=(30, 25)).astype(float)
+    positives = [set(rng.choice(25, size=rng.integers(1, 5), replace=False).tolist()) for _ in scores]
+    found = recall_at(scores, positives, ks=range(1, 30))
+    assert found == {f"recall_{k}": naive_recall(scores.tolist(), positives, k) for k in range(1, 30)}
+    assert 0 < found["recall_5"] < found["recall_10"] < 100
+
+
+def test_constant_scores_are_the_worst() -> None:
+    assert recall_at(np.zeros((6, 6)), [{i} for i in range(6)], ks=(1, 5, 6)) == {
+        "recall_1": 0.0,
+        "recall_5": 0.0,
+        "recall_6": 100.0,
+    }
+    assert recall_at([[float("nan"), 0.0, 0.0]], [{0}], ks=(1, 2, 3)) == {
+        "recall_1": 0.0,
+        "recall_2": 0.0,
+        "recall_3": 100.0,
+    }
+
+
+def test_right_candidates_do_not_push_each_other_back() -> None:
+    row = [5.0, 9.0, 9.0, 7.0, 7.0]  # two right ones tie at 9; at 7 a right and a wrong one tie
+    assert ranks([row, row, row], [{1, 2}, {3, 0}, {1, 3}]).tolist() == [0, 3, 1]
+
+
+def test_both_directions_with_several_captions() -> None:
+    scores = np.array(
+        [  # captions 0, 2 and 4 belong to image 0, captions 1 and 3 to image 1
+            [0.1, 0.8, 0.2, 0.3, 0.9],
+            [0.5, 0.4, 0.1, 0.6, 0.7],
+        ]
+    )
+    expected = {
+        "image_to_text_recall_1": 50.0,  # image 0 finds caption 4; image 1 finds another's caption 4
+        "image_to_text_recall_2": 100.0,  # then its own caption 3
+        "text_to_image_recall_1": 60.0,  # captions 2, 3, 4
+        "text_to_image_recall_2": 100.0,
+    }
+    assert retrieval_scores(scores, [0, 1, 0, 1, 0], ks=(1, 2)) == pytest.approx(expected)
+    assert retrieval_scores(torch.tensor(scores), torch.tensor([0, 1, 0, 1, 0]), ks=(1, 2)) == pytest.approx(expected)
+
+
+def test_k_may_exceed_the_candidates() -> None:
+    assert list(retrieval_scores(np.eye(2), [0, 1])) == [
+        f"{way}_recall_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    ]
+    assert set(retrieval_scores(np.eye(2), [0, 1]).values()) == {100.0}
+    assert retrieval_scores(1 - np.eye(2), [0, 1])["text_to_image_recall_1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: recall_at(np.eye(2), [{0}, set()]), r"query 1 has the right candidates \[\], of 2"),
+        (lambda: recall_at(np.eye(2), [{0}, {2}]), r"query 1 has the right candidates \[2\], of 2"),
+        (lambda: recall_at(np.eye(2), [{-1}, {0}]), r"query 0 has the right candidates \[-1\]"),
+        (lambda: recall_at(np.eye(2), [{0}]), r"shape \(2, 2\) do not fit .* 1 queries"),
+        (lambda: recall_at(np.zeros((0, 3)), []), "0 queries"),
+        (lambda: retrieval_scores(np.eye(2), [0]), r"shape \(2, 2\) do not fit 1 captions"),
+        (lambda: retrieval_scores(np.eye(2), [0, 0]), r"query 1 has the right candidates \[\]"),
+        (lambda: retrieval_scores(np.eye(2), [0, 2]), r"query 1 has the right candidates \[2\]"),
+    ],
+)
+def test_bad_input(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
