@@ -52,3 +52,16 @@ def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, 
     prompt, _ = collate.tokenize(Row((images[0], "a", images[0], "b")))
     a, b = byte_tokenizer()("ab").input_ids
     assert prompt == [IMAGE_ID] * 3 + [7, a] + [IMAGE_ID] * 3 + [b]
+
+
+def test_a_context_stands_before_the_prompt_behind_one_bos_and_counts_towards_what_fits(lm_model, images):
+    row = Row((images[0], "b"), "x", key="k7", context=("a", images[1], "c"))
+    collate = collator_of(lm_model, max_positions=9)
+    collate.bos_ids = [7]
+    a, b, c = byte_tokenizer()("abc").input_ids
+    with pytest.raises(ValueError, match=r"'k7'.*10 tokens.*reads 9"):
+        collate([row])
+    collate.max_positions = 12
+    assert collate([row]).input_ids[0].tolist() == [7, a] + [IMAGE_ID] * 3 + [c] + [IMAGE_ID] * 3 + [b] + [
+        *byte_tokenizer()("x").input_ids, 256
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.sample import Sample
+from tests.data.conftest import png
 
 pytestmark = [
     # Lightning 2.6.6 with torch 2.15
@@ -35,14 +37,15 @@ class Recorder(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.seen: dict[str, list[list[str]]] = {"train": [], "val": [], "test 0": [], "test 1": []}
+        self.seen: dict[str, list[list[str]]] = {"train": []}
+        self.seen |= {f"{stage} {n}": [] for stage in ("val", "test") for n in range(3)}
 
     def training_step(self, batch: list[str], index: int) -> torch.Tensor:
         self.seen["train"].append(batch)
         return self.weight.sum()
 
-    def validation_step(self, batch: list[str], index: int) -> None:
-        self.seen["val"].append(batch)
+    def validation_step(self, batch: list[str], index: int, dataloader_idx: int = 0) -> None:
+        self.seen[f"val {dataloader_idx}"].append(batch)
 
     def test_step(self, batch: list[str], index: int, dataloader_idx: int) -> None:
         self.seen[f"test {dataloader_idx}"].append(batch)
@@ -58,6 +61,10 @@ def data(folder: Path, **kwargs: Any) -> ShardDataModule:
     return module
 
 
+def numbered(prefix: str, *ranges: range) -> list[list[str]]:
+    return [[f"{prefix}{n:03d}" for n in numbers] for numbers in ranges]
+
+
 def trainer(folder: Path, callbacks: Any = None, **kwargs: Any) -> Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     kwargs |= {"callbacks": callbacks, "enable_checkpointing": bool(callbacks), "default_root_dir": folder}
@@ -71,7 +78,20 @@ def test_a_fit_sees_every_epoch_in_another_order_and_validation_exactly(make_sha
     assert len(module.seen["train"]) == 12
     assert sorted(epochs[0]) == sorted(epochs[1]) == [f"train{n:03d}" for n in range(24)]
     assert epochs[0] != epochs[1]
-    assert module.seen["val"] == [[f"val{n:03d}" for n in range(4)], [f"val{n:03d}" for n in range(4, 7)]] * 2
+    assert module.seen["val 0"] == numbered("val", range(4), range(4, 7)) * 2
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(5, (range(4), range(4, 5))), (32, (range(4), range(4, 7))), (0, ())])
+def test_after_the_loss_each_task_predicts_the_same_first_images_at_every_validation(
+    make_shards: Make, tmp_path: Path, limit: int, seen: tuple[range, ...]
+) -> None:
+    module = Recorder()
+    made = data(make_shards(train=8, val=7), limit_val=6, limit_val_predictions=limit)
+    assert len(made.val_dataloader()) == (3 if limit else 1)
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, made)
+    assert module.seen["val 0"] == numbered("val", range(4), range(4, 6)) * 2
+    assert module.seen["val 1"] == numbered("val", *seen) * 2
+    assert module.seen["val 2"] == numbered("VAL", *seen) * 2
 
 
 def test_one_test_loader_a_task(make_shards: Make, tmp_path: Path) -> None:
@@ -105,3 +125,32 @@ def test_missing_shards_are_found_before_the_run(make_shards: Make, tmp_path: Pa
         trainer(tmp_path, max_epochs=1).fit(Recorder(), data(make_shards(train=8)))
     with pytest.raises(ValueError, match=r"data.shards=.*nowhere does not exist"):
         trainer(tmp_path).test(Recorder(), data(tmp_path / "nowhere"))
+
+
+def test_images_are_of_the_wanted_keys_and_of_the_tested_split_unless_another_is_named(make_shards: Make) -> None:
+    made = data(make_shards(train=8, val=7, test=6), test_split="val")
+    assert made.images(["val003", "val006", "test001"]) == {"val003": png(3), "val006": png(6)}
+    assert made.images(["val003", "test001"], "test") == {"test001": png(1)}
+    assert made.images([]) == {}
+
+
+def test_another_split_may_be_tested(make_shards: Make, tmp_path: Path) -> None:
+    module = Recorder()
+    trainer(tmp_path).test(module, data(make_shards(val=3), test_split="val"), verbose=False)
+    assert module.seen["test 0"] == numbered("val", range(3))
+    with pytest.raises(ValueError, match="holds no test samples"):
+        trainer(tmp_path).test(Recorder(), data(make_shards(name="other", val=3)), verbose=False)
+
+
+@pytest.mark.parametrize("count", [2, 5, 32])
+def test_every_rank_has_a_batch_where_there_are_images_enough(make_shards: Make, count: int) -> None:
+    """The 32 images of a validation's predictions in batches of 32; a blind test in batches of 1,024."""
+    folder = make_shards(val=40)
+    seen = []
+    for rank in range(2):
+        made = data(folder, limit_val_predictions=count, eval_batch_size=32)
+        made.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        loader = made.val_dataloader()[1]
+        assert len(loader) > 0
+        seen += [key for batch in loader for key in batch]
+    assert sorted(seen) == [f"val{n:03d}" for n in range(count)]

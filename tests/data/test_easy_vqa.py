@@ -13,28 +13,28 @@ from prefixvlm.data.sources.easy_vqa import caption, samples, tells
 @pytest.mark.parametrize(
     ("question", "answer", "told"),
     [
-        ("what is the blue shape?", "rectangle", {"colour": "blue", "shape": "rectangle"}),
-        ("what color is the circle?", "red", {"colour": "red", "shape": "circle"}),
-        ("what is the color of the triangle?", "teal", {"colour": "teal", "shape": "triangle"}),
-        ("what color is the shape?", "gray", {"colour": "gray"}),
-        ("what is the color of the shape?", "gray", {"colour": "gray"}),
+        ("what is the blue shape?", "rectangle", {"color": "blue", "shape": "rectangle"}),
+        ("what color is the circle?", "red", {"color": "red", "shape": "circle"}),
+        ("what is the color of the triangle?", "teal", {"color": "teal", "shape": "triangle"}),
+        ("what color is the shape?", "gray", {"color": "gray"}),
+        ("what is the color of the shape?", "gray", {"color": "gray"}),
         ("what shape is present?", "circle", {"shape": "circle"}),
         ("what shape is in the image?", "circle", {"shape": "circle"}),
         ("what shape does the image contain?", "circle", {"shape": "circle"}),
-        ("is there a red shape?", "yes", {"colour": "red"}),
+        ("is there a red shape?", "yes", {"color": "red"}),
         ("is there a red shape?", "no", {}),
         ("is there a circle in the image?", "yes", {"shape": "circle"}),
         ("is there a circle in the image?", "no", {}),
-        ("is there not a red shape?", "no", {"colour": "red"}),
+        ("is there not a red shape?", "no", {"color": "red"}),
         ("is there not a red shape?", "yes", {}),
         ("is there not a triangle in the image?", "no", {"shape": "triangle"}),
-        ("does the image contain a brown shape?", "yes", {"colour": "brown"}),
+        ("does the image contain a brown shape?", "yes", {"color": "brown"}),
         ("does the image contain a rectangle?", "no", {}),
         ("does the image not contain a rectangle?", "no", {"shape": "rectangle"}),
         ("does the image not contain a rectangle?", "yes", {}),
-        ("is a black shape present?", "yes", {"colour": "black"}),
+        ("is a black shape present?", "yes", {"color": "black"}),
         ("is a black shape present?", "no", {}),
-        ("is no black shape present?", "no", {"colour": "black"}),
+        ("is no black shape present?", "no", {"color": "black"}),
         ("is no circle present?", "yes", {}),
         ("is the circle red?", "yes", {}),
         ("how many circles are there?", "1", {}),
@@ -91,14 +91,21 @@ def test_real_captions(decoded: dict[str, list[Sample]]) -> None:
     assert full <= set(captions) <= full | less
     first = next(sample for sample in decoded["train"] if sample.key == "train-0000")
     assert first.captions == ("a blue rectangle",)
+    assert first.labels == {"shape": "rectangle", "color": "blue"}
     assert (0, 0, 255) in [colour for _, colour in first.image.getcolors()]
+
+
+def test_labels_are_what_the_texts_say(decoded: dict[str, list[Sample]]) -> None:
+    for sample in (sample for found in decoded.values() for sample in found):
+        labels = sample.labels
+        assert sample.captions == (" ".join(filter(None, ["a", labels.get("color"), labels.get("shape", "shape")])),)
 
 
 def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list[Sample]]) -> None:
     assert [sample.key for sample in decoded["val"]][:3] == ["train-0039", "train-0049", "train-0051"]
     assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
     _, members = next(samples("val"))
-    assert set(json.loads(members["json"])) == {"captions", "questions"}
+    assert set(json.loads(members["json"])) == {"captions", "questions", "labels"}
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

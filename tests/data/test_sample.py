@@ -55,6 +55,26 @@ def test_a_given_image_stands_in_and_nothing_is_decoded() -> None:
     assert decode("k", {"png": b"no image"}, "x", black) == Sample("k", black)
 
 
+def test_groups_labels_choices_and_the_images_of_a_support() -> None:
+    question = {"id": "1", "question": "what?", "answers": [], "choices": ["dax", "blicket"], "groups": {"type": "x"}}
+    content = {
+        "questions": [question],
+        "labels": {"shape": "circle"},
+        "groups": {"domain": "near"},
+        "support": [{"image": "0.png", "text": "a dax"}, {"image": "1.png", "text": "a blicket"}],
+    }
+    members = {"png": png(), "0.png": png(255), "1.png": png(255 << 16), "json": json.dumps(content).encode()}
+    sample = decode("k", members, "x")
+    assert sample.questions == (Question("1", "what?", (), ("dax", "blicket"), {"type": "x"}),)
+    assert (sample.labels, sample.groups) == ({"shape": "circle"}, {"domain": "near"})
+    assert [(image.getpixel((0, 0)), text) for image, text in sample.support] == [
+        ((255, 0, 0), "a dax"),
+        ((0, 0, 255), "a blicket"),
+    ]
+    black = Image.new("RGB", (8, 8))
+    assert all(image is black for image, _ in decode("k", members, "x", black).support)
+
+
 def bomb() -> bytes:
     """A PNG of a few hundred bytes that says it is 20000 x 20000."""
     data = bytearray(png())
@@ -101,6 +121,13 @@ def questions(*content: object) -> dict[str, bytes]:
         (questions({"id": "1", "question": "what?"}), "with id, question and answers"),
         (questions({"id": 1, "question": "what?", "answers": []}), "id and question is"),
         (questions({"id": "1", "question": "what?", "answers": "yes"}), "answers is 'yes'"),
+        (questions({"id": "1", "question": "what?", "answers": [], "groups": {"type": 3}}), "groups is [3]"),
+        ({"png": png(), "json": b'{"labels": ["circle"]}'}, "labels is ['circle']; it must be an object"),
+        ({"png": png(), "json": b'{"support": [{"image": "1.png", "text": "a dax"}]}'}, "a support is"),
+        (
+            {"png": png(), "0.png": png(), "json": b'{"support": [{"image": "0.png"}]}'},
+            "the text of a support is [None]",
+        ),
         ({"png": png(), "txt": b"\xff"}, "txt member is not UTF-8"),
     ],
 )

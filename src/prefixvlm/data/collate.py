@@ -1,6 +1,6 @@
 """Rows of text and images go in, a Batch comes out: tokenized, right-padded, each image transformed once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Collator:
         image_index, all_ids, all_labels = [], [], []
         alike = {} if supervised else _alike(rows)
         for row in rows if supervised else [group[0] for group in alike.values()]:
-            for part in row.prompt:
+            for part in row.parts:
                 if isinstance(part, Image.Image):
                     image_index.append(images.setdefault(id(part), (len(images), part))[0])
             prompt_ids, target_ids = self.tokenize(row)
@@ -72,7 +72,7 @@ class Collator:
         prompt_ids: list[int] = []
         bos = self.bos_ids
         last_text = ""
-        for part in row.prompt:
+        for part in row.parts:
             if isinstance(part, str):
                 prompt_ids += bos + self._ids(part)
                 bos, last_text = [], part
@@ -87,7 +87,7 @@ class Collator:
             if len(prompt_ids) >= self.max_positions:
                 raise ValueError(
                     f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images, and the language "
-                    f"model reads {self.max_positions}; set mapper.prefix_length or the prompt shorter"
+                    f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
                 )
             target_ids = target_ids[: self.max_positions - len(prompt_ids)]
         return prompt_ids, target_ids
@@ -107,11 +107,12 @@ def continuation_ids(tokenizer: Any, text: str, target: str) -> list[int]:
     return both[len(before) :] if both[: len(before)] == before else token_ids(tokenizer, target)
 
 
-def _alike(rows: Sequence[Row]) -> dict[tuple[str | int, ...], list[Row]]:
-    """The rows by what the model would read: their texts, and their images by identity."""
-    groups: dict[tuple[str | int, ...], list[Row]] = {}
+def _alike(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
+    """The rows by what the model would read and choose from: their texts, their choices, their images by identity."""
+    groups: dict[Hashable, list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(p if isinstance(p, str) else id(p) for p in row.prompt), []).append(row)
+        read = tuple(part if isinstance(part, str) else id(part) for part in row.parts)
+        groups.setdefault((read, row.choices), []).append(row)
     return groups
 
 

@@ -17,6 +17,8 @@ class ShardDataModule(LightningDataModule):
 
     batch_size, eval_batch_size: images a batch on each rank; evaluation's is batch_size unless set.
     limit_val, limit_test: only the first so many images.
+    limit_val_predictions: images that are also captioned and asked about at each validation, the first of the split.
+    test_split: which split a test is of.
     blind: evaluates with black images.
 
     Whoever builds it sets train_collate, val_collate and test_collates, one test loader a task, in their order.
@@ -36,18 +38,21 @@ class ShardDataModule(LightningDataModule):
         shuffle_buffer: int = 2000,
         limit_val: int | None = None,
         limit_test: int | None = None,
+        limit_val_predictions: int = 32,
+        test_split: str = "test",
         blind: bool = False,
     ) -> None:
         super().__init__()
         self.shards, self.batch_size, self.eval_batch_size = shards, batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
+        self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
         self._train_loader: ShardLoader | None = None
         self._train_state: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Raises ValueError, before any model is moved or run, if a split of the stage has no shards."""
-        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self.test_split,)):
             resolve_shards(self.shards, split)
 
     def train_dataloader(self) -> ShardLoader:
@@ -66,16 +71,19 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_state = state_dict
 
-    def val_dataloader(self) -> ExactLoader:
-        return self._exact("val", self.val_collate, self.limit_val)
+    def val_dataloader(self) -> list[ExactLoader]:
+        """The loader for the loss, then one a task for predictions."""
+        limit = self.limit_val_predictions
+        predicted = [self._exact("val", collate, limit) for collate in self.test_collates.values()] if limit else []
+        return [self._exact("val", self.val_collate, self.limit_val), *predicted]
 
     def test_dataloader(self) -> list[ExactLoader]:
-        return [self._exact("test", collate, self.limit_test) for collate in self.test_collates.values()]
+        return [self._exact(self.test_split, collate, self.limit_test) for collate in self.test_collates.values()]
 
-    def test_images(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The encoded images of some test samples, by key."""
+    def images(self, keys: Sequence[str], split: str | None = None) -> dict[str, bytes]:
+        """The encoded images of some samples of a split (null: the one that is tested), by key."""
         wanted, found = set(keys), dict[str, bytes]()
-        for path in resolve_shards(self.shards, "test"):
+        for path in resolve_shards(self.shards, split or self.test_split):
             if len(found) == len(wanted):
                 break
             for key, members in read_shard(path):

@@ -10,16 +10,19 @@ number of readers. The price is that every reader walks the headers of every sha
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from prefixvlm.data.reader import Collate, Numbers, Reader, Walk
-from prefixvlm.data.shards import count_samples
+from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.shards import count_samples, read_shard
 
 
 class _Loader:
@@ -148,10 +151,23 @@ class ExactLoader(_Loader):
         if limit is not None and limit < 1:
             raise ValueError(f"the limit of samples is {limit}; set it to 1 or more, or to null for all")
         self.num_samples = min(self.num_samples, limit or self.num_samples)
+        if self.num_samples < self.world:
+            raise ValueError(
+                f"{self.num_samples} samples cannot be shared by {self.world} devices; set devices to less"
+            )
+        # Every rank needs a batch: Lightning stops a rank that has none, and the others would wait for it.
+        batch_size = self.batch_size = min(batch_size, self.num_samples // self.world)
         self._starts = range(self.rank * batch_size, self.num_samples, self.world * batch_size)
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def samples(self, images: bool = False) -> Iterator[Sample]:
+        """All samples of all ranks, in order; their images are black unless they are asked for."""
+        black = None if images else Image.new("RGB", (64, 64))
+        raw = ((path, sample) for path, _ in self.shards for sample in read_shard(path))
+        for path, (key, members) in islice(raw, self.num_samples):
+            yield decode(key, members, f"shard {path}", black)
 
     def __iter__(self) -> Iterator[Any]:
         batches = [np.arange(start, min(start + self.batch_size, self.num_samples)) for start in self._starts]

@@ -88,19 +88,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolve_shards(shards: str, split: str) -> list[Path]:
+def resolve_shards(shards: str, split: str, how: str = HOW_TO_MAKE) -> list[Path]:
     """The shards of a split: of a folder with a manifest, of a folder with SPLIT-*.tar, or of a pattern with {split}.
 
     A pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar" may hold braces and wildcards.
     Raises ValueError if there are none, or if one that is named is missing or has another size than in the manifest.
+    how: the end of its sentence, what to do.
     """
     folder = Path(shards)
     if folder.is_dir():
         manifest = read_manifest(folder)
         if manifest is not None and not (split in manifest.splits and manifest.num_samples(split)):
-            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {HOW_TO_MAKE}")
+            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {how}")
         if manifest is not None:
-            found = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split)
+            found = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)
             for path, shard in zip(found, manifest.splits[split].shards, strict=True):
                 if path.stat().st_size != shard.bytes:
                     raise ValueError(
@@ -108,18 +109,18 @@ def resolve_shards(shards: str, split: str) -> list[Path]:
                         "it is damaged, or was cut short: make or copy it again"
                     )
             return found
-        return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split)
+        return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split, how)
     if "{split}" not in shards:  # the same files as train, val and test would go unnoticed
         reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
-        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {HOW_TO_MAKE}")
-    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split)
+        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {how}")
+    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split, how)
 
 
-def _existing(patterns: list[str], split: str) -> list[Path]:
+def _existing(patterns: list[str], split: str, how: str) -> list[Path]:
     paths: list[str] = []
     for pattern in patterns:
         found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
         if not found:
-            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {HOW_TO_MAKE}")
+            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {how}")
         paths += found
     return [Path(path) for path in paths]

@@ -2,53 +2,75 @@
 
 import io
 import json
+import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-EXTENSIONS = (*IMAGE_EXTENSIONS, "json", "txt")
+EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(IMAGE_EXTENSIONS)})|json|txt")  # 0.jpg, 1.jpg: images of the support
 MAX_BYTES = 64 * 2**20  # of one member
 MAX_PIXELS = 50_000_000  # a 17 kB PNG can unpack to gigabytes
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image; its id is unique within the data set."""
+    """A question about an image; its id is unique within the data set.
+
+    answers: none where they are kept secret, as in a test split. choices: what the answer is one of, if that is known.
+    groups: what scores are also reported by, as {"answer_type": "yes/no"}.
+    """
 
     id: str
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image (RGB) and the texts that belong to it."""
+    """An image (RGB) and the texts that belong to it.
+
+    labels: its class in each classification, as {"shape": "circle"}. groups: as a question's, {"domain": "near"}.
+    support: images with their texts that stand before the image, as in an episode of fast binding.
+    """
 
     key: str
     image: Image.Image
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    support: tuple[tuple[Image.Image, str], ...] = ()
 
 
 def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image | None = None) -> Sample:
     """The sample in `members` (extension to bytes); never unpickles, never guesses a format.
 
-    One image member; texts from a `json` member {"captions": [...], "questions": [{"id", "question", "answers"}]}, both
-    keys optional and others ignored, or one caption from a `txt` member (img2dataset, whose json is only metadata).
-    image: stands in for the sample's own, which is then not decoded.
+    One image member; texts from a `json` member with the fields of Sample, all optional and others ignored, `support`
+    as [{"image": "0.jpg", "text": ...}] with the image in that member; or one caption from a `txt` member
+    (img2dataset, whose json is only metadata).
+    image: stands in for the sample's own images, which are then not decoded.
     Raises ValueError naming `where` and the key.
     """
     try:
         images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
         if len(images) != 1:
             raise ValueError(f"it needs exactly one of .{', .'.join(IMAGE_EXTENSIONS)}, but has {len(images)}")
-        captions, questions = _texts(members)
-        if image is None:
-            image = decode_image(members[images[0]])
-        return Sample(key, image, captions, questions)
+        content = _content(members)
+        return Sample(
+            key,
+            decode_image(members[images[0]]) if image is None else image,
+            _captions(content, members),
+            tuple(_question(question) for question in _list(content, "questions")),
+            _names(content, "labels"),
+            _names(content, "groups"),
+            tuple(_supporting(each, members, image) for each in _list(content, "support")),
+        )
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
 
@@ -76,35 +98,57 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _texts(members: dict[str, bytes]) -> tuple[tuple[str, ...], tuple[Question, ...]]:
-    content: object = {}
-    if "json" in members:
-        try:
-            content = json.loads(members["json"])
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the json member does not parse ({error})") from error
+def _content(members: Mapping[str, bytes]) -> dict[str, object]:
+    try:
+        content = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the json member does not parse ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"the json member holds a {type(content).__name__}; it must hold an object")
+    return content
+
+
+def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tuple[str, ...]:
     captions = _strings(content.get("captions", []), "captions")
-    if not captions and "txt" in members:
-        try:
-            text = members["txt"].decode().strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"the txt member is not UTF-8 ({error})") from error
-        captions = (text,) if text else ()
-    questions = content.get("questions", [])
-    if not isinstance(questions, list):
-        raise ValueError(f"questions is {questions!r:.80}; it must be a list")
-    return captions, tuple(_question(question) for question in questions)
+    if captions or "txt" not in members:
+        return captions
+    try:
+        text = members["txt"].decode().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the txt member is not UTF-8 ({error})") from error
+    return (text,) if text else ()
 
 
 def _question(content: object) -> Question:
     if not isinstance(content, dict) or not content.keys() >= {"id", "question", "answers"}:
         raise ValueError(f"a question is {content!r:.80}; it must be an object with id, question and answers")
     id_, question = _strings([content["id"], content["question"]], "id and question")
-    if not content["answers"]:
-        raise ValueError(f"question {id_!r} has no answers; it must have at least one")
-    return Question(id_, question, _strings(content["answers"], "answers"))
+    answers, choices = _strings(content["answers"], "answers"), _strings(content.get("choices", []), "choices")
+    return Question(id_, question, answers, choices, _names(content, "groups"))
+
+
+def _supporting(content: object, members: Mapping[str, bytes], image: Image.Image | None) -> tuple[Image.Image, str]:
+    if not isinstance(content, dict) or content.get("image") not in members:
+        raise ValueError(
+            f"a support is {content!r:.80}; it must be an object with text and the name of an image member"
+        )
+    (text,) = _strings([content.get("text")], "the text of a support")
+    return decode_image(members[content["image"]]) if image is None else image, text
+
+
+def _list(content: Mapping[str, object], name: str) -> list[object]:
+    value = content.get(name, [])
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {value!r:.80}; it must be a list")
+    return value
+
+
+def _names(content: Mapping[str, object], name: str) -> dict[str, str]:
+    """A flat object of texts."""
+    value = content.get(name, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
+    return dict(zip(value, _strings(list(value.values()), name), strict=True))
 
 
 def _strings(content: object, name: str) -> tuple[str, ...]:

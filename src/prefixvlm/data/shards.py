@@ -11,7 +11,7 @@ from pathlib import Path
 from webdataset.tariterators import base_plus_ext
 
 from prefixvlm.data.manifest import MANIFEST, read_manifest
-from prefixvlm.data.sample import EXTENSIONS, MAX_BYTES
+from prefixvlm.data.sample import EXTENSION, IMAGE_EXTENSIONS, MAX_BYTES
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members, by extension
 
@@ -39,8 +39,9 @@ def count_samples(path: Path) -> int:
 def check_member(key: str, extension: str) -> None:
     """Raises ValueError if a sample may not have this key or a member with this extension."""
     name = f"{key}.{extension}"
-    if base_plus_ext(name) != (key, extension) or extension.lower() not in EXTENSIONS:
-        raise ValueError(f"member {name!r} is not KEY.EXTENSION with one of {', '.join(EXTENSIONS)}")
+    if base_plus_ext(name) != (key, extension) or not EXTENSION.fullmatch(extension.lower()):
+        accepted = ", ".join((*IMAGE_EXTENSIONS, "json", "txt"))
+        raise ValueError(f"member {name!r} is not KEY.EXTENSION with one of {accepted}")
     if key.startswith("/") or ".." in key.split("/") or not key.isprintable():
         raise ValueError(f"the key {key!r} leaves its folder or has unprintable letters")
 

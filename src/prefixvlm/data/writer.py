@@ -13,14 +13,16 @@ from prefixvlm.data.manifest import MANIFEST, Manifest, Shard, Split, read_manif
 from prefixvlm.data.sample import decode
 from prefixvlm.data.shards import RawSample, check_member
 
+Written = tuple[str, dict[str, bytes] | ValueError]  # instead of its members, why a sample has none
+
 
 def write_shards(
-    splits: Mapping[str, Iterable[RawSample]], out: Path, source: str, licence: str, samples_per_shard: int = 1000
+    splits: Mapping[str, Iterable[Written]], out: Path, source: str, licence: str, samples_per_shard: int = 1000
 ) -> Manifest:
     """Writes `out`/SPLIT-NNNNNN.tar and manifest.json: all of them or, whatever happens, none.
 
-    The same samples give the same bytes. A sample that does not decode is left out, and the manifest says why. If
-    `out` holds just these shards already, they are verified and nothing is written.
+    The same samples give the same bytes. A sample that is an error or does not decode is left out, and the manifest
+    says why. If `out` holds just these shards already, they are verified and nothing is written.
     Raises ValueError if `out` holds something else, a key comes twice or a split is empty; OSError if the disk is full.
     """
     if samples_per_shard < 1:
@@ -68,7 +70,7 @@ def _sweep(out: Path) -> None:
             pass  # not ours, or still being written
 
 
-def _write_split(samples: Iterable[RawSample], folder: Path, split: str, samples_per_shard: int) -> Split:
+def _write_split(samples: Iterable[Written], folder: Path, split: str, samples_per_shard: int) -> Split:
     result = Split()
     checked = _checked(tqdm(samples, desc=f"writing {split}", unit=" samples"), split, result.left_out)
     for number, first in enumerate(checked):
@@ -82,13 +84,15 @@ def _write_split(samples: Iterable[RawSample], folder: Path, split: str, samples
     return result
 
 
-def _checked(samples: Iterable[RawSample], split: str, left_out: dict[str, str]) -> Iterator[RawSample]:
+def _checked(samples: Iterable[Written], split: str, left_out: dict[str, str]) -> Iterator[RawSample]:
     seen = set()
     for key, members in samples:
         if key in seen:
             raise ValueError(f"the key {key} comes twice in the {split} split; keys must be unique")
         seen.add(key)
         try:
+            if isinstance(members, ValueError):
+                raise members
             for extension in members:
                 check_member(key, extension)
             decode(key, members, where=split)

@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa"
+SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, labelled"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
 SPLITS = ("train", "val", "test")
+WANTED: dict[str, str] = {}  # the package holds it all
 VAL_SHARE = 0.1  # of the published training images; the published test images stay the test
 
-_COLOUR = "(?P<colour>black|blue|brown|gray|green|red|teal|yellow)"
+_COLOUR = "(?P<color>black|blue|brown|gray|green|red|teal|yellow)"
 _SHAPE = "(?P<shape>circle|rectangle|triangle)"
 _THING = f"(?:{_COLOUR} shape|{_SHAPE})"
 _COLOUR_QUESTION = re.compile(rf"what (?:color is|is the color of) the (?:shape|{_SHAPE})\?")
@@ -46,27 +47,31 @@ def samples(split: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 {"id": f"{key}-{number}", "question": question, "answers": [answer]}
                 for number, (question, answer) in enumerate(questions[image])
             ],
+            "labels": labels(questions[image]),
         }
         yield key, {"png": (folder / "images" / f"{image}.png").read_bytes(), "json": json.dumps(content).encode()}
 
 
 def caption(questions: Iterable[tuple[str, str]]) -> str:
-    """What the answers to an image's questions tell: "a blue rectangle", or less where they tell less.
+    """What the answers to an image's questions tell: "a blue rectangle", or less where they tell less."""
+    told = labels(questions)
+    return " ".join(["a", *([told["color"]] if "color" in told else []), told.get("shape", "shape")])
 
-    Raises ValueError if they contradict each other.
-    """
+
+def labels(questions: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The `color` and the `shape` that the answers tell. Raises ValueError if they contradict each other."""
     told: dict[str, str] = {}
     for question, answer in questions:
         for name, value in tells(question, answer).items():
             if told.setdefault(name, value) != value:
                 raise ValueError(f"the answers contradict each other: the {name} is both {told[name]} and {value}")
-    return " ".join(["a", *([told["colour"]] if "colour" in told else []), told.get("shape", "shape")])
+    return told
 
 
 def tells(question: str, answer: str) -> dict[str, str]:
-    """The `colour` and the `shape` that one answer tells; an unknown phrasing or a "no" tells nothing."""
+    """The `color` and the `shape` that one answer tells; an unknown phrasing or a "no" tells nothing."""
     if match := _COLOUR_QUESTION.fullmatch(question):
-        return _known(match) | {"colour": answer}
+        return _known(match) | {"color": answer}
     if match := _SHAPE_QUESTION.fullmatch(question):
         return _known(match) | {"shape": answer}
     for pattern in _EXISTENCE_QUESTIONS:

@@ -1,0 +1,97 @@
+"""Published files: their paths go in, checked JSON and the bytes of images come out.
+
+Whatever is wrong with a file is a ValueError of one sentence that names it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Samples = Iterator[tuple[str, dict[str, bytes] | ValueError]]  # a ValueError says why a sample is left out
+
+
+@dataclass
+class Record:
+    """A sample before its images are read. images: by the name of their member; wrong: why it cannot be a sample."""
+
+    key: str
+    images: dict[str, Path]
+    content: dict[str, Any]
+    wrong: str = ""
+
+
+def read_json(path: Path | None, kind: type[T], wanted: str) -> T:
+    """What the file holds, an object (dict) or a list."""
+    if path is None:
+        raise ValueError(f"a file is not given: {wanted}")
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); it must be {wanted}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a {type(content).__name__} and not a {kind.__name__}; it must be {wanted}")
+    return content
+
+
+def field(record: object, name: str, kind: type[T], path: Path) -> T:
+    """The value of this name, which must be there and of this type."""
+    if not isinstance(record, dict) or name not in record:
+        raise ValueError(f"{path}: {name!r} is missing in {record!r:.80}")
+    if not isinstance(record[name], kind) or (kind is int and isinstance(record[name], bool)):
+        raise ValueError(f"{path}: {name!r} is {record[name]!r:.80}, which is no {kind.__name__}")
+    return record[name]
+
+
+def identity(record: object, name: str, path: Path) -> str:
+    """The value of this name, a text or a whole number, as text."""
+    value = field(record, name, object, path)
+    return str(value) if type(value) is int else field(record, name, str, path)
+
+
+def texts(record: Mapping[str, Any], names: tuple[str, ...], path: Path) -> dict[str, str]:
+    """The values of those of these names that are there."""
+    return {name: field(record, name, str, path) for name in names if record.get(name) is not None}
+
+
+def answers(record: object, path: Path) -> list[str]:
+    """The answers of all annotators, in the order of their `answer_id` where there is one.
+
+    A blank one becomes a full stop: it still counts as one of the ten, and scoring deletes full stops.
+    """
+    found = field(record, "answers", list, path)
+    if all(isinstance(answer, dict) and "answer_id" in answer for answer in found):
+        found = sorted(found, key=lambda answer: field(answer, "answer_id", int, path))
+    given = [field(answer, "answer", str, path) for answer in found]
+    return [answer if answer.strip() else "." for answer in given]
+
+
+def image_file(folder: Path, subfolder: str, name: str) -> Path:
+    """In the subfolder, as the archives are packed, or else in the folder itself."""
+    return flat if (flat := folder / name).is_file() else folder / subfolder / name
+
+
+def with_images(records: list[Record], wanted: str) -> Samples:
+    """Samples with the bytes of their images, read one by one; wanted: what the folder of images must be.
+
+    Raises ValueError at once, before any is read, if more than half of the images are missing.
+    """
+    paths = [path for record in records for path in record.images.values()]
+    there = {path for path in set(paths) if path.is_file()}
+    missing = [path for path in paths if path not in there]
+    if 2 * len(missing) > len(paths):
+        share = f"{len(missing)} of {len(paths)} images are missing, as {missing[0]}"
+        raise ValueError(f"{share}; the folder must be {wanted}")
+    return ((record.key, _members(record)) for record in records)
+
+
+def _members(record: Record) -> dict[str, bytes] | ValueError:
+    if record.wrong:
+        return ValueError(record.wrong)
+    try:
+        images = {member: path.read_bytes() for member, path in record.images.items()}
+    except OSError as error:
+        return ValueError(f"the image {error.filename} cannot be read ({error.strerror})")
+    return {**images, "json": json.dumps(record.content).encode()}

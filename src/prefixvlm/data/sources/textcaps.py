@@ -1,0 +1,42 @@
+"""TextCaps: its annotations and images go in, one sample an image with its captions comes out.
+
+The captions of test are secret. The key is the image's id.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_json, texts, with_images
+
+_URL = "https://dl.fbaipublicfiles.com/textvqa"
+SOURCE = "TextCaps 0.1, https://textvqa.org/textcaps"
+LICENCE = "see https://textvqa.org/textcaps"
+SPLITS = ("train", "val", "test")
+WANTED = {
+    "images": f"DIR: the folder that holds train_images/ and test_images/, of {_URL}/images/train_val_images.zip and "
+    "test_images.zip",
+    "train_annotations": f"TextCaps_0.1_train.json: {_URL}/data/textcaps/TextCaps_0.1_train.json",
+    "val_annotations": f"TextCaps_0.1_val.json: {_URL}/data/textcaps/TextCaps_0.1_val.json",
+    "test_annotations": f"TextCaps_0.1_test.json: {_URL}/data/textcaps/TextCaps_0.1_test.json",
+}
+
+
+def samples(
+    split: str,
+    images: Path,
+    train_annotations: Path | None = None,
+    val_annotations: Path | None = None,
+    test_annotations: Path | None = None,
+) -> Samples:
+    path = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
+    content = read_json(path, dict, WANTED[f"{split}_annotations"])
+    assert path is not None, "read_json raises"
+    captions: dict[str, list[str]] = defaultdict(list)  # in the file an image comes once for each of its captions
+    for each in field(content, "data", list, path):
+        captions[identity(each, "image_id", path)] += texts(each, ("caption_str",), path).values()
+    folder = "test_images" if split == "test" else "train_images"
+    records = [
+        Record(image, {"jpg": image_file(images, folder, f"{image}.jpg")}, {"captions": found})
+        for image, found in captions.items()
+    ]
+    return with_images(records, WANTED["images"])

@@ -1,0 +1,49 @@
+"""VizWiz-VQA: its annotations and images go in, one sample an image with its one question comes out.
+
+Key and question id are the image's file name without extension. The label `answerable` is yes or no. The answers of
+test are secret.
+"""
+
+from pathlib import Path
+
+from prefixvlm.data.sources._files import Record, Samples, answers, field, image_file, read_json, texts, with_images
+
+_URL = "https://vizwiz.cs.colorado.edu/VizWiz_final"
+_ZIP = f"in {_URL}/vqa_data/Annotations.zip"
+SOURCE = "VizWiz-VQA, https://vizwiz.org/tasks-and-datasets/vqa/"
+LICENCE = "CC BY 4.0; see https://vizwiz.org/tasks-and-datasets/vqa/"
+SPLITS = ("train", "val", "test")
+WANTED = {
+    "images": "DIR: the folder that holds train/, val/ or test/, as they are wanted, of "
+    f"{_URL}/images/train.zip, val.zip and test.zip",
+    "train_annotations": f"train.json: {_ZIP}",
+    "val_annotations": f"val.json: {_ZIP}",
+    "test_annotations": f"test.json: {_ZIP}",
+}
+
+
+def samples(
+    split: str,
+    images: Path,
+    train_annotations: Path | None = None,
+    val_annotations: Path | None = None,
+    test_annotations: Path | None = None,
+) -> Samples:
+    path = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
+    content = read_json(path, list, WANTED[f"{split}_annotations"])
+    assert path is not None, "read_json raises"
+    return with_images([_record(each, split, images, path) for each in content], WANTED["images"])
+
+
+def _record(each: object, split: str, images: Path, path: Path) -> Record:
+    name = Path(field(each, "image", str, path))
+    assert isinstance(each, dict), "field raises"
+    question = {
+        "id": name.stem,
+        "question": field(each, "question", str, path),
+        "answers": answers(each, path) if "answers" in each else [],
+        "groups": texts(each, ("answer_type",), path),
+    }
+    labels = {"answerable": "yes" if field(each, "answerable", int, path) else "no"} if "answerable" in each else {}
+    found = image_file(images, split, name.name)
+    return Record(name.stem, {name.suffix[1:].lower(): found}, {"questions": [question], "labels": labels})

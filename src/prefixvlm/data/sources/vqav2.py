@@ -1,0 +1,44 @@
+"""VQAv2: its questions, annotations and COCO images go in, one sample an image with all its questions comes out.
+
+train, val, and test: the questions of test2015 or test-dev2015, whose answers are secret. The key is the COCO image id.
+"""
+
+from pathlib import Path
+
+from prefixvlm.data.sources._files import Samples
+from prefixvlm.data.sources._vqa import vqa_samples
+
+_URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
+SOURCE = "VQA v2.0, https://visualqa.org"
+LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://visualqa.org/terms.html"
+SPLITS = ("train", "val", "test")
+WANTED = {
+    "images": "DIR: the folder that holds val2014/, train2014/ or test2015/, as they are wanted, of "
+    "http://images.cocodataset.org/zips/val2014.zip, train2014.zip and test2015.zip",
+    "train_questions": f"v2_OpenEnded_mscoco_train2014_questions.json: in {_URL}/v2_Questions_Train_mscoco.zip",
+    "train_annotations": f"v2_mscoco_train2014_annotations.json: in {_URL}/v2_Annotations_Train_mscoco.zip",
+    "val_questions": f"v2_OpenEnded_mscoco_val2014_questions.json: in {_URL}/v2_Questions_Val_mscoco.zip",
+    "val_annotations": f"v2_mscoco_val2014_annotations.json: in {_URL}/v2_Annotations_Val_mscoco.zip",
+    "test_questions": f"v2_OpenEnded_mscoco_test2015_questions.json: in {_URL}/v2_Questions_Test_mscoco.zip "
+    "(or test-dev2015 in the same)",
+}
+
+
+def samples(
+    split: str,
+    images: Path,
+    train_questions: Path | None = None,
+    train_annotations: Path | None = None,
+    val_questions: Path | None = None,
+    val_annotations: Path | None = None,
+    test_questions: Path | None = None,
+) -> Samples:
+    questions, annotations, part = {
+        "train": (train_questions, train_annotations, "train2014"),
+        "val": (val_questions, val_annotations, "val2014"),
+        "test": (test_questions, None, "test2015"),
+    }[split]
+    if annotations is None and split != "test":
+        raise ValueError(f"--{split}-annotations is not given; it wants {WANTED[f'{split}_annotations']}")
+    wanted = (WANTED[f"{split}_questions"], WANTED.get(f"{split}_annotations", ""), WANTED["images"])
+    return vqa_samples(questions, annotations, images, part, wanted)
