@@ -4,11 +4,13 @@ BIN := .venv/bin
 # On busy cores OpenMP's spinning threads cost up to twenty times more than they gain.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench eval-easy-vqa sweep-mappers clean
+.PHONY: help install demo test check bench sweep-mappers clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
 
 install: .venv/.installed ## everything into .venv (about 3 minutes, 6 GB)
 
@@ -31,12 +33,22 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## speed and memory beside a plain ClipCap-style loop; writes outputs/bench/summary.json
+bench: install ## speed and memory beside a plain ClipCap-style loop; and of scoring; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
+	$(BIN)/python bench/scores.py
 
-eval-easy-vqa: install ## scores and report: make eval-easy-vqa CKPT=PATH [DATA=DIR]
-	@test -n '$(CKPT)' || { echo 'error: CKPT is not set; make eval-easy-vqa CKPT=PATH takes a checkpoint of a run' >&2; exit 2; }
-	$(BIN)/python eval.py ckpt='$(CKPT)' $(if $(DATA),shards='$(DATA)')
+# Scores and report of a benchmark: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='few_shot.shots=4 clip=vit_b32']
+eval-coco: ## captions, Karpathy test: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='limit=100 clip=vit_b32']
+eval-nocaps: ## captions of new objects, by domain
+eval-flickr30k: ## captions, Karpathy test
+eval-vqav2: ## VQAv2 validation, the official accuracy
+eval-okvqa: ## OK-VQA 1.1
+eval-gqa: ## GQA testdev balanced
+eval-vizwiz: ## VizWiz-VQA validation
+eval-easy-vqa: ## easy-VQA test, from its package
+eval-fast-binding: ## names given in the prompt (Frozen)
+$(BENCHMARKS:%=eval-%): eval-%: install
+	@$(BIN)/python eval.py benchmark=$(subst -,_,$*) $(if $(CKPT),ckpt='$(CKPT)') $(if $(DATA),shards='$(DATA)') $(ARGS)
 
 sweep-mappers: install ## train the default once with each mapper
 	$(BIN)/python train.py -m mapper=linear,mlp,transformer,resampler

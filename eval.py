@@ -5,17 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from prefixvlm import config
-from prefixvlm.build import build_data, build_module, check_data, plain
+from prefixvlm.build import build_data, build_module, check_benchmark, check_data, evaluation, make, plain
 from prefixvlm.errors import job, one_sentence
+from prefixvlm.metrics.java import unavailable
 from prefixvlm.report.results import describe, join, write_results
+from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
+from prefixvlm.report.trials import over_trials
 from prefixvlm.training import run
 from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.demonstrations import set_demonstrations
+from prefixvlm.training.judge import Judge, judges
 
 CONF = Path(__file__).parent / "conf"
 
@@ -23,39 +28,56 @@ CONF = Path(__file__).parent / "conf"
 def evaluate(cfg: DictConfig) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     started = time.perf_counter()
+    if cfg.trials < 1:
+        raise ValueError(f"trials is {cfg.trials}; set it to 1 or more")
+    check_benchmark(cfg)
     checkpoint = load(cfg.ckpt)
-    trained = OmegaConf.create(checkpoint[KEY]["config"])
-    if cfg.task:
-        trained.task = cfg.task
-    changes = {"shards": cfg.shards, "limit_test": cfg.limit, "eval_batch_size": cfg.batch_size, "blind": False}
-    trained.data.update({key: value for key, value in changes.items() if value is not None})
+    trained = evaluation(cfg, checkpoint[KEY]["config"])
+    if cfg.submission:
+        check_one_task(trained.task)
     check_data(trained, "test")
     seed_everything(trained.seed, workers=True, verbose=False)
     module = build_module(trained)
     module.load_trained(checkpoint)
+    data = build_data(trained, module)
+    judge = Judge(make("clip", cfg.clip), lambda: data.test_dataloader()[0].samples(images=True)) if cfg.clip else None
+    for task in module.tasks.values():
+        task.needs_references = cfg.submission is None
+    trainer = make(
+        "trainer",
+        {"_target_": "lightning.pytorch.Trainer", "devices": cfg.devices, "precision": trained.trainer.precision},
+        logger=False,
+        callbacks=[TQDMProgressBar()],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
-    def test(**more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        data = build_data(trained, module, **more)
-        trainer = Trainer(
-            devices=1,
-            precision=trained.trainer.precision,
-            logger=False,
-            callbacks=[TQDMProgressBar()],
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        trainer.test(module, data, verbose=False)
-        return dict(module.reports), dict(module.predictions)
+    def trials(blind: bool, **changes: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        results = []  # reports and predictions, by task
+        for task in module.tasks.values():
+            task.judges = judges(task.name, judge, blind, cfg.java)
+        for trial in range(cfg.trials):
+            few_shot = make("few_shot", plain(cfg.few_shot) | {"seed": cfg.few_shot.seed + trial})
+            data = build_data(trained, module, blind=blind, **changes)
+            set_demonstrations(module, data, few_shot)
+            trainer.test(module, data, verbose=False)
+            results.append((dict(module.reports), dict(module.predictions)))
+        return results
 
-    reports, predictions = test()
+    seen = trials(blind=False)
     # Black images read alike, so a batch of many asks each different question only once.
-    blind = test(blind=True, eval_batch_size=1024) if cfg.blind else ({}, {})
+    blind = trials(blind=True, eval_batch_size=1024) if cfg.blind else []
+    if not trainer.is_global_zero:
+        return
     seconds = {"evaluation": round(time.perf_counter() - started, 1)}
-    result, lines = join(reports, predictions, *blind)
-    result |= describe(cfg.ckpt, plain(trained), run.parts(module), seconds)
+    result, lines = join(*over_trials(seen), *over_trials(blind))
+    result |= describe(cfg.ckpt, plain(trained), plain(cfg), run.parts(module), seconds)
+    result["judge"] = judge and judge.describe(module.model.encoder)
+    result["missing"] = unavailable() if cfg.java else {}
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
-    images = build_data(trained, module).test_images
-    write_results(out, result, lines, run.history(checkpoint), images)
+    write_results(out, result, lines, run.history(checkpoint), run.examples(checkpoint), data.images)
+    if cfg.submission:
+        write_submission(cfg.submission, result, lines)
     print(text_table(result))
     print(f"Report: {out / 'report.html'}")
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "report": {"metrics"},
     "model": {"encoder", "mapper", "lm"},
     "task": {"data", "metrics", "model"},
-    "training": {"data", "encoder", "mapper", "lm", "model", "task"},
+    "training": {"data", "encoder", "mapper", "lm", "metrics", "model", "task"},
     "serve": {"data", "model", "task", "training", "build"},
 }
 LIGHTNING = {"training", "data/datamodule.py", "build.py"}

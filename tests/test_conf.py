@@ -1,16 +1,25 @@
 """Every choice of every axis composes, names an allowed target and fits its signature."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from prefixvlm import build, config
+from prefixvlm.data import sources
 
 CONF = Path(__file__).parents[1] / "conf"
-AXES = ["data", "encoder", "mapper", "lm", "task", "module", "optim", "trainer", "callbacks", "logger"]
-CHOICES = [f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.parent.name != "hydra"]
+TRAIN = ["data", "encoder", "mapper", "lm", "task", "module", "optim", "trainer", "callbacks", "logger"]
+EVAL = ["task", "clip"]
+CHOICES = {p: f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.parent.name != "hydra"}
+BENCHMARKS = [path.stem for path in CHOICES if path.parent.name == "benchmark"]
+
+
+def of(*folders, inside=True):
+    return [choice for path, choice in CHOICES.items() if (path.parent.name in folders) == inside]
 
 
 def composed(name, *overrides):
@@ -21,10 +30,10 @@ def composed(name, *overrides):
     return cfg
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", of("benchmark", "clip", inside=False))
 def test_choice_composes_and_binds(choice):
     cfg = composed("train", choice, "run_dir=outputs/x")
-    for axis in AXES:
+    for axis in TRAIN:
         handed = {
             "mapper": dict.fromkeys(("feature_width", "num_features", "lm_width")),
             "module": dict.fromkeys(("encoder", "mapper", "lm", "task", "optim")),
@@ -33,8 +42,46 @@ def test_choice_composes_and_binds(choice):
         build.check(axis, build.plain(cfg[axis]), handed.get(axis, {}))
 
 
+@pytest.mark.parametrize("choice", of("benchmark", "clip", "task"))
+def test_choice_of_an_evaluation_composes_and_binds(choice):
+    given = ["clip.name=local-dir:x"] if choice == "clip=folder" else []
+    cfg = composed("eval", choice, "ckpt=x", *given)
+    assert cfg[choice.split("=")[0]]
+    for axis in EVAL:
+        build.check(axis, build.plain(cfg[axis]))
+
+
 def test_eval_composes():
-    assert composed("eval", "ckpt=x").blind
+    cfg = composed("eval", "ckpt=x")
+    assert cfg.blind
+    assert cfg.benchmark is cfg.clip is cfg.task is None
+    build.make("few_shot", cfg.few_shot)
+
+
+def test_few_shot_states_every_option_with_its_default():
+    written = build.plain(composed("eval", "ckpt=x").few_shot)
+    parameters = inspect.signature(get_object(written.pop("_target_"))).parameters
+    assert written == {name: parameter.default for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_names_its_source_its_split_and_a_task_that_its_nulls_leave_as_trained(name):
+    benchmark = composed("eval", f"benchmark={name}", "ckpt=x").benchmark
+    assert set(benchmark) == {"source", "shards", "split", "task"}
+    assert benchmark.source == name
+    assert benchmark.shards == f"data/{name.replace('_', '-')}"
+    assert benchmark.split in sources.load(name).SPLITS
+    build.check("benchmark", build.plain(benchmark))
+    for task, options in build.plain(benchmark.task).items():
+        given = {key: value for key, value in options.items() if value is not None}
+        made = build.make(f"task.{task}", given)
+        assert made.name == task
+        assert set(options) - set(given) <= {"prompt", "answers", "decoding"}
+
+
+def test_make_has_each_benchmark():
+    line = next(line for line in (CONF.parent / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS"))
+    assert sorted(line.split(":=")[1].split()) == sorted(name.replace("_", "-") for name in BENCHMARKS)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """train.py and eval.py as a user runs them, on real easy-VQA shards with a small random CLIP and GPT-2."""
 
+import contextlib
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prefixvlm.data.shards import read_shard
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.data.writer import write_shards
 from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.run import examples as examples_of
 from tests.conftest import tiny_lm
 
 ROOT = Path(__file__).parents[1]
@@ -110,8 +114,21 @@ def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp
     what = [line for line in lines if line["task"] == "vqa" and line["prompt"].startswith("Question: what")]
     assert result["tasks"]["vqa"]["counts"]["accuracy_what"] == len(what)
     assert result["model"]["trained_parameters"] > 0
+    assert all(set(line["scores"]) >= {"accuracy"} for line in lines if line["task"] == "vqa")
+    assert all(line["groups"] == ["what"] for line in what)
+    for report in result["tasks"].values():
+        assert set(report["counts"]) == set(report["scores"])
+        assert report["prompt"] in ("Caption:", "Question: {question} Answer:")
+    assert len(result["config_hash"]) == 16
+    assert result["judge"] is None
+    assert result["evaluation"]["few_shot"]["shots"] == 0
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "data:image/png" in page
+    assert result["config_hash"] in page
+    assert "What it said while training" in page
+    examples = examples_of(load(folder / "checkpoints" / "best.ckpt"))
+    assert {line["task"] for line in examples} == {"captioning", "vqa"}
+    assert all(f'<th scope="row">{line["key"]}<' in page for line in examples)
 
 
 def test_eval_takes_another_task_and_decoding(trained, tmp_path):
@@ -125,6 +142,88 @@ def test_eval_takes_another_task_and_decoding(trained, tmp_path):
     assert result["tasks"]["vqa"]["num_images"] == 3
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert {line["prediction"] for line in lines} <= {"yes", "no", "red"}
+
+
+def read(folder):
+    """metrics.json, and the lines of predictions.jsonl."""
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    return json.loads((folder / "metrics.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
+    clip = next(part.split("=")[1] for part in parts if part.startswith("encoder.model_name="))
+    out = run(
+        "eval.py", f"ckpt={trained[0]}/checkpoints/best.ckpt", f"out={tmp_path}", "few_shot.shots=2", "trials=2",
+        "few_shot.choice=nearest", "limit=4", "clip=folder", f"clip.name={clip}", "task=captioning",
+        "task.captioning.prompt=", "task.captioning.decoding.max_new_tokens=8", # a token a letter, and 96 of them
+    ).stdout  # fmt: skip
+    result, lines = read(tmp_path)
+    for name, report in result["tasks"].items():
+        assert report["num_images"] == 4, name
+        assert set(report["spread"]) == set(report["trials"]) == set(report["scores"])
+        assert all(len(values) == 2 for values in report["trials"].values())
+    captions = result["tasks"]["captioning"]
+    assert captions["scores"]["clip_score"] == pytest.approx(sum(captions["trials"]["clip_score"]) / 2)
+    assert 0 <= captions["blind"]["clip_score"] <= 250
+    assert result["judge"]["name"] == clip
+    assert "flatters" in result["judge"]["warning"]  # it is the encoder's own
+    assert all(
+        {"clip_score", "ref_clip_score"} <= set(line["scores"]) for line in lines if line["task"] == "captioning"
+    )
+    assert "± spread" in out
+    page = (tmp_path / "report.html").read_text()
+    assert "flatters" in page
+    assert "mean of 2 trials" in page
+
+
+def test_a_submission_is_written_without_references(trained, parts, tmp_path):
+    """The test server's own images: no captions, and ids that are numbers."""
+    shards = Path(next(part.split("=")[1] for part in parts if part.startswith("data.shards=")))
+    image = next(read_shard(shards / "test-000000.tar"))[1]["png"]
+    write_shards({"test": [(f"{n:012d}", {"png": image}) for n in (7, 9)]}, tmp_path / "shards", "a server", "none")
+    options = [f"ckpt={trained[0]}/checkpoints/best.ckpt", f"out={tmp_path}/eval", f"shards={tmp_path}/shards"]
+    run("eval.py", *options, "task=captioning", f"submission={tmp_path}/new/x.json")
+    result, lines = read(tmp_path / "eval")
+    assert json.loads((tmp_path / "new" / "x.json").read_text()) == [
+        {"image_id": number, "caption": line["prediction"]} for number, line in zip((7, 9), lines, strict=True)
+    ]
+    assert result["tasks"]["captioning"]["scores"] == {}
+    assert result["tasks"]["captioning"]["num_unscored"] == 2
+    assert [line["correct"] for line in lines] == [None, None]
+    assert "✗ wrong" not in (tmp_path / "eval" / "report.html").read_text()
+    error = run("eval.py", *options[:1], f"submission={tmp_path}/both.json", f"out={tmp_path}/both", code=2).stderr
+    assert "a submission is of one task, not of captioning, vqa" in error
+    assert not list(tmp_path.glob("both*"))  # it is said before the work is done
+    error = run("eval.py", *options, "task=captioning", code=2).stderr
+    assert "has no caption" in error
+    assert "submission=FILE" in error
+
+
+def run_on_two(folder, *arguments):
+    """eval.py in two processes, of which none outlives the test."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval.py"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # gloo
+    with (folder / "out").open("w+") as out, subprocess.Popen(
+        [*command, "devices=2", *arguments], cwd=ROOT, stdout=out, stderr=out, env=env, start_new_session=True
+    ) as process:  # fmt: skip
+        try:
+            code = process.wait(timeout=200)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        out.seek(0)
+        assert code == 0, out.read()
+
+
+@pytest.mark.slow
+def test_two_processes_say_and_score_what_one_does(trained, tmp_path):
+    options = [f"ckpt={trained[0]}/checkpoints/best.ckpt", "limit=5", "batch_size=2", "blind=false"]
+    run("eval.py", *options, f"out={tmp_path}/one", CUDA_VISIBLE_DEVICES="")
+    run_on_two(tmp_path, *options, f"out={tmp_path}/two")
+    (one, one_lines), (two, two_lines) = read(tmp_path / "one"), read(tmp_path / "two")
+    assert two_lines == one_lines
+    assert two["tasks"] == one["tasks"]
+    assert two["config_hash"] == one["config_hash"]
 
 
 @pytest.mark.parametrize("debug", ["one_batch", "overfit"])

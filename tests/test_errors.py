@@ -5,6 +5,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -115,16 +116,25 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
         one_sentence(lambda: 1 / 0)()
 
 
-def test_an_unknown_key_of_eval_is_one_sentence_and_exit_code_2(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("batchsize=3", "there is no key batchsize; did you mean batch_size?"),
+        ("few_shot.shot=3", "there is no key few_shot.shot; did you mean few_shot.shots?"),
+        ("benchmark=cocoo", "there is no benchmark 'cocoo'; did you mean benchmark=coco?"),
+        ("trials=0", "trials is 0; set it to 1 or more"),
+    ],
+)
+def test_a_wrong_word_to_eval_is_one_sentence_and_exit_code_2(monkeypatch, capsys, override, expected):
     """In this process, to spare it the imports."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "eval.py"), "ckpt=x.ckpt", "batchsize=3"])
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "eval.py"), "ckpt=x.ckpt", override])
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(ROOT / "eval.py"), run_name="__main__")
     GlobalHydra.instance().clear()
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: there is no key batchsize; did you mean batch_size?\n"
+    assert capsys.readouterr().err == f"error: {expected}\n"
 
 
 def test_a_text_file_as_image_is_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path):
@@ -206,6 +216,7 @@ def results(tmp_path_factory):
 
     commands = {
         "no ckpt": ["eval.py"],
+        "no coco": ["eval.py", "benchmark=coco", "shards=/nowhere"],
         "truncated": train("truncated", cut_short(folder / "cut"), "captioning"),
         "broken image": train("broken", with_a_broken_image(folder / "broken-shards"), "captioning"),
         "no question": train("question", shards_of(folder / "questions", questions=False), "vqa"),
@@ -236,3 +247,32 @@ def test_bad_input_is_one_sentence_and_exit_code_2(results, name, words):
     (line,) = [line for line in err.splitlines() if "error:" in line.lower()]
     for word in words:
         assert word in line
+
+
+def assert_coco_is_explained(code, err):
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert err.count("error:") == 1
+    for word in ("/nowhere", "dataset_coco.json", "https://", ".zip", "http://images.cocodataset.org", "--images DIR"):
+        assert word in err
+    command = err.splitlines()[-1].strip()
+    assert command == "prefixvlm shards coco --annotations dataset_coco.json --images DIR --out /nowhere"
+
+
+def test_a_benchmark_without_shards_names_its_files_where_they_are_and_the_command(results):
+    assert_coco_is_explained(*results["no coco"])
+
+
+def test_make_says_the_same():
+    stamp = ROOT / ".venv" / ".installed"
+    newer = [name for name in ("pyproject.toml", "constraints.txt") if stamp.is_file()
+             and (ROOT / name).stat().st_mtime > stamp.stat().st_mtime]  # fmt: skip
+    if not stamp.is_file() or newer or not shutil.which("make"):
+        pytest.skip("`make` would install first: .venv/.installed is missing or out of date")
+    made = subprocess.run(
+        ["make", "-s", "eval-coco", "DATA=/nowhere", "CKPT=x"], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "HYDRA_FULL_ERROR": "0"},
+    )  # fmt: skip
+    lines = made.stderr.splitlines()
+    assert lines.pop().startswith("make: ***")
+    assert_coco_is_explained(made.returncode, "\n".join(lines))

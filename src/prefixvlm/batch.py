@@ -4,7 +4,7 @@ Letters of the shapes, here and everywhere: B images, S rows of text, T tokens, 
 P prefix length, E width of the language model, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,6 +22,8 @@ class Row:
     prompt: what the model is given. The same image object in several rows is encoded once.
     target: what it should say next; supervised, with EOS after it.
     key: the sample's key in its shard. id: unique within a task. references: the true captions or answers.
+    choices: what the answer is one of, if that is known. groups: names of the groups it is also scored in.
+    context: what stands before the prompt: demonstrations, with their images.
     """
 
     prompt: tuple[Image.Image | str, ...]
@@ -29,14 +31,23 @@ class Row:
     key: str = ""
     id: str = ""
     references: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    context: tuple[Image.Image | str, ...] = ()
 
     @property
     def text(self) -> str:
         """The prompt without its images."""
         return "".join(part for part in self.prompt if isinstance(part, str))
 
+    @property
+    def parts(self) -> tuple[Image.Image | str, ...]:
+        """All that the model is given."""
+        return self.context + self.prompt
+
     def without_images(self) -> "Row":
-        return replace(self, prompt=(self.text,))
+        """Also without the context."""
+        return replace(self, prompt=(self.text,), context=())
 
 
 @dataclass
@@ -67,21 +78,24 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def split(self, max_rows: int) -> "Iterator[Batch]":
-        """Batches of at most max_rows of the rows, in order, each with the images it uses and as wide as it must be."""
-        runs = self._runs_of_rows()
+        """Batches of at most max_rows of the rows, in order."""
         for first in range(0, len(self.input_ids), max_rows):
-            part = slice(first, first + max_rows)
-            width = int(self.attention_mask[part].sum(1).max())
-            index = torch.cat(runs[part])
-            images, image_index = index.unique(return_inverse=True)
-            yield Batch(
-                self.pixel_values[images],
-                self.input_ids[part, :width],
-                self.attention_mask[part, :width],
-                self.labels[part, :width],
-                image_index,
-                self.rows[part],
-            )
+            yield self.of(range(first, min(first + max_rows, len(self.input_ids))))
+
+    def of(self, numbers: Sequence[int]) -> "Batch":
+        """These of the S rows, with the images they use and as wide as it must be."""
+        runs = self._runs_of_rows()
+        chosen = torch.tensor(numbers, device=self.input_ids.device)
+        width = int(self.attention_mask[chosen].sum(1).max())
+        images, image_index = torch.cat([runs[number] for number in numbers]).unique(return_inverse=True)
+        return Batch(
+            self.pixel_values[images],
+            self.input_ids[chosen, :width],
+            self.attention_mask[chosen, :width],
+            self.labels[chosen, :width],
+            image_index,
+            [self.rows[number] for number in numbers] if self.rows else [],
+        )
 
     def _runs_of_rows(self) -> list[Tensor]:
         """image_index, a row."""

@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.manifest import resolve_shards
+from prefixvlm.data.sources import how_to_make
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 
 # Hydra would call anything that a configuration names, also one read from a checkpoint.
@@ -100,6 +102,48 @@ def build_module(cfg: DictConfig) -> LightningModule:
     # What the run was, for the checkpoint; where it ran is not part of it.
     module.config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
     return module
+
+
+def evaluation(cfg: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
+    """What was trained, with what an evaluation changes: its tasks, its data.
+
+    A benchmark's task begins with what was trained of that name; what the benchmark leaves null stays.
+    """
+    changed: dict[str, Any] = dict(trained)
+    benchmark = plain(cfg.benchmark) or {}
+    known = trained.get("task") or {}
+    for name, options in (benchmark.get("task") or {}).items():
+        given = {key: value for key, value in options.items() if value is not None}
+        changed["task"] = {name: {**known.get(name, {}), **given}}
+    if cfg.task:
+        changed["task"] = plain(cfg.task)
+    changed["data"] = dict(trained["data"]) | data_changes(cfg)
+    return OmegaConf.create(changed)
+
+
+def data_changes(cfg: DictConfig) -> dict[str, Any]:
+    """What an evaluation says of the data."""
+    benchmark = plain(cfg.benchmark) or {}
+    wanted = {
+        "shards": cfg.shards or benchmark.get("shards"),
+        "test_split": cfg.split or benchmark.get("split"),
+        "limit_test": cfg.limit,
+        "eval_batch_size": cfg.batch_size,
+        "blind": False,
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def check_benchmark(cfg: DictConfig) -> None:
+    """Raise ValueError, with the files that are wanted and the command that makes shards of them, if there are none."""
+    if cfg.benchmark:
+        wanted = data_changes(cfg)
+        name = cfg.benchmark.source.replace("_", "-")
+        try:
+            resolve_shards(wanted["shards"], wanted["test_split"], "make them as follows")
+        except ValueError as error:
+            error.add_note(how_to_make(name, wanted["test_split"], wanted["shards"]))
+            raise
 
 
 def check_data(cfg: DictConfig, *stages: str) -> None:

@@ -1,11 +1,11 @@
 """The `prefixvlm` command: arguments go in, one of its subcommands runs."""
 
 import argparse
-import importlib
-import pkgutil
 from pathlib import Path
 
+from prefixvlm.data.command import add_shards
 from prefixvlm.errors import one_sentence
+from prefixvlm.metrics.command import add_score
 
 
 def main() -> None:
@@ -20,14 +20,15 @@ def _main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="prefixvlm", description="Shards for training, and captions and answers from a trained checkpoint."
+        prog="prefixvlm", description="Shards for training, scores, and captions and answers from a trained checkpoint."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
-    shards.add_argument("name", choices=[*_sources(), "verify"], help="a data set; verify checks the folder at --out")
-    shards.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
-    shards.set_defaults(run=_shards)
+    add_shards(shards)
+
+    score = commands.add_parser("score", help="score the files of any system, or compare two evaluations")
+    add_score(score)
 
     predict = commands.add_parser("predict", help="caption images, or answer a question about each")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
@@ -35,27 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--question", metavar="TEXT", help="what to answer; without it the images are captioned")
     predict.set_defaults(run=_predict)
     return parser
-
-
-def _sources() -> list[str]:
-    from prefixvlm.data import sources
-
-    return [module.name.replace("_", "-") for module in pkgutil.iter_modules(sources.__path__)]
-
-
-def _shards(arguments: argparse.Namespace) -> None:
-    from prefixvlm.data.manifest import verify
-    from prefixvlm.data.writer import write_shards
-
-    if arguments.name == "verify":
-        verify(arguments.out)
-        print(f"{arguments.out} is whole")
-        return
-    source = importlib.import_module(f"prefixvlm.data.sources.{arguments.name.replace('-', '_')}")
-    splits = {split: source.samples(split) for split in source.SPLITS}
-    manifest = write_shards(splits, arguments.out, source.SOURCE, source.LICENCE)
-    for split in manifest.splits:
-        print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

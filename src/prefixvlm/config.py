@@ -36,11 +36,19 @@ class EvalConfig:
 
     ckpt: str = MISSING
     task: Any = None
+    benchmark: Any = None
+    clip: Any = None
+    few_shot: Any = MISSING
+    trials: int = 1
     out: str | None = None
+    java: bool = True
+    submission: str | None = None
     shards: str | None = None
+    split: str | None = None
     limit: int | None = None
     batch_size: int | None = None
     blind: bool = True
+    devices: int = 1
 
 
 def register() -> None:

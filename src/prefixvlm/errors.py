@@ -40,7 +40,7 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
         except ERRORS as error:
             if _wants_traceback:
                 raise
-            print(f"error: {sentence(error, conf)}", file=sys.stderr)
+            _print(error, conf)
             sys.exit(USAGE)
 
     return wrapped
@@ -56,10 +56,15 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
         except ERRORS as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN or _wants_traceback:
                 raise
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            _print(error)
             sys.exit(USAGE)
 
     return wrapped
+
+
+def _print(error: Exception, conf: Path | None = None) -> None:
+    """The sentence and, where the error has notes, what to do."""
+    print(f"error: {sentence(error, conf)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def sentence(error: Exception, conf: Path | None = None) -> str:

@@ -3,11 +3,11 @@
 from collections import Counter
 
 import pytest
-import torch
 
 from prefixvlm.batch import Row
 from prefixvlm.model import decoding
 from tests.conftest import collator_of
+from tests.model import naive
 
 
 def rows_of(images):
@@ -16,31 +16,11 @@ def rows_of(images):
     return [*rows, Row(prompt=(images[0], "again")), Row(prompt=(images[1], "Few:", images[2], " shots"))]
 
 
-def next_logits(model, embeds):
-    """Naive: no cache, no padding, one row; logits after the last position."""
-    positions = torch.arange(embeds.shape[1])[None]
-    mask = torch.ones(1, embeds.shape[1], dtype=torch.bool)
-    return model.lm.logits(model.lm.hidden(embeds, mask, positions))[0, -1]
-
-
-def naive_greedy(model, batch, num):
-    embeds = model.inputs_embeds(batch)
-    text = []
-    for _ in range(num):
-        token = int(next_logits(model, embeds).argmax())
-        if token == model.lm.eos_id:
-            break
-        text.append(token)
-        embeds = torch.cat([embeds, model.lm.embed(torch.tensor([[token]]))], 1)
-    return text
-
-
-@torch.no_grad()
 def test_greedy_in_a_batch_equals_each_row_alone_without_a_cache(model, images):
     collate = collator_of(model)
     rows = rows_of(images)
     together = decoding.greedy(model, collate(rows, supervised=False), max_new_tokens=12)
-    alone = [naive_greedy(model, collate([row], supervised=False), 12) for row in rows]
+    alone = [naive.greedy(model, row, 12) for row in rows]
     assert together == alone
     assert len({tuple(text) for text in together}) > 1
 
@@ -87,8 +67,7 @@ def test_beam_of_one_is_greedy(model, images):
 
 def test_nucleus_samples_only_from_the_nucleus_and_in_proportion(model, images):
     batch = collator_of(model)([Row(prompt=(images[0], "Q"))], supervised=False)
-    with torch.no_grad():
-        p = next_logits(model, model.inputs_embeds(batch)).softmax(-1)
+    p = naive.next_logits(model, naive.embeds_of(model, Row(prompt=(images[0], "Q")))).softmax(-1)
     order = p.argsort(descending=True)
     size = int((p[order].cumsum(0) < 0.7).sum()) + 1
     kept = set(order[:size].tolist())
@@ -100,21 +79,3 @@ def test_nucleus_samples_only_from_the_nucleus_and_in_proportion(model, images):
     again = decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000)
     assert again == samples
     assert decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000, seed=1) != samples
-
-
-@pytest.mark.parametrize("normalize_length", [False, True])
-@torch.no_grad()
-def test_scores_of_answers_equal_a_naive_loop(model, images, normalize_length):
-    collate = collator_of(model)
-    rows = rows_of(images)
-    answers = [model.lm.tokenizer(text).input_ids for text in ("yes", "no", "y", "a long answer")]
-    ours = decoding.score_answers(model, collate(rows, supervised=False), answers, normalize_length)
-    for i, row in enumerate(rows):
-        for j, answer in enumerate(answers):
-            embeds = model.inputs_embeds(collate([row], supervised=False))
-            total = 0.0
-            for token in [*answer, model.lm.eos_id]:
-                total += float(next_logits(model, embeds).log_softmax(-1)[token])
-                embeds = torch.cat([embeds, model.lm.embed(torch.tensor([[token]]))], 1)
-            expected = total / (len(answer) + 1) if normalize_length else total
-            assert float(ours[i, j]) == pytest.approx(expected, abs=1e-3)

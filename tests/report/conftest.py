@@ -29,7 +29,8 @@ def predictions() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def result() -> dict[str, Any]:
-    common = {"num_images": 40, "decoding": {"method": "greedy", "max_new_tokens": 8}, "variant": EVIL}
+    decoding = {"method": "greedy", "max_new_tokens": 8}
+    common = {"num_images": 40, "num_unscored": 0, "prompt": None, "decoding": decoding, "variant": EVIL}
     return {
         "checkpoint": f"outputs/{EVIL}/best.ckpt",
         "date": "2025-01-02 03:04 UTC",
@@ -54,7 +55,22 @@ def result() -> dict[str, Any]:
         "versions": {"torch": "2"},
         "seed": 1,
         "seconds": {"evaluate": 1.5},
+        "evaluation": {"few_shot": {"shots": 0, "choice": "random", "induction": ""}, "trials": 1, "benchmark": None},
+        "config_hash": "0123456789abcdef",
+        "judge": None,
     }
+
+
+@pytest.fixture
+def examples() -> list[dict[str, Any]]:
+    """Captions of two images and one question, said at nine validations; the answer is right from the fifth on."""
+    lines = []
+    for step in range(100, 1000, 100):
+        said = "a red circle" if step >= 500 else EVIL
+        lines += [line("captioning", f"v{i}", said, "a red circle") | {"step": step} for i in range(2)]
+        question = f"Question: is it {EVIL}? Answer:"
+        lines.append(line("vqa", "v0", f"answer {step}", "yes", prompt=question) | {"step": step})
+    return lines
 
 
 @pytest.fixture

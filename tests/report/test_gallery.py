@@ -72,3 +72,30 @@ def test_text_table_is_aligned(result: dict[str, Any]) -> None:
         "captioning  cider        0.500  0.250      +0.250              \u2013      40",
         "vqa         accuracy     83.33      \u2013           \u2013              \u2013  12,000",
     ]
+
+
+def test_text_table_has_the_spread_only_of_trials(result: dict[str, Any]) -> None:
+    result["tasks"]["vqa"] |= {"spread": {"accuracy": 1.25}}
+    table = text_table(result).splitlines()
+    assert table[0].split()[:7] == ["task", "score", "value", "±", "spread", "blind", "difference"]
+    assert table[2].split()[2:5] == ["75.00", "\u2013", "80.50"]
+    assert table[4].split()[2:5] == ["83.33", "1.25", "\u2013"]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_text_table_shows_the_first_twenty_scores_of_a_task(result: dict[str, Any]) -> None:
+    result["tasks"]["vqa"]["scores"] |= {f"accuracy_{n}": 50.0 for n in range(64)}
+    table = text_table(result).splitlines()
+    assert len(table) == 2 + 2 + 20 + 1
+    assert [line.split()[1] for line in (table[4], table[23])] == ["accuracy", "accuracy_18"]
+    assert table[-1] == "(45 more scores of vqa are in metrics.json)"
+    result["tasks"]["captioning"]["scores"] = {}
+    assert len(text_table(result).splitlines()) == 2 + 20 + 1
+
+
+def test_cards_of_what_is_not_scored(predictions: list[dict[str, Any]]) -> None:
+    unscored = [line | {"correct": None} for line in predictions]
+    cards = gallery(unscored)["vqa"]
+    assert len(cards) == 24
+    assert {(card.num_wrong, card.num_right, card.num_rows) for card in cards} == {(0, 0, 3)}
+    assert class_view([line | {"references": []} for line in unscored]) is None

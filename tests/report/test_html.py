@@ -44,9 +44,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def text(tmp_path: Path, result: Any, predictions: Any, history: Any, png: bytes) -> str:
+def text(tmp_path: Path, result: Any, predictions: Any, history: Any, examples: Any, png: bytes) -> str:
     path = tmp_path / "new" / "report.html"
-    write_report(path, result, predictions, history, dict.fromkeys(gallery_keys(predictions), png))
+    write_report(path, result, predictions, history, examples, dict.fromkeys(gallery_keys(predictions), png))
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -72,12 +72,12 @@ def test_texts_stay_texts(text: str) -> None:
 def test_it_holds_all_parts_in_order(text: str) -> None:
     page = Page(text)
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert ids == ["scores", "run", "curves", "gallery", "classes"]
+    assert ids == ["scores", "run", "curves", "said", "gallery", "classes"]
     words = " ".join(" ".join(page.texts).split())
     for part in ("75.00", "80.50", "\u22125.50", "60.00 … 88.00", "0.500", "+0.250", "12,000", "2025-01-02",
                  "1,000 parameters trained", "9,000 frozen", "10.00 %", "MLPMapper", "(only the image)", "train/loss",
                  "val/loss", "learning rate", "lr-AdamW/pg2",
-                 "✗ wrong", "✓ right", "2 of 3 right", "micro", "macro", "weighted"):  # fmt: skip
+                 "✗ wrong", "✓ right", "2 of 3 right", "micro", "macro", "weighted", "0123456789abcdef"):  # fmt: skip
         assert part in words, part
     assert "Answer:" not in words.split("Gallery", 2)[2]  # the frame of the prompts is not repeated
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
@@ -92,7 +92,7 @@ def test_images_keep_their_bytes_and_what_is_none_is_left_out(result: Any, predi
     Image.new("RGB", (400, 300)).save(large, "JPEG")
     first, second, third = gallery_keys(predictions)[:3]
     images = {first: png, second: large.getvalue(), third: b"<svg onload=alert(1)>"}
-    page = Page(html.render(result, predictions, [], images))
+    page = Page(html.render(result, predictions, [], [], images))
     shown = [attributes for tag, attributes in page.tags if tag == "img"]
     assert {attributes["src"][:22] for attributes in shown} == {"data:image/png;base64,", "data:image/jpeg;base64"}
     assert {attributes["alt"]: attributes.get("class") for attributes in shown} == {
@@ -101,7 +101,7 @@ def test_images_keep_their_bytes_and_what_is_none_is_left_out(result: Any, predi
 
 
 def test_a_page_without_predictions(result: Any) -> None:
-    page = Page(html.render(result, [], [], {}))
+    page = Page(html.render(result, [], [], [], {}))
     assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["scores", "run"]
 
 
@@ -116,12 +116,79 @@ def test_a_failed_write_leaves_the_old_page(
 
     monkeypatch.setattr(html.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write_report(path, result, predictions, [], {})
+        write_report(path, result, predictions, [], [], {})
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert path.read_text() == "old"
 
 
 def test_broken_text_is_written(tmp_path: Path, result: Any, predictions: Any) -> None:
     predictions[0]["prediction"] = "half an emoji \ud83d"
-    write_report(tmp_path / "report.html", result, predictions, [], {})
+    write_report(tmp_path / "report.html", result, predictions, [], [], {})
     assert "half an emoji ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def words_of(text: str, section: str) -> str:
+    """The words of one section."""
+    found = re.search(rf'<section id="{section}">(.*?)</section>', text, re.DOTALL)
+    return " ".join(" ".join(Page(found[1]).texts).split()) if found else ""
+
+
+def test_what_it_said_while_training_is_a_table_of_steps(text: str) -> None:
+    words = words_of(text, "said")
+    assert "step 100 step 300 step 400 step 600 step 700 step 900 references" in words
+    assert "at 6 of 9 validations" in words
+    assert words.count("✓ a red circle") == 2 * 3  # two images, right at the steps 600, 700 and 900
+    assert "answer 900" in words
+    assert "answer 800" not in words
+    assert "Question:" not in words  # one prompt needs no telling apart
+    assert text.count('<td class="right">') == 6
+
+
+def test_few_validations_are_all_there_and_none_are_no_section(result: Any, examples: Any) -> None:
+    few = [line for line in examples if line["step"] in (100, 200) and (line["key"], line["step"]) != ("v1", 200)]
+    words = words_of(html.render(result, [], [], few, {}), "said")
+    assert "step 100 step 200 references" in words
+    assert " of " not in words.split("✓")[0]
+    assert "\u2013 a red circle" in words  # v1 was not asked at step 200
+    assert 'id="said"' not in html.render(result, [], [], [], {})
+
+
+def test_questions_stand_by_the_images_where_they_differ(result: Any, examples: Any) -> None:
+    both = [examples[2], examples[2] | {"id": "other", "prompt": "Question: is it blue? Answer:"}]
+    words = words_of(html.render(result, [], [], both, {}), "said")
+    assert "v0 is it blue?" in words
+    assert words.count("is it") == 2
+    assert "Answer:" not in words
+
+
+def test_what_has_no_references_is_neither_right_nor_wrong(result: Any, predictions: Any) -> None:
+    unscored = [line | {"correct": None, "references": []} for line in predictions]
+    result["tasks"]["vqa"]["num_unscored"] = 120
+    page = html.render(result, unscored, [], [line | {"step": 1} for line in unscored], {})
+    for word in ("✗ wrong", "✓ right", "references:", "reference:", " right</p>", "card wrong", "card right"):
+        assert word not in page, word
+    assert "without references, not scored 120" in words_of(page, "run")
+    assert 'id="classes"' not in page
+    mixed = html.render(result, [*unscored[40:42], predictions[42]], [], [], {})
+    assert "1 of 1 right" in mixed
+
+
+def test_what_was_run_says_what_is_not_as_usual(result: Any) -> None:
+    plain = words_of(html.render(result, [], [], [], {}), "run")
+    assert not re.search("few-shot|trials|judge|benchmark|limit|not scored|prompt", plain)
+    few_shot = {"_target_": "x", "shots": 2, "choice": "nearest", "induction": "Please answer.", "seed": 5}
+    result["evaluation"] |= {"few_shot": few_shot, "trials": 3, "limit": 7}
+    result["evaluation"]["benchmark"] = {"source": "okvqa", "split": "test"}
+    result["judge"] = {"name": "ViT-B-32-quickgelu", "pretrained": "openai", "warning": "the judge flatters"}
+    result["tasks"]["vqa"] |= {"prompt": "Q: {question} A:", "spread": {"accuracy": 1.25}}
+    page = html.render(result, [], [], [], {})
+    words = words_of(page, "run")
+    for part in ("few-shot.shots 2", "few-shot.choice nearest", "few-shot.induction Please answer.", "trials 3",
+                 "judge.name ViT-B-32-quickgelu", "benchmark okvqa", "split test", "limit 7",
+                 "Q: {question} A:"):  # fmt: skip
+        assert part in words, part
+    scores = words_of(page, "scores")
+    assert "83.33 ± 1.25" in scores
+    assert "75.00 80.50" in scores  # captions have no spread here
+    assert "mean of 3 trials" in scores
+    assert "the judge flatters" in scores

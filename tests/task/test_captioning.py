@@ -2,12 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.interface import Prediction
+from prefixvlm.task.prediction import Prediction
+from tests.conftest import collator_of, tiny_model
 
 
 @pytest.fixture
@@ -15,9 +17,9 @@ def sample(images):
     return Sample("k7", images[0], tuple(f"caption {letter}" for letter in "abcde"))
 
 
-def predictions(*pairs):
+def predictions(*pairs, groups=()):
     task = Captioning()
-    return [Prediction("captioning", f"k{i}", f"k{i}", "", text, truths, task.correct(text, truths))
+    return [Prediction("captioning", f"k{i}", f"k{i}", "", text, truths, task.correct(text, truths), groups)
             for i, (text, truths) in enumerate(pairs)]  # fmt: skip
 
 
@@ -67,7 +69,56 @@ def test_scores_are_percent_and_the_official_scale():
         ("a big tree", ("a big tree",)),
         ("a", ("some water",)),
     ))  # fmt: skip
-    assert scores["exact_match"] == 50
-    assert set(scores) == {"exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
+    assert scores["exact_match"].value == 50
+    assert scores["exact_match"].items == [100, 0, 100, 0]
+    assert set(scores) >= {"exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"}
     # 3 + 1 + 3 of the predictions' 9 words are right, and the references have 11.
-    assert scores["bleu_1"] == pytest.approx(7 / 9 * math.exp(1 - 11 / 9), rel=1e-6)
+    assert scores["bleu_1"].value == pytest.approx(7 / 9 * math.exp(1 - 11 / 9), rel=1e-6)
+
+
+NEAR = (("a red square", ("a red square", "a square")), ("a blue circle", ("the blue circle",)), ("a", ("a cat",)))
+FAR = (("a green tree", ("a green tree",)), ("two big dogs", ("two dogs", "big dogs")), ("a circle", ("a red ball",)))
+
+
+def test_the_cider_of_a_group_is_that_of_its_own_images_alone():
+    """Document frequencies are the group's: its CIDEr is not the mean of what its images have in the whole set."""
+    near, far = predictions(*NEAR, groups=("domain_near",)), predictions(*FAR, groups=("domain_far",))
+    far = [replace(p, key=f"far-{p.key}", id=f"far-{p.id}") for p in far]
+    scores = Captioning().scores([*near, *far])
+    for name, group, among in (("cider_domain_near", near, slice(3)), ("cider_domain_far", far, slice(3, 6))):
+        alone = Captioning().scores([replace(p, groups=()) for p in group])["cider"]
+        assert scores[name].value == pytest.approx(alone.value) != pytest.approx(sum(scores["cider"].items[among]) / 3)
+        assert (scores[name].predictions, scores[name].items) == (group, alone.items)
+    assert set(Captioning().scores(near)) - set(Captioning().scores(far)) == {"cider_domain_near"}
+
+
+def test_scores_of_items_have_intervals_and_stand_by_id_in_the_report():
+    near = predictions(*NEAR, groups=("domain_near",))
+    far = [replace(p, key=f"far-{p.key}", id=f"far-{p.id}") for p in predictions(*FAR, groups=("domain_far",))]
+    report = Captioning().report([*near, *far])
+    items, scores = report["items"], report["scores"]
+    assert list(items) == [p.id for p in [*near, *far]]
+    for name in ("exact_match", "rouge_l", "cider"):
+        values = [each[name] for each in items.values()]
+        assert sum(values) / len(values) == pytest.approx(scores[name])
+        low, high = report["intervals"][name]
+        assert min(values) <= low < scores[name] < high <= max(values)
+    assert "cider_domain_near" in report["intervals"]
+    assert "cider_domain_near" not in items["k0"]  # another figure than what k0 adds to `cider`
+    assert "vocabulary" not in report["intervals"]  # a resample always has fewer words
+    counts = {"cider": 6, "exact_match": 6, "cider_domain_near": 3, "cider_domain_far": 3}
+    assert {name: report["counts"][name] for name in counts} == counts
+
+
+def test_without_references_captions_are_written_and_not_scored(images):
+    model, task = tiny_model("gpt2"), Captioning(decoding={"max_new_tokens": 3})
+    task.needs_references = False
+    samples = [Sample("secret", images[0], groups={"domain": "near"}), Sample("known", images[1], ("a cat",))]
+    batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
+    secret, known = task.predict(model, batch)
+    assert (secret.correct, secret.references, secret.groups) == (None, (), ("domain_near",))
+    assert known.correct is not None
+    report = task.report([secret, known])
+    assert (report["num_items"], report["num_unscored"], report["counts"]["cider"]) == (2, 1, 1)
+    nothing = task.report([secret])
+    assert (nothing["num_unscored"], nothing["scores"], nothing["intervals"], nothing["items"]) == (1, {}, {}, {})

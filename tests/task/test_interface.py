@@ -1,5 +1,7 @@
 """What every task shares: options of decoding, one Prediction a row, slices of a batch, the report."""
 
+import random
+
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +10,8 @@ from prefixvlm.batch import IMAGE_ID, Row
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task import interface
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.interface import Prediction
+from prefixvlm.task.fast_binding import FastBinding
+from prefixvlm.task.prediction import Prediction, mean
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 
@@ -43,9 +46,11 @@ def test_right_decoding_reaches_the_decoder(images, decoding):
     model = tiny_model("gpt2")
     task = Captioning(decoding=decoding)
     batch = collator_of(model)([row for i in images for row in task.prompt_rows(Sample("k", i, ("c",)))], False)
-    keywords = {**task.decoding}
+    keywords = {name: value for name, value in task.decoding.items() if name != "stop"}
     ids = interface.METHODS[keywords.pop("method")](model, batch, **keywords)
-    expected = [text.strip() for text in model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    expected = [
+        text.strip().split("\n")[0].strip() for text in model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    ]
     assert [p.prediction for p in task.predict(model, batch)] == expected
     assert max(map(len, ids)) <= decoding.get("max_new_tokens", 32)
 
@@ -135,21 +140,81 @@ def test_a_report_says_what_one_must_know_to_compare():
     """Questions about one image fail together: the interval draws images, so it is as wide as theirs."""
     task = Vqa()
     predictions = [
-        Prediction("vqa", key, f"{key}-{i}", "Question: is it? Answer:", text, ("yes",), float(text == "yes"))
+        Prediction("vqa", key, f"{key}-{i}", "Question: is it? Answer:", text, ("yes",), float(text == "yes"), ("is",))
         for key, text in (("a", "yes"), ("b", "no"))
         for i in range(20)
     ]
     report = task.report(predictions)
+    items = report.pop("items")
     assert report == {
         "scores": {"accuracy": 50, "accuracy_is": 50},
-        "counts": {"accuracy_is": 40},
-        "intervals": {"accuracy": [0, 100]},
+        "counts": {"accuracy": 40, "accuracy_is": 40},
+        "intervals": {"accuracy": (0, 100), "accuracy_is": (0, 100)},
         "num_items": 40,
+        "num_unscored": 0,
         "num_images": 2,
-        "decoding": {"method": "greedy", "max_new_tokens": 8},
+        "prompt": "Question: {question} Answer:",
+        "decoding": {"method": "greedy", "max_new_tokens": 8, "stop": ["\n"]},
         "variant": "exact_match_normalised",
     }
+    assert items == {p.id: {"accuracy": 100 * p.correct, "accuracy_is": 100 * p.correct} for p in predictions}
     caption = Captioning().report([Prediction("captioning", "a", "a", "", "a cat", ("a cat",), 1.0)])
-    assert caption["intervals"] == {"exact_match": [100, 100]}
+    assert caption["intervals"]["exact_match"] == (100, 100)
     assert caption["decoding"]["max_new_tokens"] == 32
     assert "exact_match_lowercase" in caption["variant"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("red\nQuestion: b", ["\n"], "red"),
+        ("red. Question: b\nc", ["\n", " Question:", "."], "red"),  # the first in the text, not in the list
+        ("red. Question: b\nc", ["\n", " Question:"], "red."),
+        (" red \n", ["\n"], "red"),
+        ("red\nblue", [], "red\nblue"),
+        ("Question: b", ["Question:"], ""),
+    ],
+)
+def test_a_text_is_cut_at_the_first_of_the_stops(text, stop, expected):
+    assert interface.cut(text, stop) == expected
+
+
+def test_what_is_generated_is_cut_and_scored_as_cut(images, monkeypatch):
+    model = tiny_model("gpt2")
+    said = [model.lm.tokenizer(text).input_ids for text in (" red\nQ: what? A: blue", "\n blue, I think")]
+    monkeypatch.setitem(interface.METHODS, "greedy", lambda model, batch, max_new_tokens: said)
+    task = Vqa(decoding={"stop": [",", "\n"]})
+    samples = [Sample(f"k{i}", images[i], (), questions("red", "what?")) for i in range(2)]
+    rows = [row for sample in samples for row in task.prompt_rows(sample)]
+    found = task.predict(model, collator_of(model)(rows, supervised=False))
+    assert [(p.prediction, p.correct) for p in found] == [("red", 1), ("blue", 0)]
+
+
+@pytest.mark.parametrize("task", [Captioning, Vqa])
+@pytest.mark.parametrize("stop", ["\n", None, [""], [1]])
+def test_stops_that_are_no_list_of_texts_are_an_error(task, stop):
+    """One text would be taken for its letters."""
+    with pytest.raises(ValueError, match=rf"task\.{task.name}\.decoding\.stop is .*list of texts"):
+        task(decoding={"stop": stop})
+
+
+def test_a_score_of_a_group_that_is_the_whole_set_stands_among_the_items_and_that_of_a_part_does_not():
+    task = Vqa()
+    found = [Prediction("vqa", "a", str(i), "", "yes", ("yes",), 1.0, ("all", f"half_{i % 2}")) for i in range(4)]
+    report = task.report(found)
+    assert report["counts"] == {"accuracy": 4, "accuracy_all": 4, "accuracy_half_0": 2, "accuracy_half_1": 2}
+    assert all(set(scores) == {"accuracy", "accuracy_all"} for scores in report["items"].values())
+
+
+def test_a_judge_adds_its_scores_to_those_that_have_references():
+    task = Vqa()
+    found = [Prediction("vqa", "a", "0", "", "yes", ("yes",), 1.0), Prediction("vqa", "b", "1", "", "no", (), None)]
+    task.judges = [lambda known: {"length": mean(known, [len(p.prediction) for p in known])}]
+    report = task.report(found)
+    assert (report["scores"], report["counts"]) == ({"accuracy": 100, "length": 3}, {"accuracy": 1, "length": 1})
+    assert report["items"] == {"0": {"accuracy": 100, "length": 3}}
+
+
+def test_a_task_for_evaluation_only_says_so_when_it_is_trained(images):
+    with pytest.raises(ValueError, match=r"fast_binding is for evaluation only"):
+        FastBinding().training_rows(Sample("k", images[0]), random.Random(0))

@@ -1,17 +1,19 @@
 """Question answering: which questions train, what is asked, accuracy, and ranking over closed answers."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from prefixvlm.data.collate import continuation_ids
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.model.decoding import score_answers
-from prefixvlm.task import vqa
-from prefixvlm.task.interface import Prediction
+from prefixvlm.model.closed import score_answers
+from prefixvlm.task import choosing, interface
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
+from tests.model import naive
 
 ANSWERS = ["yes", "no", "red", "a big blue circle"]
 
@@ -25,8 +27,9 @@ def sample_of(image, key="k7"):
 
 
 def prediction(question, text, truths, task):
-    prompt = task.prompt.replace("{question}", question)
-    return Prediction("vqa", "k", question, prompt, text, truths, task.correct(text, truths))
+    asked = Sample("k", Image.new("RGB", (8, 8)), (), (Question(question, question, truths),))
+    (row,) = task.prompt_rows(asked)
+    return task.judged(row, text)
 
 
 def test_training_questions_are_drawn_by_the_generator_alone(images):
@@ -75,7 +78,11 @@ def test_accuracy_is_percent_over_all_and_by_first_word(prompt):
         prediction("is it blue?", "yes", ("no",), task),
         prediction("is it big?", "two", ("2",), task),
     ])  # fmt: skip
-    assert scores == pytest.approx({"accuracy": 60, "accuracy_is": 200 / 3, "accuracy_what": 50})
+    values = {name: score.value for name, score in scores.items()}
+    assert values == pytest.approx({"accuracy": 60, "accuracy_is": 200 / 3, "accuracy_what": 50})
+    assert {name: len(score.items) for name, score in scores.items()} == {
+        "accuracy": 5, "accuracy_is": 3, "accuracy_what": 2
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("normalize_length", [False, True])
@@ -102,7 +109,7 @@ def test_ranking_is_the_same_for_each_row_alone_and_in_slices(images, monkeypatc
     read = []
     base = model.lm.model.base_model
     base.register_forward_pre_hook(lambda _, args, kw: read.append(len(kw["inputs_embeds"])), with_kwargs=True)
-    monkeypatch.setattr(vqa, "MAX_ROWS", 8)
+    monkeypatch.setattr(choosing, "MAX_READ", 8)
     assert task.predict(model, collate(rows, supervised=False)) == together
     assert max(read) == 8  # 2 rows of 4 answers
 
@@ -120,3 +127,93 @@ def test_ranked_answers_are_tokenized_as_they_were_trained(images):
     (row,) = task.training_rows(Sample("k", images[0], (), (Question("q", "what?", ("red",)),)), random.Random(0))
     _, target_ids = collator_of(model).tokenize(row)
     assert target_ids[:-1] == continuation_ids(model.lm.tokenizer, " Answer:", " red")
+
+
+def test_the_official_metric_counts_matches_among_ten_answers():
+    task = Vqa(metric="vqa")
+    assert task.variant == "vqa_official"
+    answers = ("red", *["blue"] * 2, *["green"] * 7)
+    found = {text: prediction("what?", text, answers, task).correct for text in ("red", "blue", "green", "pink")}
+    # Each of the ten is left out in turn: one match counts in 9 of 10 subsets, a third each.
+    assert found == pytest.approx({"red": 0.3, "blue": 0.6, "green": 1, "pink": 0})
+    assert task.scores([prediction("what?", "red", answers, task)])["accuracy"].value == pytest.approx(30)
+
+
+def test_an_unknown_metric_is_an_error_with_those_there_are():
+    with pytest.raises(ValueError, match=r"'bleu'.*exact_match.*vizwiz"):
+        Vqa(metric="bleu")
+
+
+def test_groups_are_the_questions_own_and_whether_it_can_be_answered(images):
+    def groups_of(labels, groups):
+        question = Question("q", "What is it?", ("cat",), groups=groups)
+        (row,) = Vqa().prompt_rows(Sample("k", images[0], (), (question,), labels, {"domain": "near"}))
+        return row.groups
+
+    assert groups_of({}, {}) == ("what",)
+    assert groups_of({}, {"answer_type": "yes/no", "kind": "a b"}) == ("answer_type_yes/no", "kind_a_b")
+    assert groups_of({"answerable": "no", "shape": "round"}, {}) == ("answerable_no",)
+    assert groups_of({"answerable": "yes"}, {"answer_type": "other"}) == ("answer_type_other", "answerable_yes")
+
+
+def vizwiz_samples(images):
+    return [
+        Sample(f"k{i}", image, (), (Question(f"q{i}", "what is it?"[: 9 + i], ("unanswerable", "cat")),),
+               {"answerable": "no" if i in (1, 4) else "yes"})
+        for i, image in enumerate(images)
+    ]  # fmt: skip
+
+
+def test_answerability_is_the_average_precision_of_what_cannot_be_answered(model, images):
+    """Ranked by the log-likelihood of "unanswerable"; the unanswerable are the positives."""
+    naive.make_images_count(model)
+    task = Vqa(metric="vizwiz", answerability=True, decoding={"max_new_tokens": 2})
+    rows = [row for sample in vizwiz_samples(images) for row in task.prompt_rows(sample)]
+    found = task.predict(model, collator_of(model)(rows, supervised=False))
+    likely = [naive.likelihoods(model, row, ["unanswerable"])[0] for row in rows]
+    assert [p.values[0] for p in found] == pytest.approx(likely, abs=1e-3)
+    order = sorted(range(5), key=lambda i: -likely[i])
+    places = [order.index(i) + 1 for i in (1, 4)]
+    expected = 100 * sum(number / place for number, place in enumerate(sorted(places), 1)) / 2
+    scores = task.scores(found)
+    assert scores["answerability_ap"].value == pytest.approx(expected)
+    assert len(scores["accuracy_answerable_no"].items) == 2
+    plain = Vqa(decoding={"max_new_tokens": 2})
+    assert "answerability_ap" not in plain.scores(plain.predict(model, collator_of(model)(rows, supervised=False)))
+
+
+def test_answerability_goes_with_its_question_where_rows_are_one_and_read_in_parts(images, monkeypatch):
+    model, task = naive.make_images_count(tiny_model("llama")), Vqa(answerability=True, decoding={"max_new_tokens": 2})
+    rows = [row for sample in vizwiz_samples([images[0], images[1], images[0]]) for row in task.prompt_rows(sample)]
+    rows += [replace(row, id=f"again-{row.id}") for row in rows]
+    batch = collator_of(model)(rows, supervised=False)
+    whole = {p.id: p.values[0] for p in task.predict(model, batch)}
+    assert len(whole) == 6
+    assert len(batch.rows) == 3
+    assert all(whole[f"again-q{i}"] == whole[f"q{i}"] for i in range(3))
+    monkeypatch.setattr(interface, "MAX_ROWS", 2)
+    monkeypatch.setattr(choosing, "MAX_READ", 2)
+    assert {p.id: p.values[0] for p in task.predict(model, batch)} == pytest.approx(whole, abs=1e-4)
+
+
+def test_without_any_unanswerable_question_there_is_no_average_precision(images):
+    task = Vqa(answerability=True)
+    (row,) = task.prompt_rows(vizwiz_samples(images)[0])
+    assert set(task.scores([task.judged(row, "cat", [-1.0])])) == {"accuracy", "accuracy_answerable_yes"}
+
+
+def test_questions_without_answers_are_asked_only_for_a_test_server(images):
+    sample = Sample("k", images[0], (), (Question("q0", "what?", ("cat",)), Question("secret", "what is it?")))
+    task = Vqa(decoding={"max_new_tokens": 2})
+    with pytest.raises(ValueError, match=r"'secret'.*submission"):
+        task.prompt_rows(sample)
+    task.needs_references = False
+    model = tiny_model("gpt2")
+    found = task.predict(model, collator_of(model)(task.prompt_rows(sample), supervised=False))
+    assert [(p.id, p.correct is None) for p in found] == [("q0", False), ("secret", True)]
+    report = task.report(found)
+    assert (report["num_items"], report["num_unscored"], report["counts"]["accuracy"]) == (2, 1, 1)
+    assert list(report["items"]) == ["q0"]
+    assert task.report(found[1:])["scores"] == {}
+    with pytest.raises(ValueError, match=r"'secret'"):
+        task.training_rows(sample, random.Random(0))

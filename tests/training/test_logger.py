@@ -1,11 +1,16 @@
-"""Whether wandb is online is decided before it could ask; with real runs where that is quick."""
+"""Whether wandb is online is decided before it could ask, and what it shows; with real runs where that is quick."""
 
+import hashlib
+import io
+import json
 import os
 
 import pytest
 import wandb
+from PIL import Image
 
 from prefixvlm.training.logger import is_logged_in, wandb_logger
+from tests.training.test_module import fit_with_two_validations, module_of, pytestmark, shards  # noqa: F401
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -94,3 +99,39 @@ def test_with_a_key_a_run_is_online(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert not wandb_logger(str(tmp_path))._offline  # its experiment would need the network
     assert "offline" not in capsys.readouterr().out
+
+
+def staged(folder):
+    """The tables of an offline run as `wandb sync` will upload them, each image in them as the colour of its corner."""
+    files = [path.read_bytes() for path in folder.rglob("artifacts/staging/*")]
+    by_hash = {hashlib.sha256(data).hexdigest(): data for data in files}
+    found = [json.loads(data) for data in files if data.startswith(b'{"')]
+    for table in (table for table in found if "columns" in table):
+        for row in table["data"]:
+            row[0] = Image.open(io.BytesIO(by_hash[row[0]["sha256"]])).convert("RGB").getpixel((0, 0))
+        yield table
+
+
+def test_each_validation_writes_a_table_a_task_with_its_images(tmp_path, shards):  # noqa: F811
+    module = module_of()
+    fit_with_two_validations(module, shards, logger=wandb_logger(str(tmp_path / "run"), name="n"))
+    wandb.finish()
+    found = list(staged(tmp_path))
+    assert all(table["columns"] == ["image", "prompt", "prediction", "references", "correct"] for table in found)
+    for said in module.predictions.values():
+        colours = [(40 * int(p.key.removeprefix("val-")), 0, 0) for p in said]
+        tables = [table["data"] for table in found if table["data"][0][1] == said[0].prompt]
+        assert len(tables) >= 2
+        for table in tables:
+            assert [(tuple(row[0]), row[1], row[3]) for row in table] == [
+                (colour, p.prompt, " | ".join(p.references)) for colour, p in zip(colours, said, strict=True)
+            ]
+        assert [[p.prediction, p.correct] for p in said] in [[[row[2], row[4]] for row in table] for table in tables]
+    names = sorted(path.name.rsplit("_", 2)[0] for path in (tmp_path / "run").rglob("val/*.table.json"))
+    assert names == ["captioning_predictions"] * 2 + ["vqa_predictions"] * 2
+
+
+def test_without_predictions_there_is_no_table(tmp_path, shards):  # noqa: F811
+    fit_with_two_validations(module_of(), shards, limit=0, logger=wandb_logger(str(tmp_path), name="n"))
+    wandb.finish()
+    assert not list(tmp_path.rglob("*.table.json"))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from prefixvlm.data.datamodule import ShardDataModule
@@ -64,10 +65,11 @@ def data_of(module, shards, kind=ShardDataModule, **keywords):
 
 
 def trainer_of(*callbacks, **keywords):
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     return Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", devices=1, enable_checkpointing=saves, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=list(callbacks),
-        **keywords,
+        log_every_n_steps=1, **{"logger": False, **keywords},
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_val_loss_is_the_mean_over_all_tokens_of_uneven_batches(shards):
     trainer = trainer_of()
     trainer.validate(module, data, verbose=False)
     with torch.no_grad():
-        losses = [module.model(batch) for batch in data.val_dataloader()]
+        losses = [module.model(batch) for batch in data.val_dataloader()[0]]
     assert len(losses) == 3
     expected = torch.cat(losses).mean()
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -115,6 +117,52 @@ def test_a_test_scores_each_task_over_all_its_items(shards):
     predictions, reports = module.predictions, module.reports
     trainer.test(module, data_of(module, shards, eval_batch_size=2), verbose=False)
     assert (module.predictions, module.reports) == (predictions, reports)  # not twice as many
+
+
+class Losses(Callback):
+    """The scores of each validation, and of which images its predictions are."""
+
+    def __init__(self):
+        self.scores, self.keys = [], []
+
+    def on_validation_end(self, trainer, module):
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.scores.append(scores)
+        self.keys.append({name: [p.key for p in found] for name, found in module.predictions.items()})
+
+
+def fit_with_two_validations(module, shards, *callbacks, limit=3, **keywords):
+    data = data_of(module, shards, batch_size=2, limit_val_predictions=limit)
+    trainer = trainer_of(*callbacks, max_steps=2, val_check_interval=1, **keywords)
+    trainer.fit(module, data)
+    return trainer
+
+
+def test_each_validation_scores_what_is_said_of_the_same_first_images(shards):
+    module, seen = module_of(), Losses()
+    fit_with_two_validations(module, shards, seen)
+    keys = [f"val-{i:03d}" for i in range(3)]
+    assert seen.keys == [{"captioning": keys, "vqa": [key for key in keys for _ in range(2)]}] * 2
+    for scores in seen.scores:
+        assert scores.keys() >= {"val/loss", "val/captioning_exact_match", "val/captioning_cider", "val/vqa_accuracy"}
+    assert {f"val/vqa_{name}" for name in module.reports["vqa"]["scores"]} <= seen.scores[1].keys()
+    assert seen.scores[1]["val/vqa_accuracy"] == module.reports["vqa"]["scores"]["accuracy"]
+
+
+def test_predictions_of_validations_may_be_switched_off_and_leave_the_loss(shards):
+    seen = Losses()
+    fit_with_two_validations(module_of(), shards, seen, limit=0)
+    assert [set(scores) for scores in seen.scores] == [{"val/loss"}] * 2
+    assert seen.keys == [{"captioning": [], "vqa": []}] * 2
+
+
+def test_predictions_leave_the_validation_loss_and_the_training_as_they_are(shards):
+    with_them, without = Losses(), Losses()
+    first, second = module_of(), module_of()
+    fit_with_two_validations(first, shards, with_them)
+    fit_with_two_validations(second, shards, without, limit=0)
+    assert [s["val/loss"] for s in with_them.scores] == [s["val/loss"] for s in without.scores]
+    assert torch.equal(first.model.mapper.linear.weight, second.model.mapper.linear.weight)
 
 
 class Losing(ShardDataModule):

@@ -1,6 +1,6 @@
 """A model and a batch of prompts go in; the token ids that the language model says next come out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from prefixvlm.model.reader import Reader
 @torch.no_grad()
 def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
     """The likeliest token at each step; without the EOS."""
-    return _one_by_one(Reader.of_prompts(model, batch), lambda logits: logits.argmax(-1), max_new_tokens)
+    return one_by_one(Reader.of_prompts(model, batch), lambda logits, rows, texts: logits.argmax(-1), max_new_tokens)
 
 
 @torch.no_grad()
@@ -38,21 +38,24 @@ def nucleus(
     generator = torch.Generator(reader.logits.device).manual_seed(seed)
     reader.select(torch.arange(len(reader.lengths), device=reader.lengths.device).repeat_interleave(num_samples))
 
-    def sample(logits: Tensor) -> Tensor:
+    def sample(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
         probabilities, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
         # A token stays if the likelier ones have not reached top_p yet, so the first always stays.
         probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
         return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
-    return _one_by_one(reader, sample, max_new_tokens)
+    return one_by_one(reader, sample, max_new_tokens)
 
 
-def _one_by_one(reader: Reader, choose: Callable[[Tensor], Tensor], max_new_tokens: int) -> list[list[int]]:
+Choose = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # from logits, which rows, all rows' texts: next ids
+
+
+def one_by_one(reader: Reader, choose: Choose, max_new_tokens: int) -> list[list[int]]:
     """Choose and read a token a row until each row has said EOS; finished rows are not computed further."""
     texts: list[list[int]] = [[] for _ in range(len(reader.lengths))]
     active = torch.arange(len(texts), device=reader.lengths.device)
     for step in range(max_new_tokens):
-        ids = choose(reader.logits)
+        ids = choose(reader.logits, active.tolist(), texts)
         going_on = ids != reader.model.lm.eos_id
         active, ids = active[going_on], ids[going_on]
         for row, token in zip(active.tolist(), ids.tolist(), strict=True):
@@ -116,37 +119,3 @@ def _extend(running: Tensor, logits: Tensor, num: int) -> tuple[Tensor, Tensor, 
     best = (best - logits.logsumexp(-1, keepdim=True)).view(n, b, -1) + running[..., None]
     scores, flat = best.flatten(1).topk(min(num, b * best.shape[2]))
     return scores, flat // best.shape[2], tokens.view(n, -1).gather(1, flat)
-
-
-@torch.no_grad()
-def score_answers(
-    model: PrefixLM, batch: Batch, answers: Sequence[Sequence[int]], normalize_length: bool = False
-) -> Tensor:
-    """Log-likelihood of each answer, EOS included, after each prompt; the prompt is read once for all answers.
-
-    answers: A lists of token ids. Returns float32[S, A]; with normalize_length the mean over an answer's tokens.
-    """
-    if not answers or not all(answers):
-        raise ValueError("score_answers needs a list of answers of at least one token each")
-    reader = Reader.of_prompts(model, batch)
-    lm, num_rows = model.lm, len(reader.lengths)
-    device = reader.logits.device
-    width = max(map(len, answers))
-    ids = torch.tensor([[*answer, *[lm.pad_id] * (width - len(answer))] for answer in answers], device=device)
-    lengths = torch.tensor([len(answer) for answer in answers], device=device)
-    real = torch.arange(width, device=device) < lengths[:, None]
-    next_ids = torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), lm.eos_id)], 1)
-    next_ids[torch.arange(len(ids), device=device), lengths - 1] = lm.eos_id
-    total = reader.logits.log_softmax(-1)[:, ids[:, 0]]
-
-    rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
-    reader.keep(rows)
-    mask = torch.cat([reader.mask, real.repeat(num_rows, 1)], 1)
-    positions = reader.lengths[:, None] + torch.arange(width, device=device)
-    hidden = lm.hidden(lm.embed(ids.repeat(num_rows, 1)), mask, positions, reader.cache)
-    hidden = hidden.view(num_rows, len(ids), width, -1)
-    for position in range(width):  # one position at a time keeps the logits small
-        has = real[:, position]
-        log_p = lm.logits(hidden[:, has, position]).log_softmax(-1)
-        total[:, has] += log_p.gather(2, next_ids[has, position].expand(num_rows, -1)[..., None])[..., 0]
-    return total / (lengths + 1) if normalize_length else total

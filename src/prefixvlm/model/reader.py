@@ -48,11 +48,23 @@ class Reader:
     def read(self, ids: Tensor, rows: Tensor) -> None:
         """Go on with these rows, as `select` does, and read one more token in each; ids, rows: int[S']."""
         self.keep(rows)
+        self.check_room(1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
         embeds = self.model.lm.embed(ids[:, None])
         hidden = self.model.lm.hidden(embeds, self.mask, self.lengths[:, None], self.cache)
         self.lengths = self.lengths + 1
         self.logits = self.model.lm.logits(hidden[:, 0])
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError if a row has no room for so many more tokens: the language model has no positions there."""
+        limit = self.model.lm.max_positions
+        if limit is not None and self.mask.shape[1] + num_tokens > limit:  # also padding: then look closer
+            needed = int(self.lengths.max()) + num_tokens
+            if needed > limit:
+                raise ValueError(
+                    f"a prompt and its answer need {needed} positions, images included, and the language model has "
+                    f"{limit}; set few_shot.shots, decoding.max_new_tokens or mapper.prefix_length to less"
+                )
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""

@@ -29,7 +29,9 @@ def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
     """None if there are too many different references for classes to mean anything (more than one in two items).
 
     The true class of an item is its most frequent reference. What counts as correct for the task counts as that class.
+    Items without references are left out.
     """
+    predictions = [line for line in predictions if line["references"]]
     truths = [Counter(map(normalise, line["references"])).most_common(1)[0][0] for line in predictions]
     if not truths or 2 * len(set(truths)) > len(truths):
         return None

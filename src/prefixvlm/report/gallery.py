@@ -14,11 +14,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Card:
-    """One image of one task. rows: the predictions shown, wrong ones first. num_wrong, num_rows: of all there are."""
+    """One image of one task. rows: the predictions shown, wrong ones first. num_wrong, num_right, num_rows: of all
+    there are; what has no references is neither right nor wrong."""
 
     key: str
     rows: list[Prediction]
     num_wrong: int
+    num_right: int
     num_rows: int
 
 
@@ -40,7 +42,11 @@ def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, 
 
 def is_right(line: Prediction) -> bool:
     """What at least half right is shown as right."""
-    return bool(line["correct"] >= 0.5)
+    return line["correct"] is not None and line["correct"] >= 0.5
+
+
+def is_wrong(line: Prediction) -> bool:
+    return line["correct"] is not None and line["correct"] < 0.5
 
 
 def frame(predictions: Sequence[Prediction]) -> tuple[str, str]:
@@ -61,9 +67,9 @@ def _shared_start(texts: Collection[str]) -> str:
 
 
 def _card(key: str, rows: list[Prediction]) -> Card:
-    wrong, right = [row for row in rows if not is_right(row)], [row for row in rows if is_right(row)]
-    shown = wrong[: ROWS_PER_CARD - 1] + right
-    return Card(key, shown[:ROWS_PER_CARD], num_wrong=len(wrong), num_rows=len(rows))
+    wrong, others = [row for row in rows if is_wrong(row)], [row for row in rows if not is_wrong(row)]
+    shown = wrong[: ROWS_PER_CARD - 1] + others
+    return Card(key, shown[:ROWS_PER_CARD], len(wrong), sum(map(is_right, rows)), len(rows))
 
 
 def _choose(cards: list[Card], limit: int) -> list[Card]:

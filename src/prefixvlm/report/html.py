@@ -14,8 +14,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from prefixvlm.report.classes import class_view
-from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right
+from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
 from prefixvlm.report.plots import History, confusion, curves
+from prefixvlm.report.progress import progress
 from prefixvlm.report.table import number, score_rows, span
 
 FOLDER = Path(__file__).parent  # page.html and page.css
@@ -28,15 +29,17 @@ def write_report(
     result: dict[str, Any],
     predictions: Sequence[Prediction],
     history: History,
+    examples: Sequence[Prediction],
     images: Mapping[str, bytes],
     limit: int = LIMIT,
 ) -> None:
     """Writes the page in one step: a reader never meets half of it, and an error leaves the old one.
 
-    result: as in metrics.json. predictions: as in predictions.jsonl. images: encoded ones by key; `gallery_keys` says
-    which are wanted, and one that is missing or does not decode leaves an empty frame. limit: images a task.
+    result: as in metrics.json. predictions: as in predictions.jsonl. examples: what was said while training, each
+    with its step. images: encoded ones by key; `gallery_keys` says which are wanted, and one that is missing or does
+    not decode leaves an empty frame. limit: images a task.
     """
-    page = render(result, predictions, history, images, limit)
+    page = render(result, predictions, history, examples, images, limit)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -50,13 +53,12 @@ def render(
     result: dict[str, Any],
     predictions: Sequence[Prediction],
     history: History,
+    examples: Sequence[Prediction],
     images: Mapping[str, bytes],
     limit: int = LIMIT,
 ) -> str:
     """The page itself."""
-    by_task: dict[str, list[Prediction]] = {task: [] for task in result["tasks"]}
-    for line in predictions:
-        by_task.setdefault(line["task"], []).append(line)
+    by_task = _by_task(predictions)
     views = {task: view for task, lines in by_task.items() if (view := class_view(lines))}
     cards = gallery(predictions, limit)
     environment = Environment(
@@ -75,7 +77,11 @@ def render(
         asks={task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
         frames={task: frame(lines) for task, lines in by_task.items()},
         is_right=is_right,
+        is_wrong=is_wrong,
+        settings=_settings(result),
         curves=curves(history),
+        progress=progress(examples),
+        said_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
         gallery=cards,
         images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},
         views=views,
@@ -83,6 +89,32 @@ def render(
             task: confusion(f"Confusion matrix, {task}", view.labels, view.counts) for task, view in views.items()
         },
     )
+
+
+def _by_task(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    found: dict[str, list[Prediction]] = {}
+    for line in predictions:
+        found.setdefault(line["task"], []).append(line)
+    return found
+
+
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """How it was evaluated, without what was left alone."""
+    evaluation = result.get("evaluation") or {}
+    benchmark, few_shot = evaluation.get("benchmark") or {}, evaluation.get("few_shot") or {}
+    used = few_shot.get("shots") or few_shot.get("induction")
+    quoted = {name: _json(value) if name == "separator" else value for name, value in few_shot.items()}  # a line break
+    return {
+        "config hash": result.get("config_hash"),
+        "seed": result.get("seed"),
+        "benchmark": benchmark.get("source"),
+        "split": evaluation.get("split") or benchmark.get("split"),
+        "limit": evaluation.get("limit"),
+        "few-shot": {name: value for name, value in quoted.items() if name != "_target_"} if used else None,
+        "trials": evaluation.get("trials") if evaluation.get("trials") != 1 else None,
+        "judge": {name: value for name, value in (result.get("judge") or {}).items() if name != "warning"},
+        "seconds": result["seconds"],
+    }
 
 
 def _image(data: bytes | None) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Reports and predictions of each task go in; metrics.json, predictions.jsonl and report.html come out together."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -32,21 +33,33 @@ def join(
     """What metrics.json says of the tasks, and the lines of predictions.jsonl, the blind baseline beside each."""
     tasks, lines = {}, []
     for name, report in reports.items():
+        items = report.pop("items")
         tasks[name] = {**report, "blind": blind_reports.get(name, {}).get("scores")}
         blind = {p.id: p.prediction for p in blind_predictions.get(name, ())}
-        lines += [{**p.to_dict(), "blind_prediction": blind.get(p.id)} for p in predictions[name]]
+        lines += [
+            {**p.to_dict(), "scores": items.get(p.id, {}), "blind_prediction": blind.get(p.id)}
+            for p in predictions[name]
+        ]
     return {"tasks": tasks}, lines
 
 
 def describe(
-    checkpoint: str, config: Mapping[str, Any], parts: Mapping[str, Any], seconds: Mapping[str, float]
+    checkpoint: str,
+    config: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    parts: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What was evaluated, with what: enough to do it again."""
+    """What was evaluated, with what: enough to do it again. config_hash: of all that may change a score."""
+    settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
+    whole = json.dumps([config, settings], sort_keys=True, default=str)
     return {
         "checkpoint": str(checkpoint),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "model": {**{axis: config.get(axis) for axis in ("encoder", "mapper", "lm")}, **parts},
         "config": config,
+        "evaluation": settings,
+        "config_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],
         "seed": config.get("seed"),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "seconds": dict(seconds),
@@ -58,13 +71,16 @@ def write_results(
     result: dict[str, Any],
     lines: Sequence[dict[str, Any]],
     history: Sequence[dict[str, Any]],
+    examples: Sequence[dict[str, Any]],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
 ) -> None:
-    """images: the encoded images of some keys, for the gallery. The page comes last: where it is, all is."""
+    """history, examples: what the run logged and said (training/history.py). images: the encoded
+    images of some keys, for the gallery. The page comes last: where it is, all is.
+    """
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     _write(out / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    write_report(out / "report.html", result, lines, history, images(gallery_keys(lines)))
+    write_report(out / "report.html", result, lines, history, examples, images(gallery_keys(lines)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,13 +1,18 @@
 """The result of an evaluation goes in; its score table comes out, as rows for the page and as text for the terminal."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+MAX_ROWS = 20  # scores a task in the terminal: VQAv2 has 65 types of question
+HEADS = ("blind", "difference", "95 % interval", "n")
+
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one task. blind: the same score with black images. interval: 95 %, around value."""
+    """One score of one task. blind: the same score with black images. interval: 95 %, around value. spread: the
+    standard deviation over trials, where there are some."""
 
     task: str
     score: str
@@ -15,6 +20,7 @@ class ScoreRow:
     blind: float | None
     interval: tuple[float, float] | None
     num_items: int
+    spread: float | None = None
 
     @property
     def difference(self) -> float | None:
@@ -30,10 +36,11 @@ def score_rows(result: dict[str, Any]) -> Iterator[ScoreRow]:
     """In the order of the result; a blind score or an interval that is not there is None."""
     for task, scored in result["tasks"].items():
         blind, intervals = scored.get("blind") or {}, scored.get("intervals") or {}
-        counts = scored.get("counts", {})
+        counts, spread = scored.get("counts", {}), scored.get("spread", {})
         for score, value in scored["scores"].items():
             interval = (intervals[score][0], intervals[score][1]) if intervals.get(score) else None
-            yield ScoreRow(task, score, value, blind.get(score), interval, counts.get(score, scored["num_items"]))
+            count = counts.get(score, scored["num_items"])
+            yield ScoreRow(task, score, value, blind.get(score), interval, count, spread.get(score))
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
@@ -50,15 +57,28 @@ def span(interval: tuple[float, float] | None, decimals: int) -> str:
 
 
 def text_table(result: dict[str, Any]) -> str:
-    """One line a score: words to the left, figures to the right."""
-    lines = [("task", "score", "value", "blind", "difference", "95 % interval", "n")]
-    for row in score_rows(result):
-        value, blind = number(row.value, row.decimals), number(row.blind, row.decimals)
-        interval, difference = span(row.interval, row.decimals), number(row.difference, row.decimals, signed=True)
-        lines.append((row.task, row.score, value, blind, difference, interval, f"{row.num_items:,}"))
+    """One line a score: words to the left, figures to the right; of a task's many scores the first ones."""
+    rows = list(score_rows(result))
+    counts = Counter(row.task for row in rows)
+    shown = [row for task in counts for row in [row for row in rows if row.task == task][:MAX_ROWS]]
+    trials = any(row.spread is not None for row in rows)
+    lines = [_cells(row, trials) for row in shown]
+    lines.insert(0, ("task", "score", "value", *(["± spread"] if trials else []), *HEADS))
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     rule = tuple("\u2500" * width for width in widths)
-    return "\n".join(_line(cells, widths) for cells in (lines[0], rule, *lines[1:]))
+    more = [
+        f"({count - MAX_ROWS} more scores of {task} are in metrics.json)"
+        for task, count in counts.items()
+        if count > MAX_ROWS
+    ]
+    return "\n".join([*(_line(cells, widths) for cells in (lines[0], rule, *lines[1:])), *more])
+
+
+def _cells(row: ScoreRow, trials: bool) -> tuple[str, ...]:
+    value, blind = number(row.value, row.decimals), number(row.blind, row.decimals)
+    spread = [number(row.spread, row.decimals)] if trials else []
+    interval, difference = span(row.interval, row.decimals), number(row.difference, row.decimals, signed=True)
+    return (row.task, row.score, value, *spread, blind, difference, interval, f"{row.num_items:,}")
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

@@ -4,12 +4,16 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
-from prefixvlm.metrics.captions import caption_scores
+from prefixvlm.metrics.bleu import bleu_of
+from prefixvlm.metrics.captions import VARIANT, caption_scores
+from prefixvlm.metrics.diversity import diversity
 from prefixvlm.metrics.exact_match import exact_match
-from prefixvlm.metrics.tokenizer import TOKENIZER
-from prefixvlm.task.interface import Prediction, Task
+from prefixvlm.task.interface import Task
+from prefixvlm.task.prediction import Prediction, Score, group_names, grouped, mean, whole
 
 
 class Captioning(Task):
@@ -19,7 +23,7 @@ class Captioning(Task):
     """
 
     name = "captioning"
-    variant = f"exact_match_lowercase; coco_{TOKENIZER}_tokenizer"
+    variant = f"exact_match_lowercase; {VARIANT}"
     main_score = "exact_match"
 
     def __init__(self, prompt: str = "", captions_per_image: int = 1, decoding: dict[str, Any] | None = None) -> None:
@@ -34,19 +38,37 @@ class Captioning(Task):
         return [Row((sample.image, self.prompt), space + caption, sample.key) for caption in chosen]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        return [Row((sample.image, self.prompt), "", sample.key, sample.key, self._captions(sample))]
+        references = self._captions(sample) if self.needs_references else sample.captions
+        groups = group_names(sample.groups)
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, groups=groups)]
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return exact_match([prediction], [references]) / 100
 
-    def scores(self, predictions: Sequence[Prediction]) -> dict[str, float]:
-        """Exact match in percent; BLEU, ROUGE-L and CIDEr-D on the official tool's scale."""
-        texts = {p.id: p.prediction for p in predictions}
-        references = {p.id: p.references for p in predictions}
-        exact = 100 * sum(p.correct for p in predictions) / len(predictions)
-        return {"exact_match": exact, **caption_scores(texts, references).scores}
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """Exact match in percent; BLEU, ROUGE-L and CIDEr-D on the official tool's scale; diversity; CIDEr by group.
+
+        A group's CIDEr has the document frequencies of the group alone, as nocaps has it for its domains.
+        """
+        scores = {"exact_match": mean(predictions, [100 * (p.correct or 0) for p in predictions])}
+        scores |= _official(predictions)
+        for name, value in diversity([p.prediction for p in predictions]).items():
+            scores[name] = Score(value, predictions)
+        for name, members in grouped(predictions).items():
+            scores[f"cider_{name}"] = _official(members)["cider"]
+        return scores
 
     def _captions(self, sample: Sample) -> tuple[str, ...]:
         if not sample.captions:
-            raise ValueError(f"sample {sample.key!r} has no caption, which task captioning needs; choose task=vqa")
+            raise ValueError(
+                f"sample {sample.key!r} has no caption, which task captioning needs; set task=vqa or submission=FILE"
+            )
         return tuple(sample.captions)
+
+
+def _official(predictions: Sequence[Prediction]) -> dict[str, Score]:
+    result = caption_scores({p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions})
+    statistics = np.array(result.bleu_statistics)
+    names = [f"bleu_{order}" for order in range(1, 5)]
+    scores = whole(predictions, lambda draw: dict(zip(names, bleu_of(statistics[draw].sum(0).tolist()), strict=True)))
+    return scores | {name: mean(predictions, result.per_item[name]) for name in ("rouge_l", "cider")}

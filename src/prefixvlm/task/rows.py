@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.task.few_shot import FewShot
 from prefixvlm.task.interface import Task
 
 Collate = Callable[[Sequence[Row], bool], Batch]
@@ -30,12 +31,13 @@ class TrainingRows:
 
 
 class PromptRows:
-    """One task's prompts for the samples of a batch."""
+    """One task's prompts for the samples of a batch, after demonstrations where few_shot is set."""
 
-    def __init__(self, task: Task, collate: Collate) -> None:
-        self.task = task
-        self.collate = collate
+    def __init__(self, task: Task, collate: Collate, few_shot: FewShot | None = None) -> None:
+        self.task, self.collate, self.few_shot = task, collate, few_shot
 
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch:
         rows = [row for sample in samples for row in self.task.prompt_rows(sample)]
+        if self.few_shot:
+            rows = [self.few_shot(self.task, row) for row in rows]
         return self.collate(rows, False)

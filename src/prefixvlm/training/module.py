@@ -1,6 +1,7 @@
 """Batches go in; Lightning's steps: losses while training, predictions and scores in a test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.freezing import fingerprint, trained_state
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.interface import Prediction, Task
+from prefixvlm.task.interface import Task
+from prefixvlm.task.prediction import Prediction
 from prefixvlm.task.rows import PromptRows, TrainingRows
 from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors
-from prefixvlm.training.gather import gather_by_id
+from prefixvlm.training.gather import gather_by_id, on_rank_zero
+from prefixvlm.training.logger import log_predictions
 from prefixvlm.training.optim import Optim
 
 
@@ -71,7 +74,13 @@ class PrefixModule(LightningModule):
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_epoch_start(self) -> None:
+        self._begin(self._loaders(self.trainer.val_dataloaders)[1:])
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx:
+            self._predict(batch, dataloader_idx - 1)
+            return
         losses = self.model(batch)
         self.val_loss.update(losses.mean(), weight=len(losses))
 
@@ -79,23 +88,42 @@ class PrefixModule(LightningModule):
         # The metric sums over ranks and tokens; a mean of the ranks' means would be wrong where they differ in size.
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         self.val_loss.reset()
+        trainer = self.trainer
+        number = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._finish("val", self._loaders(trainer.val_dataloaders)[1:], number[1:])
+        log_predictions(self.trainer, self.predictions)
 
     def on_test_epoch_start(self) -> None:
-        self.predictions = {name: [] for name in self.tasks}
+        self._begin(self._loaders(self.trainer.test_dataloaders))
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        name = list(self.tasks)[dataloader_idx]
-        self.predictions[name] += self.tasks[name].predict(self.model, batch)
+        self._predict(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        loaders = zip(self.trainer.test_dataloaders or [], self.trainer.num_test_batches, strict=True)
-        for (name, task), (loader, num_batches) in zip(self.tasks.items(), loaders, strict=True):
-            whole = num_batches >= len(loader)  # not where the trainer was told to stop early
-            num_keys = loader.num_samples if whole else None
-            self.predictions[name] = gather_by_id(self.predictions[name], num_keys=num_keys)
-            self.reports[name] = task.report(self.predictions[name])
+        self._finish("test", self._loaders(self.trainer.test_dataloaders), self.trainer.num_test_batches)
+
+    def _begin(self, loaders: Sequence[Any]) -> None:
+        self.predictions = {name: [] for name in self.tasks}
+        for task, loader in zip(self.tasks.values(), loaders, strict=False):
+            task.prepare(loader.samples)
+
+    def _predict(self, batch: Batch, number: int) -> None:
+        name, task = list(self.tasks.items())[number]
+        self.predictions[name] += task.predict(self.model, batch)
+
+    def _finish(self, stage: str, loaders: Sequence[Any], num_batches: Sequence[float]) -> None:
+        """Gather every task's predictions, score them on rank 0, log the scores."""
+        for (name, task), loader, number in zip(self.tasks.items(), loaders, num_batches, strict=False):
+            whole = number >= len(loader)  # not where the trainer was told to stop early
+            gathered = gather_by_id(self.predictions[name], loader.num_samples if whole else None)
+            self.predictions[name] = gathered
+            self.reports[name] = on_rank_zero(partial(task.report, gathered))
             for score, value in self.reports[name]["scores"].items():
-                self.log(f"test/{name}_{score}", value)
+                self.log(f"{stage}/{name}_{score}", value)
+
+    @staticmethod
+    def _loaders(loaders: Any) -> list[Any]:
+        return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
     def identity(self) -> dict[str, str]:
         """Which frozen encoder and language model these are, and which of the encoder's features are read."""

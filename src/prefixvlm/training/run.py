@@ -82,6 +82,11 @@ def history(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     return checkpoint["callbacks"].get("History", {}).get("records", [])
 
 
+def examples(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was said of the first validation images at each validation, with its step."""
+    return checkpoint["callbacks"].get("History", {}).get("examples", [])
+
+
 def print_scores(module: Any) -> None:
     for name, report in module.reports.items():
         for score, value in report["scores"].items():

@@ -1,0 +1,43 @@
+"""Predictions go in; the JSON file that a benchmark's test server takes comes out."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_submission(path: str | Path, result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+    """A list of COCO's {image_id, caption}, VQA's {question_id, answer}, GQA's {questionId, prediction} or VizWiz's
+    {image, answer}.
+
+    Raises ValueError if there are predictions of several tasks.
+    """
+    check_one_task(result["tasks"])
+    ((name, report),) = result["tasks"].items()
+    entries = [_entry(name, report["variant"], line) for line in lines]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(entries, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def check_one_task(tasks: Collection[str]) -> None:
+    """For before the work is done, too."""
+    if len(tasks) != 1:
+        raise ValueError(f"a submission is of one task, not of {', '.join(tasks) or 'none'}; set task or benchmark")
+
+
+def _entry(task: str, variant: str, line: Mapping[str, Any]) -> dict[str, Any]:
+    if task == "captioning":
+        return {"image_id": _number(line["key"]), "caption": line["prediction"]}
+    if variant.startswith("gqa"):
+        return {"questionId": line["id"], "prediction": line["prediction"]}
+    if variant.startswith("vizwiz"):
+        return {"image": f"{line['key']}.jpg", "answer": line["prediction"]}
+    return {"question_id": _number(line["id"]), "answer": line["prediction"]}
+
+
+def _number(text: str) -> int | str:
+    """The ids of COCO and VQA are numbers in their files."""
+    return int(text) if text.isdecimal() else text

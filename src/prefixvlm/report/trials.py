@@ -1,0 +1,47 @@
+"""Reports and predictions of several trials go in; one report a task, of their means and spreads, comes out."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefixvlm.metrics.bootstrap import bootstrap_interval
+
+Trial = tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[Any]]]  # reports and predictions, by task
+
+
+def over_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]:
+    """The reports, and the predictions of the first trial. A single trial's report is left as it is.
+
+    Of several, a score is the mean, `spread` its standard deviation over trials, an item's score its mean over trials,
+    and the interval a bootstrap of those.
+    """
+    if not trials:
+        return {}, {}
+    reports, predictions = trials[0]
+    if len(trials) == 1:
+        return dict(reports), dict(predictions)
+    merged = {name: _merge([each[name] for each, _ in trials], predictions[name]) for name in reports}
+    return merged, dict(predictions)
+
+
+def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dict[str, Any]:
+    names = reports[0]["scores"]
+    trials = {name: [report["scores"][name] for report in reports] for name in names}
+    items = {
+        id: {name: statistics.fmean(report["items"][id][name] for report in reports) for name in scores}
+        for id, scores in reports[0]["items"].items()
+    }
+    keys = {p.id: p.key for p in predictions}
+    intervals = {}
+    for name in reports[0]["intervals"]:
+        chosen = [id for id in items if name in items[id]]
+        if chosen:
+            intervals[name] = bootstrap_interval([items[id][name] for id in chosen], [keys[id] for id in chosen])
+    return {
+        **reports[0],
+        "scores": {name: statistics.fmean(values) for name, values in trials.items()},
+        "spread": {name: statistics.stdev(values) for name, values in trials.items()},
+        "trials": trials,
+        "intervals": intervals,
+        "items": items,
+    }

@@ -1,0 +1,80 @@
+"""Fast binding: images with new names go in, the name of one more comes out (Frozen's open-ended miniImageNet)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefixvlm.batch import Batch, Row
+from prefixvlm.data.sample import Sample
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.choosing import likeliest
+from prefixvlm.task.interface import MAX_ROWS, METHODS, Task
+from prefixvlm.task.prediction import Prediction, Score, group_names, mean
+
+
+class FastBinding(Task):
+    """The support's images, each with its text, then the query and the prompt; the answer is one of the names.
+
+    An answer is right only if it is the name and ends there: the language model says its EOS next. Nothing holds it to
+    the names, so `named_one` says how often it gave any of them, and `ranking` how often the likeliest is right.
+    induction: a sentence before the support; {names} are the names, as "dax or blicket". "" leaves it out.
+    repeats: how often the whole support is shown again.
+    """
+
+    name = "fast_binding"
+    variant = "exact_name_then_eos"
+    main_score = "accuracy"
+
+    def __init__(
+        self,
+        prompt: str = " Question: {question} Answer: This is a",
+        induction: str = "Answer with {names}.",
+        repeats: int = 0,
+        separator: str = " ",
+        decoding: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__({"max_new_tokens": 16, **(decoding or {}), "stop": []})  # what is said after a name is wrong
+        if repeats < 0:
+            raise ValueError(f"task.fast_binding.repeats is {repeats}; set it to 0 or more")
+        self.prompt, self.induction, self.repeats, self.separator = prompt, induction, repeats, separator
+
+    def prompt_rows(self, sample: Sample) -> list[Row]:
+        if not sample.support or not sample.questions or not all(each.choices for each in sample.questions):
+            raise ValueError(f"sample {sample.key!r} is no episode: it needs a support and a question with its choices")
+        parts: list[Any] = []
+        for image, text in sample.support * (1 + self.repeats):
+            parts += [image, self.separator + text + self.separator]
+        rows = []
+        for question in sample.questions:
+            induction = self.induction.replace("{names}", " or ".join(question.choices))
+            context = (induction + self.separator, *parts) if induction else tuple(parts)
+            prompt = self.prompt.replace("{question}", question.question)
+            rows.append(
+                Row((sample.image, prompt), "", sample.key, question.id, question.answers, question.choices,
+                    group_names(question.groups), context)
+            )  # fmt: skip
+        return rows
+
+    def correct(self, prediction: str, references: Sequence[str]) -> float:
+        return float(prediction in references)
+
+    def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
+        """values: whether the answer begins with any of the names, whether the likeliest name is right."""
+        keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
+        judged = []
+        for part in batch.split(MAX_ROWS):
+            said = METHODS[self.decoding["method"]](model, part, **keywords)
+            best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
+            for rows, ids, name in zip(part.rows, said, best, strict=True):
+                text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
+                ended = len(ids) < self.decoding["max_new_tokens"]  # else it was cut: no EOS came
+                for row in rows:
+                    values = [float(text.startswith(row.choices)), float(name in row.references)]
+                    judged.append(self.judged(row, text, values, ended))
+        return judged
+
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """In percent. Chance is one over the number of ways, for `ranking`."""
+        scores = super().scores(predictions)
+        for number, name in enumerate(("named_one", "ranking")):
+            scores[name] = mean(predictions, [100 * p.values[number] for p in predictions if p.values])
+        return scores

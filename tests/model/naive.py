@@ -1,0 +1,76 @@
+"""Naive loops that the real ones are held against: one row, no cache, no padding, all of the text read at each step."""
+
+import torch
+
+from prefixvlm.batch import Row
+from prefixvlm.data.collate import continuation_ids
+from prefixvlm.model.prefix_lm import PrefixLM
+from tests.conftest import collator_of
+
+
+@torch.no_grad()
+def embeds_of(model: PrefixLM, row: Row) -> torch.Tensor:
+    return model.inputs_embeds(collator_of(model)([row], supervised=False))
+
+
+@torch.no_grad()
+def next_logits(model: PrefixLM, embeds: torch.Tensor) -> torch.Tensor:
+    """Logits after the last position."""
+    positions = torch.arange(embeds.shape[1])[None]
+    mask = torch.ones(1, embeds.shape[1], dtype=torch.bool)
+    return model.lm.logits(model.lm.hidden(embeds, mask, positions))[0, -1]
+
+
+@torch.no_grad()
+def with_token(model: PrefixLM, embeds: torch.Tensor, token: int) -> torch.Tensor:
+    return torch.cat([embeds, model.lm.embed(torch.tensor([[token]]))], 1)
+
+
+def greedy(model: PrefixLM, row: Row, num: int) -> list[int]:
+    embeds = embeds_of(model, row)
+    text: list[int] = []
+    for _ in range(num):
+        token = int(next_logits(model, embeds).argmax())
+        if token == model.lm.eos_id:
+            break
+        text.append(token)
+        embeds = with_token(model, embeds, token)
+    return text
+
+
+def held(model: PrefixLM, row: Row, answers: list[list[int]]) -> list[int]:
+    """At each step the likeliest of the tokens that begin, go on or end an answer."""
+    embeds = embeds_of(model, row)
+    text: list[int] = []
+    while True:
+        begun = [[*answer, model.lm.eos_id] for answer in answers if answer[: len(text)] == text]
+        allowed = sorted({answer[len(text)] for answer in begun})
+        logits = next_logits(model, embeds)
+        token = max(allowed, key=lambda id: float(logits[id]))
+        if token == model.lm.eos_id:
+            return text
+        text.append(token)
+        embeds = with_token(model, embeds, token)
+
+
+def log_likelihood(model: PrefixLM, row: Row, ids: list[int], normalize_length: bool = False) -> float:
+    """Of the tokens and the EOS after them."""
+    embeds = embeds_of(model, row)
+    total = 0.0
+    for token in [*ids, model.lm.eos_id]:
+        total += float(next_logits(model, embeds).log_softmax(-1)[token])
+        embeds = with_token(model, embeds, token)
+    return total / (len(ids) + 1) if normalize_length else total
+
+
+def likelihoods(model: PrefixLM, row: Row, answers: list[str], normalize_length: bool = False) -> list[float]:
+    """Of each answer as it goes on from the row's text."""
+    ids = [continuation_ids(model.lm.tokenizer, row.text, " " + answer) for answer in answers]
+    return [log_likelihood(model, row, each, normalize_length) for each in ids]
+
+
+@torch.no_grad()
+def make_images_count(model: PrefixLM, factor: float = 20) -> PrefixLM:
+    """A fresh mapper is so small that what it says of an image would hardly count."""
+    model.mapper.linear.weight.mul_(factor)
+    return model
