@@ -42,6 +42,9 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
                 raise
             _print(error, conf)
             sys.exit(USAGE)
+        finally:
+            if not _wants_traceback:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
 
     return wrapped
 
