@@ -13,7 +13,7 @@ from prefixvlm import config
 from prefixvlm.build import build_data, build_module, check_benchmark, check_data, evaluation, make, plain
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.metrics.java import unavailable
-from prefixvlm.report.results import describe, join, write_results
+from prefixvlm.report.results import check_writable, describe, join, write_results
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
 from prefixvlm.report.trials import over_trials
@@ -28,14 +28,17 @@ CONF = Path(__file__).parent / "conf"
 def evaluate(cfg: DictConfig) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     started = time.perf_counter()
-    if cfg.trials < 1:
-        raise ValueError(f"trials is {cfg.trials}; set it to 1 or more")
+    for name in ("trials", "batch_size", "limit", "devices"):
+        if cfg[name] is not None and cfg[name] < 1:
+            raise ValueError(f"{name} is {cfg[name]}; set it to 1 or more")
     check_benchmark(cfg)
+    out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     checkpoint = load(cfg.ckpt)
     trained = evaluation(cfg, checkpoint[KEY]["config"])
     if cfg.submission:
         check_one_task(trained.task)
     check_data(trained, "test")
+    check_writable(out=out, submission=cfg.submission and Path(cfg.submission).parent)
     seed_everything(trained.seed, workers=True, verbose=False)
     module = build_module(trained)
     module.load_trained(checkpoint)
@@ -74,7 +77,6 @@ def evaluate(cfg: DictConfig) -> None:
     result |= describe(cfg.ckpt, plain(trained), plain(cfg), run.parts(module), seconds)
     result["judge"] = judge and judge.describe(module.model.encoder)
     result["missing"] = unavailable() if cfg.java else {}
-    out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     write_results(out, result, lines, run.history(checkpoint), run.examples(checkpoint), data.images)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)

@@ -46,8 +46,9 @@ class Row:
         return self.context + self.prompt
 
     def without_images(self) -> "Row":
-        """Also without the context."""
-        return replace(self, prompt=(self.text,), context=())
+        """With <image> where one stood in the context."""
+        context = "".join(part if isinstance(part, str) else "<image>" for part in self.context)
+        return replace(self, prompt=(self.text,), context=(context,) if context else ())
 
 
 @dataclass

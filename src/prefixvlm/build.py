@@ -139,10 +139,12 @@ def check_benchmark(cfg: DictConfig) -> None:
     if cfg.benchmark:
         wanted = data_changes(cfg)
         name = cfg.benchmark.source.replace("_", "-")
+        shots = cfg.few_shot.shots
         try:
-            resolve_shards(wanted["shards"], wanted["test_split"], "make them as follows")
+            for split in (wanted["test_split"], *(["train"] if shots else [])):
+                resolve_shards(wanted["shards"], split, "make them as follows")
         except ValueError as error:
-            error.add_note(how_to_make(name, wanted["test_split"], wanted["shards"]))
+            error.add_note(how_to_make(name, None if shots else wanted["test_split"], wanted["shards"]))
             raise
 
 

@@ -35,7 +35,7 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
         try:
             function(*args, **kwargs)
         except KeyboardInterrupt:
-            print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
+            print("\nInterrupted. Run the same command again.", file=sys.stderr)
             sys.exit(130)
         except ERRORS as error:
             if _wants_traceback:

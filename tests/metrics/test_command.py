@@ -78,6 +78,13 @@ def test_captions_have_the_figures_of_the_functions_and_name_what_is_missing(run
     assert "\nrouge_l " in run("captions", "--no-java", references=coco(), predictions=results())[1]
 
 
+def test_a_subset_may_be_scored_if_one_says_so(run):
+    some, few = results({id: PREDICTIONS[id] for id in (1, 3)}), coco({id: REFERENCES[id] for id in (1, 3)})
+    whole = run("captions", "--json", "--no-java", references=few, predictions=some)
+    assert run("captions", "--json", "--no-java", "--only-predicted", references=coco(), predictions=some) == whole
+    assert run("captions", "--no-java", references=coco(), predictions=some)[0] == 2
+
+
 def test_saved_document_frequencies_change_cider_alone(run, tmp_path):
     saved = str(tmp_path / "df.json.gz")
     run("captions", "--no-java", "--save-document-frequencies", saved, references=coco(), predictions=results())
@@ -117,6 +124,7 @@ def test_vqa_is_in_percent_with_two_decimals_by_type(run):
         ("vqa", vqa() | {"questions": {"questions": vqa()["questions"]["questions"][1:]}}, ["in 1 question_ids (10"]),
         ("vqa", vqa() | {"annotations": {"annotations": [{"question_id": 1}]}}, ["question_id and answers"]),
         ("vqa", vqa() | {"predictions": [{"question_id": 10, "answer": 2}]}, ["a text answer"]),
+        ("vqa", vqa({10: (["yes"], "yes/no", "is the")}), ["--variant exact_match"]),
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_one_sentence_and_exit_code_2(run, what, files, words):
@@ -148,6 +156,7 @@ def test_compare_is_a_paired_test_by_task_and_score(run, tmp_path, monkeypatch, 
     found = json.loads(out)["vqa"]["accuracy"]
     assert code == 0
     assert (found["mean_a"], found["mean_b"], found["difference"]) == (50, 100, 50)
+    assert (found["num_items"], found["num_images"]) == (40, 20)
     assert found["p_value"] < 0.01
     assert json.loads(compare("a", "a")[1])["vqa"]["accuracy"]["p_value"] == 1
     code, _, err = compare("a", "c")

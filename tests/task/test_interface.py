@@ -153,6 +153,7 @@ def test_a_report_says_what_one_must_know_to_compare():
         "num_items": 40,
         "num_unscored": 0,
         "num_images": 2,
+        "example_context": "",
         "prompt": "Question: {question} Answer:",
         "decoding": {"method": "greedy", "max_new_tokens": 8, "stop": ["\n"]},
         "variant": "exact_match_normalised",

@@ -23,10 +23,14 @@ _PUNCTUATION = ".,;:!?\"'`()[]{}"
 
 @dataclass(frozen=True)
 class AnswerMetric:
-    """variant: what stands beside every score. score: one prediction and its references to 0..1."""
+    """variant: what stands beside every score. score: one prediction and its references to 0..1.
+
+    several: it leaves each person's answer out in turn, so that of a single answer it makes 0, whatever was said.
+    """
 
     variant: str
     score: Score
+    several: bool = False
 
 
 def normalise_answer(text: str) -> str:
@@ -43,26 +47,35 @@ def exact_match_normalised(prediction: str, references: Sequence[str]) -> float:
     return float(normalise_answer(prediction) in [normalise_answer(truth) for truth in references])
 
 
-def _metric(variant: str, score: Score) -> AnswerMetric:
+def _metric(variant: str, score: Score, several: bool = False) -> AnswerMetric:
     def checked(prediction: str, references: Sequence[str]) -> float:
         check_lists([prediction], [references])
         return score(prediction, references)
 
-    return AnswerMetric(variant, checked)
+    return AnswerMetric(variant, checked, several)
 
 
 ANSWER_METRICS: Mapping[str, AnswerMetric] = MappingProxyType(
     {
         "exact_match": _metric("exact_match_normalised", exact_match_normalised),
-        "vqa": _metric("vqa_official", vqa_accuracy),
-        "vqa_normalise_both": _metric("vqa_normalise_both_openflamingo_2", vqa_accuracy_normalise_both),
-        "vqa_lavis": _metric("vqa_lavis", vqa_accuracy_lavis),
-        "okvqa": _metric("okvqa_1.1_nltk_stem_openflamingo_vqa_official", okvqa_accuracy),
+        "vqa": _metric("vqa_official", vqa_accuracy, several=True),
+        "vqa_normalise_both": _metric("vqa_normalise_both_openflamingo_2", vqa_accuracy_normalise_both, several=True),
+        "vqa_lavis": _metric("vqa_lavis", vqa_accuracy_lavis, several=True),
+        "okvqa": _metric("okvqa_1.1_nltk_stem_openflamingo_vqa_official", okvqa_accuracy, several=True),
         "gqa": _metric("gqa_exact_match_vqa_normalise_both", gqa_normalised),
         "gqa_strict": _metric("gqa_exact_match_strict", gqa_strict),
-        "vizwiz": _metric("vizwiz_official", vizwiz_accuracy),
+        "vizwiz": _metric("vizwiz_official", vizwiz_accuracy, several=True),
     }
 )
+
+
+def check_several(metric: AnswerMetric, answers: Sequence[str]) -> None:
+    """Raises ValueError if there is one answer where several people's are wanted."""
+    if metric.several and len(answers) == 1:
+        raise ValueError(
+            f"{metric.variant} compares with the answers of several people, and a question has one; "
+            "take exact match: metric=exact_match, or --variant exact_match"
+        )
 
 
 def answer_metric(name: str) -> AnswerMetric:

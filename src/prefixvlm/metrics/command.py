@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.metrics import files, java
-from prefixvlm.metrics.answers import ANSWER_METRICS
+from prefixvlm.metrics.answers import ANSWER_METRICS, check_several
 from prefixvlm.metrics.captions import caption_scores
 from prefixvlm.metrics.cider import DocumentFrequencies
 from prefixvlm.metrics.diversity import diversity
@@ -27,6 +27,8 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     _file(captions, "predictions", "results: [{image_id, caption}]")
     _file(captions, "document-frequencies", "CIDEr's, saved before; default: of these references", required=False)
     _file(captions, "save-document-frequencies", "where to save those of these references", required=False)
+    only = "score the images that have a prediction, as Karpathy's 5,000 of val2014, not all"
+    captions.add_argument("--only-predicted", action="store_true", help=only)
     captions.add_argument(
         "--no-java", action="store_true", help="leave METEOR and SPICE out, also where they could run"
     )
@@ -52,6 +54,8 @@ def _file(parser: argparse.ArgumentParser, name: str, help: str, required: bool 
 def _captions(arguments: argparse.Namespace) -> None:
     references = files.read_references(arguments.references)
     predictions = files.read_predictions(arguments.predictions, "image_id", "caption")
+    if arguments.only_predicted:
+        references = {id: texts for id, texts in references.items() if id in predictions}
     check_ids(predictions, references)
     saved = arguments.document_frequencies and DocumentFrequencies.load(arguments.document_frequencies)
     if arguments.save_document_frequencies:
@@ -71,6 +75,8 @@ def _vqa(arguments: argparse.Namespace) -> None:
     annotations = files.read_annotations(arguments.annotations)
     files.check_questions(files.read_question_ids(arguments.questions), annotations, arguments.questions)
     predictions = files.read_predictions(arguments.predictions, "question_id", "answer")
+    for annotation in annotations.values():
+        check_several(ANSWER_METRICS[arguments.variant], annotation.answers)
     report = asdict(vqa_report(predictions, annotations, arguments.variant))
     del report["per_item"]
     rows = [("overall", report["overall"]), *report["per_answer_type"].items(), *report["per_question_type"].items()]
@@ -86,23 +92,30 @@ def _vqa(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     a, b = files.read_scores(arguments.a), files.read_scores(arguments.b)
     result: dict[str, dict[str, Any]] = {}
-    for task in a.keys() & b.keys():
-        check_ids(dict.fromkeys(a[task], ""), {id: ["-"] for id in b[task]})
+    for task in sorted(a.keys() & b.keys()):
+        if different := a[task].keys() ^ b[task].keys():
+            raise ValueError(
+                f"{task}: {len(different)} items are in one of the two only, {min(different)!r} among them; "
+                "compare evaluations of the same items (the same split and limit)"
+            )
         keys = [key for key, _ in a[task].values()]
-        names = {name for _, scores in a[task].values() for name in scores}
-        for name in sorted(names):
+        for name in sorted({name for _, scores in a[task].values() for name in scores}):
             pairs = [(a[task][id][1].get(name), b[task][id][1].get(name)) for id in a[task]]
             if all(x is not None and y is not None for x, y in pairs):
                 test = paired_test([x for x, _ in pairs if x is not None], [y for _, y in pairs if y is not None], keys)
-                result.setdefault(task, {})[name] = asdict(test)
+                facts = {"num_items": len(pairs), "num_images": len(set(keys))}
+                result.setdefault(task, {})[name] = asdict(test) | facts
     if not result:
         raise ValueError(f"{arguments.a} and {arguments.b} have no score of the same task in common")
-    rows = [
-        (f"{task} {name}", f"{t['mean_a']:.3f}  {t['mean_b']:.3f}  {t['difference']:+.3f}  "
-                           f"[{t['interval'][0]:+.3f}, {t['interval'][1]:+.3f}]  p = {t['p_value']:.4f}")
-        for task, tests in sorted(result.items()) for name, t in tests.items()
-    ]  # fmt: skip
-    _show(arguments, result, [("", "A  B  B - A  95 % interval"), *rows], {})
+    head = f"{'A':>9} {'B':>9} {'B - A':>9}  {'95 % interval':>20}   {'p':>6}  {'items':>7}  {'images':>7}"
+    rows = [(f"{task} {name}", _row(test)) for task, tests in result.items() for name, test in tests.items()]
+    _show(arguments, result, [("", head), *rows], {})
+
+
+def _row(t: Mapping[str, Any]) -> str:
+    low, high = t["interval"]
+    means = f"{t['mean_a']:9.3f} {t['mean_b']:9.3f} {t['difference']:+9.3f}"
+    return f"{means}  {low:+9.3f} {high:+9.3f}    {t['p_value']:6.4f}  {t['num_items']:7}  {t['num_images']:7}"
 
 
 def _show(

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,21 @@ def describe(
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "seconds": dict(seconds),
     }
+
+
+def check_writable(**folders: Path | None) -> None:
+    """Raises ValueError, before hours of work, if a folder cannot be made or written to; folders: by key."""
+    for key, folder in folders.items():
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"{key} is {folder}, which cannot be written to ({error.strerror}); set another"
+            ) from error
 
 
 def write_results(

@@ -28,8 +28,8 @@ class ScoreRow:
 
     @property
     def decimals(self) -> int:
-        """Two for percentages, three for scores up to 1 or 10."""
-        return 2 if max(abs(self.value), abs(self.blind or 0.0)) >= 10 else 3
+        """Three for the scores that run to 1 or 10, two for percentages and counts."""
+        return 3 if self.score.startswith(("bleu", "rouge", "cider", "meteor", "spice")) else 2
 
 
 def score_rows(result: dict[str, Any]) -> Iterator[ScoreRow]:

@@ -89,7 +89,10 @@ class Task:
     def judged(self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True) -> Prediction:
         """The Prediction of a row. ended: whether the text is whole; one that was cut off is not correct."""
         correct = ended * self.correct(text, row.references) if row.references else None
-        return Prediction(self.name, row.key, row.id, row.text, text, row.references, correct, row.groups, values)
+        context = "".join(part for part in row.context if isinstance(part, str))
+        return Prediction(
+            self.name, row.key, row.id, row.text, text, row.references, correct, row.groups, values, context
+        )
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Scores with what one must know to compare them; `items`: what each prediction adds to a score."""
@@ -111,6 +114,7 @@ class Task:
             "num_unscored": len(predictions) - len(known),
             "num_images": len({p.key for p in predictions}),
             "prompt": getattr(self, "prompt", None),
+            "example_context": predictions[0].context if predictions else "",
             "decoding": self.decoding,
             "variant": self.variant,
         }

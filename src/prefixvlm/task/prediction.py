@@ -16,6 +16,7 @@ class Prediction:
 
     correct: 0 to 1, None without references. groups: what it is also scored in.
     values: what a task needs besides the text, such as the likelihood of each class; not written to files.
+    context: what stood before the prompt; of a task only one is written, as an example.
     """
 
     task: str
@@ -27,9 +28,10 @@ class Prediction:
     correct: float | None
     groups: tuple[str, ...] = ()
     values: Sequence[float] | None = field(default=None, compare=False)
+    context: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        written = {name: value for name, value in vars(self).items() if name != "values"}
+        written = {name: value for name, value in vars(self).items() if name not in ("values", "context")}
         return {**written, "references": list(self.references), "groups": list(self.groups)}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.metrics.answers import answer_metric
+from prefixvlm.metrics.answers import answer_metric, check_several
 from prefixvlm.metrics.vizwiz import average_precision
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.choosing import Choosing, likelihoods
@@ -67,6 +67,7 @@ class Vqa(Task):
         return [self._row(sample, question) for question in self._questions(sample)]
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
+        check_several(self.metric, references)
         return self.metric.score(prediction, references)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
