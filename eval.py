@@ -1,5 +1,6 @@
 """The story of an evaluation: rebuild from a checkpoint; predict, also with black images; score; write results."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ CONF = Path(__file__).parent / "conf"
 def evaluate(cfg: DictConfig) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     started = time.perf_counter()
+    if not cfg.few_shot:
+        raise ValueError("few_shot is null; set few_shot.shots=0 for no demonstrations")
     for name in ("trials", "batch_size", "limit", "devices"):
         if cfg[name] is not None and cfg[name] < 1:
             raise ValueError(f"{name} is {cfg[name]}; set it to 1 or more")
@@ -46,6 +49,8 @@ def evaluate(cfg: DictConfig) -> None:
     judge = Judge(make("clip", cfg.clip), lambda: data.test_dataloader()[0].samples(images=True)) if cfg.clip else None
     for task in module.tasks.values():
         task.needs_references = cfg.submission is None
+        if judge and task.name in ("captioning", "retrieval"):
+            task.variant += f"; clip={judge.clip.name}"
     trainer = make(
         "trainer",
         {"_target_": "lightning.pytorch.Trainer", "devices": cfg.devices, "precision": trained.trainer.precision},
@@ -75,8 +80,9 @@ def evaluate(cfg: DictConfig) -> None:
     seconds = {"evaluation": round(time.perf_counter() - started, 1)}
     result, lines = join(*over_trials(seen), *over_trials(blind))
     result |= describe(cfg.ckpt, plain(trained), plain(cfg), run.parts(module), seconds)
+    result["checkpoint_sha256"] = hashlib.sha256(Path(cfg.ckpt).read_bytes()).hexdigest()
     result["judge"] = judge and judge.describe(module.model.encoder)
-    result["missing"] = unavailable() if cfg.java else {}
+    result["missing"] = unavailable() if cfg.java else dict.fromkeys(("meteor", "spice"), "left out by java=false")
     write_results(out, result, lines, run.history(checkpoint), run.examples(checkpoint), data.images)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)

@@ -137,11 +137,10 @@ def test_files_that_do_not_fit_are_one_sentence_and_exit_code_2(run, what, files
         assert word in err
 
 
-def lines(correct):
-    return "".join(
-        json.dumps({"task": "vqa", "id": f"q{i}", "key": f"k{i // 2}", "scores": {"accuracy": 100.0 * c}}) + "\n"
-        for i, c in enumerate(correct)
-    )
+def lines(correct, variant="exact"):
+    same = {"task": "vqa", "variant": variant}
+    entries = [{"id": f"q{i}", "key": f"k{i // 2}", "scores": {"accuracy": 100.0 * c}} for i, c in enumerate(correct)]
+    return "".join(json.dumps(same | entry) + "\n" for entry in entries)
 
 
 def test_compare_is_a_paired_test_by_task_and_score(run, tmp_path, monkeypatch, capsys):
@@ -159,6 +158,9 @@ def test_compare_is_a_paired_test_by_task_and_score(run, tmp_path, monkeypatch, 
     assert (found["num_items"], found["num_images"]) == (40, 20)
     assert found["p_value"] < 0.01
     assert json.loads(compare("a", "a")[1])["vqa"]["accuracy"]["p_value"] == 1
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "predictions.jsonl").write_text(lines([1, 1] * 20, "vqa_official"))
+    assert "'exact' and B by 'vqa_official', which do not compare" in compare("a", "other")[2]
     code, _, err = compare("a", "c")
     assert code == 2
     assert "'q38'" in err

@@ -48,10 +48,10 @@ def test_it_holds_what_doing_it_again_takes():
 def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():
     said = [Prediction("vqa", "k", f"k{n}", "Q", f"said {n}", ("x",), None if n else 1.0, ("g",)) for n in range(2)]
     blind = [Prediction("vqa", "k", "k0", "Q", "nothing", ("x",), 0.0)]
-    report = {"scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}}}
+    report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}}}
     result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": said}, {"vqa": {"scores": {"accuracy": 0.0}}},
                          {"vqa": blind})  # fmt: skip
-    assert result == {"tasks": {"vqa": {"scores": {"accuracy": 100.0}, "blind": {"accuracy": 0.0}}}}
+    assert result == {"tasks": {"vqa": {"variant": "v", "scores": {"accuracy": 100.0}, "blind": {"accuracy": 0.0}}}}
     assert [line["scores"] for line in lines] == [{"accuracy": 100.0}, {}]
     assert [line["blind_prediction"] for line in lines] == ["nothing", None]
     assert [line["groups"] for line in lines] == [["g"], ["g"]]

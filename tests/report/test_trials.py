@@ -48,7 +48,7 @@ def test_several_are_their_means_and_spreads():
 def test_the_interval_is_of_the_items_means_by_image():
     reports, _ = over_trials([trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])])
     expected = bootstrap_interval([100, 50, 0, 100], ["a", "a", "b", "c"])
-    assert reports["vqa"]["intervals"] == {"accuracy": expected}
+    assert reports["vqa"]["intervals"] == {"accuracy": expected, "accuracy_a": (0.0, 1.0)}
     assert expected != bootstrap_interval([100, 50, 0, 100])
 
 

@@ -158,7 +158,7 @@ def test_groups_are_the_questions_own_and_whether_it_can_be_answered(images):
 
 def vizwiz_samples(images):
     return [
-        Sample(f"k{i}", image, (), (Question(f"q{i}", "what is it?"[: 9 + i], ("unanswerable", "cat")),),
+        Sample(f"k{i}", image, (), (Question(f"q{i}", "what is it?"[: 9 + i], ("unanswerable", "cat") * 5),),
                {"answerable": "no" if i in (1, 4) else "yes"})
         for i, image in enumerate(images)
     ]  # fmt: skip

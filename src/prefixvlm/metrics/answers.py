@@ -25,7 +25,7 @@ _PUNCTUATION = ".,;:!?\"'`()[]{}"
 class AnswerMetric:
     """variant: what stands beside every score. score: one prediction and its references to 0..1.
 
-    several: it leaves each person's answer out in turn, so that of a single answer it makes 0, whatever was said.
+    several: it leaves each person's answer out in turn, so that with fewer than four nothing can score 1.
     """
 
     variant: str
@@ -70,10 +70,10 @@ ANSWER_METRICS: Mapping[str, AnswerMetric] = MappingProxyType(
 
 
 def check_several(metric: AnswerMetric, answers: Sequence[str]) -> None:
-    """Raises ValueError if there is one answer where several people's are wanted."""
-    if metric.several and len(answers) == 1:
+    """Raises ValueError if there are fewer than four answers where several people's are wanted."""
+    if metric.several and len(answers) < 4:
         raise ValueError(
-            f"{metric.variant} compares with the answers of several people, and a question has one; "
+            f"{metric.variant} compares with the answers of ten people, and a question has {len(answers)}; "
             "take exact match: metric=exact_match, or --variant exact_match"
         )
 

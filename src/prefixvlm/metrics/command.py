@@ -93,14 +93,19 @@ def _compare(arguments: argparse.Namespace) -> None:
     a, b = files.read_scores(arguments.a), files.read_scores(arguments.b)
     result: dict[str, dict[str, Any]] = {}
     for task in sorted(a.keys() & b.keys()):
-        if different := a[task].keys() ^ b[task].keys():
+        if a[task].variant != b[task].variant:
+            raise ValueError(
+                f"{task}: A was scored by {a[task].variant!r} and B by {b[task].variant!r}, which do not compare"
+            )
+        ours, theirs = a[task].items, b[task].items
+        if different := ours.keys() ^ theirs.keys():
             raise ValueError(
                 f"{task}: {len(different)} items are in one of the two only, {min(different)!r} among them; "
                 "compare evaluations of the same items (the same split and limit)"
             )
-        keys = [key for key, _ in a[task].values()]
-        for name in sorted({name for _, scores in a[task].values() for name in scores}):
-            pairs = [(a[task][id][1].get(name), b[task][id][1].get(name)) for id in a[task]]
+        keys = [key for key, _ in ours.values()]
+        for name in sorted({name for _, scores in ours.values() for name in scores}):
+            pairs = [(ours[id][1].get(name), theirs[id][1].get(name)) for id in ours]
             if all(x is not None and y is not None for x, y in pairs):
                 test = paired_test([x for x, _ in pairs if x is not None], [y for _, y in pairs if y is not None], keys)
                 facts = {"num_items": len(pairs), "num_images": len(set(keys))}

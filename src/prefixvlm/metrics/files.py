@@ -3,10 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefixvlm.metrics.vqa_report import Annotation
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """One task's scores by item: the image's key and what each score gives the item. variant: the metrics' name."""
+
+    variant: str
+    items: dict[str, tuple[str, dict[str, float]]]
 
 
 def read_references(path: Path) -> dict[int | str, list[str]]:
@@ -27,12 +36,15 @@ def read_annotations(path: Path) -> dict[int | str, Annotation]:
     found = []
     for entry in _entries(path, "annotations"):
         try:
-            answers = [answer["answer"] for answer in entry["answers"]]
-            found.append(
-                (entry["question_id"], Annotation(answers, entry.get("answer_type"), entry.get("question_type")))
-            )
-        except (KeyError, TypeError) as error:
+            id, answers = entry["question_id"], [answer["answer"] for answer in entry["answers"]]
+            types = entry.get("answer_type"), entry.get("question_type")
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: {entry!r:.100} is no annotation with question_id and answers") from error
+        if not isinstance(id, int | str) or not all(isinstance(text, str) for text in answers):
+            raise ValueError(f"{path}: question_id {id!r:.40} is no number or text, or one of its answers no text")
+        if not all(kind is None or isinstance(kind, str) for kind in types):
+            raise ValueError(f"{path}: question {id!r} has a type that is no text: {types!r:.80}")
+        found.append((id, Annotation(answers, *types)))
     return _unique(path, "question_id", found)
 
 
@@ -41,25 +53,28 @@ def read_question_ids(path: Path) -> set[int | str]:
     return set(_unique(path, "question_id", _pairs(path, _entries(path, "questions"), "question_id", "question")))
 
 
-def read_scores(path: Path) -> dict[str, dict[str, tuple[str, dict[str, float]]]]:
-    """eval.py's predictions.jsonl, or its folder: for each task, by id, the image's key and the scores."""
+def read_scores(path: Path) -> dict[str, ItemScores]:
+    """eval.py's predictions.jsonl, or its folder: the scores of each item, by task."""
     path = path / "predictions.jsonl" if path.is_dir() else path
     tasks: dict[str, list[tuple[str, tuple[str, dict[str, float]]]]] = {}
+    variants: dict[str, str] = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            tasks.setdefault(entry["task"], []).append((entry["id"], (entry["key"], entry["scores"])))
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if line.strip():
+                entry = json.loads(line)
+                tasks.setdefault(entry["task"], []).append((entry["id"], (entry["key"], entry["scores"])))
+                variants[entry["task"]] = entry["variant"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not predictions of eval.py ({error}); give its predictions.jsonl") from error
     if not tasks:
         raise ValueError(f"{path} holds no predictions")
-    return {task: _unique(path, "id", found) for task, found in tasks.items()}
+    return {task: ItemScores(variants[task], _unique(path, "id", found)) for task, found in tasks.items()}
 
 
 def _entries(path: Path, name: str | None = None) -> list[Any]:
     """The file's list; name: under which key of an object it is."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file ({error})") from error
     wanted = f"an object with a list of {name}" if name else "a list of predictions"

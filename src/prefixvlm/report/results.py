@@ -38,7 +38,12 @@ def join(
         tasks[name] = {**report, "blind": blind_reports.get(name, {}).get("scores")}
         blind = {p.id: p.prediction for p in blind_predictions.get(name, ())}
         lines += [
-            {**p.to_dict(), "scores": items.get(p.id, {}), "blind_prediction": blind.get(p.id)}
+            {
+                **p.to_dict(),
+                "variant": report["variant"],
+                "scores": items.get(p.id, {}),
+                "blind_prediction": blind.get(p.id),
+            }
             for p in predictions[name]
         ]
     return {"tasks": tasks}, lines

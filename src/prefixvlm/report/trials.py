@@ -13,7 +13,7 @@ def over_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dic
     """The reports, and the predictions of the first trial. A single trial's report is left as it is.
 
     Of several, a score is the mean, `spread` its standard deviation over trials, an item's score its mean over trials,
-    and the interval a bootstrap of those.
+    and the interval a bootstrap of those; of a score of the whole set it is the mean of the trials' intervals.
     """
     if not trials:
         return {}, {}
@@ -37,6 +37,10 @@ def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dic
         chosen = [id for id in items if name in items[id]]
         if chosen:
             intervals[name] = bootstrap_interval([items[id][name] for id in chosen], [keys[id] for id in chosen])
+        else:
+            ends = zip(*(report["intervals"][name] for report in reports if name in report["intervals"]), strict=True)
+            low, high = (statistics.fmean(each) for each in ends)
+            intervals[name] = (low, high)
     return {
         **reports[0],
         "scores": {name: statistics.fmean(values) for name, values in trials.items()},

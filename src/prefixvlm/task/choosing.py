@@ -35,9 +35,11 @@ class Choosing:
             raise ValueError(
                 f'{key}.answers has {wrong[0]!r}, which is no text; put it in quotes, as YAML needs for "yes"'
             )
-        if not answers or (len(set(answers)) < len(answers) and answers != CHOICES):
-            raise ValueError(f"{key}.answers has none or one twice; give a list of different answers")
+        answers = answers if answers == CHOICES else [answer.strip() for answer in answers]
+        if not answers or not all(answers) or (len(set(answers)) < len(answers) and answers != CHOICES):
+            raise ValueError(f"{key}.answers has none, an empty one or one twice; give a list of different answers")
         self.answers, self.by, self.normalize_length, self.end, self.key = answers, by, normalize_length, end, key
+        self._lists: dict[tuple[str, ...], tuple[Trie, dict[tuple[int, ...], str]]] = {}
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -62,15 +64,18 @@ class Choosing:
         return likeliest(model, batch, of_rows, self.end, self.normalize_length)
 
     def _held(self, model: PrefixLM, batch: Batch, of_rows: Sequence[Sequence[str]]) -> list[str]:
-        ids = {
-            a: tuple(continuation_ids(model.lm.tokenizer, self.end, " " + a)) for answers in of_rows for a in answers
-        }
-        spelled = {spelling: answer for answer, spelling in ids.items()}
-        lists = {
-            tuple(answers): Trie([ids[a] for a in answers], model.lm.eos_id) for answers in set(map(tuple, of_rows))
-        }
-        said = held(model, batch, [lists[tuple(answers)] for answers in of_rows])
-        return [spelled[tuple(text)] for text in said]
+        lists = [self._spelled(model, tuple(answers)) for answers in of_rows]
+        said = held(model, batch, [trie for trie, _ in lists])
+        return [spelled[tuple(text)] for (_, spelled), text in zip(lists, said, strict=True)]
+
+    def _spelled(self, model: PrefixLM, answers: tuple[str, ...]) -> tuple[Trie, dict[tuple[int, ...], str]]:
+        """A list's trie and its answers by their ids, made once: a list may have thousands."""
+        if answers not in self._lists:
+            if self.answers == CHOICES:  # each question's own: not to be kept
+                self._lists.clear()
+            spelled = {tuple(continuation_ids(model.lm.tokenizer, self.end, " " + a)): a for a in answers}
+            self._lists[answers] = Trie(list(spelled), model.lm.eos_id), spelled
+        return self._lists[answers]
 
 
 def _lines(path: str, key: str) -> list[str]:
@@ -99,10 +104,13 @@ def likeliest(
 
 
 def likelihoods(
-    model: PrefixLM, batch: Batch, answers: Sequence[str], end: str, normalize_length: bool = False
+    model: PrefixLM, batch: Batch, answers: Sequence[str], end: str, normalize_length: bool = False, space: str = " "
 ) -> Tensor:
-    """Log-likelihood of each answer, its EOS included, after each prompt: float32[S, A], on the CPU."""
-    ids = [continuation_ids(model.lm.tokenizer, end, " " + answer) for answer in answers]
+    """Log-likelihood of each answer, its EOS included, after each prompt: float32[S, A], on the CPU.
+
+    space: what stands between the prompt and an answer, as in training.
+    """
+    ids = [continuation_ids(model.lm.tokenizer, end, space + answer) for answer in answers]
     width = min(len(ids), MAX_READ)
     parts = []
     for part in batch.split(max(1, MAX_READ // width)):

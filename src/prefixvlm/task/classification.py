@@ -37,8 +37,8 @@ class Classification(Task):
         normalize_length: bool = False,
     ) -> None:
         super().__init__()
-        if len(set(classes)) < 2 or len(set(classes)) < len(classes):
-            raise ValueError(f"task.classification.classes is {list(classes)}; give two or more, each once")
+        if not classes or len(set(classes)) < 2 or len(set(classes)) < len(classes):
+            raise ValueError(f"task.classification.classes is {classes!r}; give two or more, each once")
         if wrong := [name for name in classes if not isinstance(name, str)]:
             raise ValueError(f"task.classification.classes has {wrong[0]!r}, which is no text; put it in quotes")
         if not prompts:

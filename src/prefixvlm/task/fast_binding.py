@@ -68,7 +68,7 @@ class FastBinding(Task):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
                 ended = len(ids) < self.decoding["max_new_tokens"]  # else it was cut: no EOS came
                 for row in rows:
-                    values = [float(text.startswith(row.choices)), float(name in row.references)]
+                    values = [float(_begins_with(text, row.choices)), float(name in row.references)]
                     judged.append(self.judged(row, text, values, ended))
         return judged
 
@@ -78,3 +78,8 @@ class FastBinding(Task):
         for number, name in enumerate(("named_one", "ranking")):
             scores[name] = mean(predictions, [100 * p.values[number] for p in predictions if p.values])
         return scores
+
+
+def _begins_with(text: str, names: Sequence[str]) -> bool:
+    """A name and then no more letters: "daxter" is not "dax"."""
+    return any(text.startswith(name) and not text[len(name) : len(name) + 1].isalnum() for name in names)

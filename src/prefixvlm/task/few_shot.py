@@ -1,7 +1,7 @@
 """Prompts go in; the same prompts after worked examples from the training split come out (Frozen, Flamingo)."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -12,6 +12,7 @@ from prefixvlm.task.interface import Task
 
 CHOICES = ("random", "nearest")
 MAX_READ = 256  # samples of the pool that are kept decoded
+SPARE = 4  # candidates for each demonstration: some may have nothing to show
 
 
 class FewShot:
@@ -57,14 +58,7 @@ class FewShot:
         """The row with its context."""
         rng = random.Random(f"{self.seed}-{row.id}")
         parts: list[Image.Image | str] = [self.induction + self.separator] if self.induction else []
-        for number in self._chosen(row.key, rng):
-            demonstrations = task.training_rows(self._sample(number), rng)
-            if not demonstrations:
-                raise ValueError(
-                    f"training sample {self._keys[number]!r} has nothing to show for task {task.name}; "
-                    "set few_shot.shots=0, or shards whose training samples all have what the task needs"
-                )
-            demonstration = rng.choice(demonstrations)
+        for demonstration in self._demonstrations(task, row.key, rng):
             parts += [*demonstration.prompt, demonstration.target + self.separator]
         return replace(row, context=tuple(_joined([*parts, *row.context])))
 
@@ -77,14 +71,27 @@ class FewShot:
             self._read[number] = self._pool(number)
         return self._read[number]
 
-    def _chosen(self, key: str, rng: random.Random) -> list[int]:
+    def _demonstrations(self, task: Task, key: str, rng: random.Random) -> list[Row]:
+        """The most alike last. A sample without what the task needs, such as a label, gives way to the next one."""
+        found: list[Row] = []
+        for number in self._candidates(key, rng):
+            if len(found) == self.shots:
+                break
+            if self._keys[number] != key and (rows := task.training_rows(self._sample(number), rng)):
+                found.append(rng.choice(rows))
+        if len(found) < self.shots:
+            raise ValueError(
+                f"only {len(found)} training samples have something to show for task {task.name}; "
+                f"set few_shot.shots={len(found)} or less, few_shot.pool_size to more, or other shards"
+            )
+        return found[::-1]
+
+    def _candidates(self, key: str, rng: random.Random) -> Iterable[int]:
         if not self.shots:
             return []
         if self._nearest is not None:
-            others = [number for number in self._nearest[key] if self._keys[number] != key]
-            return others[: self.shots][::-1]
-        drawn = rng.sample(range(len(self._keys)), self.shots + 1)  # one more, should the image itself be among them
-        return [number for number in drawn if self._keys[number] != key][: self.shots]
+            return self._nearest[key]
+        return rng.sample(range(len(self._keys)), min(len(self._keys), SPARE * self.shots + SPARE))
 
 
 def _joined(parts: Sequence[Image.Image | str]) -> list[Image.Image | str]:

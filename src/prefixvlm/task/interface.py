@@ -108,7 +108,7 @@ class Task:
         return {
             "scores": {name: score.value for name, score in scores.items()},
             "intervals": {name: score.interval for name, score in scores.items() if score.interval},
-            "counts": {name: len(score.predictions) for name, score in scores.items()},
+            "counts": {name: score.count or len(score.predictions) for name, score in scores.items()},
             "items": items,
             "num_items": len(predictions),
             "num_unscored": len(predictions) - len(known),

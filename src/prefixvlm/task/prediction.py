@@ -39,13 +39,15 @@ class Prediction:
 class Score:
     """A figure over predictions. items: one for each of them, whose mean it is; none for a score of the whole set.
 
-    interval: 95 %, by the bootstrap. Questions about one image are right and wrong together, so it draws images.
+    count: of how many things, if not of the predictions. interval: 95 %, by the bootstrap. Questions about one image
+    are right and wrong together, so it draws images.
     """
 
     value: float
     predictions: Sequence[Prediction]
     items: Sequence[float] = ()
     interval: tuple[float, float] | None = None
+    count: int | None = None
 
 
 def mean(predictions: Sequence[Prediction], items: Sequence[float]) -> Score:

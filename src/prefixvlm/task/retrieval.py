@@ -1,11 +1,12 @@
 """Retrieval by likelihood: images and captions go in; how often the right one is found comes out."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.batch import Batch
+from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.bootstrap import bootstrap_interval
 from prefixvlm.metrics.retrieval import KS, ranks
@@ -24,7 +25,7 @@ class Retrieval(Captioning):
 
     name = "retrieval"
     main_score = "image_to_text_recall_1"
-    variant = "karpathy_recall; likelihood"
+    variant = "karpathy_recall; ties_against; likelihood"
 
     def __init__(
         self,
@@ -55,12 +56,18 @@ class Retrieval(Captioning):
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """prediction: the likeliest caption; values: the likelihood of each caption of the set."""
         assert self._candidates, "prepare comes first"
-        scores = likelihoods(model, batch, self._candidates, self.prompt, self.normalize_length).numpy()
+        space = " " if self.prompt else ""
+        scores = likelihoods(model, batch, self._candidates, self.prompt, self.normalize_length, space).numpy()
         return [
-            self.judged(row, self._candidates[int(values.argmax())], values)
+            replace(self.judged(row, self._candidates[int(values.argmax())], values), correct=self._first(row, values))
             for group, values in zip(batch.rows, scores, strict=True)
             for row in group
         ]
+
+    def _first(self, row: Row, values: NDArray[np.floating]) -> float:
+        """Whether one of the image's own captions is likelier than all others; ties count against it, as in `ranks`."""
+        own = np.array([owner == row.key for owner in self._owners])
+        return float(own.any() and (own.all() or values[own].max() > values[~own].max()))
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Recall at 1, 5 and 10 in percent, from images to captions and back."""
@@ -86,5 +93,6 @@ def recalls(
     for k in KS:
         found = (100.0 * (of_captions < k)).tolist()
         interval = bootstrap_interval(found, owners)
-        scores[f"{prefix}text_to_image_recall_{k}"] = Score(sum(found) / len(found), predictions, interval=interval)
+        score = Score(sum(found) / len(found), predictions, interval=interval, count=len(owners))
+        scores[f"{prefix}text_to_image_recall_{k}"] = score
     return scores

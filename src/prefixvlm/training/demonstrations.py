@@ -13,7 +13,7 @@ from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.pool import Pool
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.task.few_shot import FewShot
+from prefixvlm.task.few_shot import SPARE, FewShot
 
 BATCH = 32
 
@@ -32,7 +32,7 @@ def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) ->
         loader = data.test_dataloader()[0]
         keys: list[str] = []
         found = _features(module.model.encoder, _images(loader.samples(images=True), keys), loader.num_samples)
-        order = (found @ pooled.T).topk(min(len(pool), few_shot.shots + 1)).indices.tolist()
+        order = (found @ pooled.T).topk(min(len(pool), SPARE * few_shot.shots + SPARE)).indices.tolist()
         nearest = dict(zip(keys, order, strict=True))
     if few_shot.shots:
         few_shot.set_pool(pool.keys, pool.__getitem__, nearest)
