@@ -1,6 +1,8 @@
 """Rows to tensors: what is supervised, what is cut, what is shared."""
 
+import numpy as np
 import pytest
+import torch
 
 from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row
 from tests.conftest import byte_tokenizer, collator_of, tiny_model
@@ -65,3 +67,17 @@ def test_a_context_stands_before_the_prompt_behind_one_bos_and_counts_towards_wh
     assert collate([row]).input_ids[0].tolist() == [7, a] + [IMAGE_ID] * 3 + [c] + [IMAGE_ID] * 3 + [b] + [
         *byte_tokenizer()("x").input_ids, 256
     ]  # fmt: skip
+
+
+def test_stored_features_are_handed_on_once_for_rows_that_share_them(lm_model):
+    first, second = np.ones((2, 8), np.float16), np.zeros((2, 8), np.float16)
+    collate = collator_of(lm_model, reads_features=True)
+    collate.transform = torch.tensor
+    batch = collate([Row((first, "a"), "b"), Row((second, "a"), "b"), Row((first, "c", second), "d")])
+    assert torch.equal(batch.pixel_values, torch.tensor(np.stack([first, second])))
+    assert batch.image_index.tolist() == [0, 1, 0, 1]
+
+
+def test_features_are_refused_where_images_are_read(lm_model):
+    with pytest.raises(ValueError, match=r"hold features.*set encoder=cached, or data\.shards"):
+        collator_of(lm_model)([Row((np.ones((2, 8), np.float16),), "x")])

@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.sources import easy_vqa
+from prefixvlm.data.sources._files import Members
 from prefixvlm.data.sources.easy_vqa import caption, samples, tells
 
 
@@ -56,7 +58,11 @@ def test_captions_say_no_more_than_the_answers() -> None:
 
 @pytest.fixture(scope="module")
 def decoded() -> dict[str, list[Sample]]:
-    return {split: [decode(*sample, split) for sample in samples(split)] for split in easy_vqa.SPLITS}
+    return {split: [decode(key, read(members), split) for key, members in samples(split)] for split in easy_vqa.SPLITS}
+
+
+def read(members: Members) -> dict[str, bytes]:
+    return {name: each.read_bytes() if isinstance(each, Path) else each for name, each in members.items()}
 
 
 def test_the_published_data_is_all_there_once(decoded: dict[str, list[Sample]]) -> None:
@@ -105,7 +111,7 @@ def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list
     assert [sample.key for sample in decoded["val"]][:3] == ["train-0039", "train-0049", "train-0051"]
     assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
     _, members = next(samples("val"))
-    assert set(json.loads(members["json"])) == {"captions", "questions", "labels"}
+    assert set(json.loads(read(members)["json"])) == {"captions", "questions", "labels"}
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

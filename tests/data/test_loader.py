@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from prefixvlm.data.loader import ExactLoader, ShardLoader
-from prefixvlm.data.manifest import resolve_shards
+from prefixvlm.data.cache import Cache
+from prefixvlm.data.exact import ExactLoader
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.mixture import find_sources
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.streams import Source
 
 Make = Callable[..., Path]
 
@@ -33,10 +36,14 @@ def refuse(samples: list[Sample], rng: random.Random) -> None:
     raise ValueError("no captions; set task to another")
 
 
+def sources_of(folder: Path, split: str) -> list[Source]:
+    return find_sources(str(folder), split, Cache())
+
+
 def train(
     folder: Path, batch_size: int = 4, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: Any
 ) -> ShardLoader:
-    return ShardLoader(resolve_shards(str(folder), "train"), batch_size, collate, shuffle_buffer, **kwargs)
+    return ShardLoader(sources_of(folder, "train"), batch_size, collate, shuffle_buffer, **kwargs)
 
 
 def flat(batches: Any) -> list[str]:
@@ -95,8 +102,8 @@ def test_ranks_get_equally_many_batches_and_share_no_sample(make_shards: Make, w
 def test_evaluation_sees_each_sample_once(
     make_shards: Make, world: int, workers: int, samples_per_shard: int, limit: int | None
 ) -> None:
-    paths = resolve_shards(str(make_shards(samples_per_shard, val=23)), "val")
-    loaders = [ExactLoader(paths, 4, keys, limit, num_workers=workers, rank=r, world=world) for r in range(world)]
+    sources = sources_of(make_shards(samples_per_shard, val=23), "val")
+    loaders = [ExactLoader(sources, 4, keys, limit, num_workers=workers, rank=r, world=world) for r in range(world)]
     read = [list(loader) for loader in loaders]
     assert [len(batches) for batches in read] == [len(loader) for loader in loaders]
     assert sorted(flat(flat(read))) == [f"val{n:03d}" for n in range(min(limit or 23, 23))]
@@ -157,8 +164,8 @@ def test_the_global_random_state_is_left_alone(make_shards: Make) -> None:
 
 
 def test_blind_is_one_black_image_for_a_batch(make_shards: Make) -> None:
-    paths = resolve_shards(str(make_shards(val=7)), "val")
-    batches = list(ExactLoader(paths, 4, images, blind=True))
+    sources = sources_of(make_shards(val=7), "val")
+    batches = list(ExactLoader(sources, 4, images, blind=True))
     assert [len(batch) for batch in batches] == [4, 3]
     assert len({id(image) for batch in batches for image in batch}) == 1
     assert batches[0][0].getextrema() == ((0, 0),) * 3
@@ -175,7 +182,7 @@ def test_an_error_in_a_worker_stays_one_sentence(make_shards: Make, workers: int
         list(train(folder, num_workers=workers))
     path.unlink()
     loader = train(make_shards(name="other", train=23), num_workers=workers)
-    loader.shards[0][0].unlink()
+    loader.sources[0].tars[0].path.unlink()
     with pytest.raises(FileNotFoundError):
         list(loader)
 
@@ -204,4 +211,4 @@ def test_impossible_settings(make_shards: Make, change: dict[str, int], reason: 
     with pytest.raises(ValueError, match=reason):
         train(make_shards(train=23), **change)
     with pytest.raises(ValueError, match="limit of samples is 0"):
-        ExactLoader(resolve_shards(str(make_shards(name="v", val=3)), "val"), 4, keys, limit=0)
+        ExactLoader(sources_of(make_shards(name="v", val=3), "val"), 4, keys, limit=0)

@@ -1,10 +1,12 @@
 """Members of a sample, good and bad, go in; a Sample or one sentence comes out."""
 
+import io
 import json
 import zlib
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from prefixvlm.data.sample import Question, Sample, decode
@@ -75,6 +77,27 @@ def test_groups_labels_choices_and_the_images_of_a_support() -> None:
     assert all(image is black for image, _ in decode("k", members, "x", black).support)
 
 
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def test_features_stand_in_the_place_of_images() -> None:
+    features = np.arange(6, dtype=np.float16).reshape(2, 3)
+    json_ = b'{"captions": ["a dog"], "support": [{"image": "0.npy", "text": "a dax"}]}'
+    sample = decode("k", {"npy": npy(features), "0.npy": npy(features + 1), "json": json_}, "x")
+    assert np.array_equal(sample.image, features)
+    assert np.array_equal(sample.support[0][0], features + 1)
+    assert sample.captions == ("a dog",)
+    stored = safetensors.numpy.save({"features": features})
+    assert np.array_equal(decode("k", {"safetensors": stored}, "x").image, features)
+    with pytest.raises(ValueError, match=r"sample k holds features, and its image is wanted; set shards"):
+        _ = sample.picture
+    black = Image.new("RGB", (8, 8))
+    assert decode("k", {"npy": b"no features"}, "x", black).picture is black
+
+
 def bomb() -> bytes:
     """A PNG of a few hundred bytes that says it is 20000 x 20000."""
     data = bytearray(png())
@@ -98,7 +121,7 @@ def questions(*content: object) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ({"json": b"{}"}, "exactly one of .jpg, .jpeg, .png, .webp, but has 0"),
+        ({"json": b"{}"}, "exactly one of .jpg, .jpeg, .png, .webp, .npy, .safetensors, but has 0"),
         ({"png": png(), "jpg": png()}, "but has 2"),
         ({"png": b""}, "does not decode"),
         ({"png": b"GIF89a"}, "does not decode"),
@@ -128,7 +151,10 @@ def questions(*content: object) -> dict[str, bytes]:
             {"png": png(), "0.png": png(), "json": b'{"support": [{"image": "0.png"}]}'},
             "the text of a support is [None]",
         ),
+        ({"png": png(), "json": b'{"support": [{"image": ["0.png"], "text": "a dax"}]}'}, "a support is"),
         ({"png": png(), "txt": b"\xff"}, "txt member is not UTF-8"),
+        ({"png": png(), "npy": npy(np.ones((1, 2), np.float16))}, "but has 2"),
+        ({"npy": b"\x93NUMPY"}, "npy member is not a float16 or float32 array of 2 dimensions"),
     ],
 )
 def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, bytes], reason: str) -> None:

@@ -26,7 +26,8 @@ def shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captu
     """shards("coco", "--images", ...) runs `prefixvlm shards coco ... --out tmp_path/out`; its output comes back."""
 
     def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), "--out", str(tmp_path / "out")])
+        more = ["--out", str(tmp_path / "out"), "--workers", "1"]
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), *more])
         cli.main()
         return capsys.readouterr().out
 
@@ -114,7 +115,7 @@ def test_flickr(tmp_path: Path, shards: Shards, name: str) -> None:
     ]
     write_images(tmp_path / "images", [str(image["filename"]) for image in images])
     path = write(tmp_path / f"dataset_{name}.json", {"dataset": name, "images": images})
-    shards(name, "--annotations", path, "--images", tmp_path / "images")
+    shards(name, "--annotations", path, "--images", tmp_path / "images", "--accept-terms")
     (sample,) = read(tmp_path / "out", "test")
     assert (sample.key, sample.captions, colour(sample.image)) == ("102_ab", ("Two men.",), "blue")
 
@@ -295,7 +296,7 @@ def episodes(tmp_path: Path, files: dict[int, list[dict[str, Any]]]) -> list[obj
         write(folder / f"open_ended_mi_shots_{shots}_ways_2_all_questions.json", held)
         for each in held:
             write_images(folder, [value for name, value in each.items() if "image" in name])
-    return ["fast-binding", "--episodes", folder]
+    return ["fast-binding", "--episodes", folder, "--accept-terms"]
 
 
 def test_fast_binding(tmp_path: Path, shards: Shards) -> None:

@@ -19,7 +19,8 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     """command("coco", "--images", ..., code=2) runs `prefixvlm shards coco ...`; what it writes last comes back."""
 
     def run(*arguments: object, code: int) -> str:
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), "--out", str(tmp_path / "out")])
+        more = ["--out", str(tmp_path / "out"), "--workers", "1"]
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), *more])
         if code:
             with pytest.raises(SystemExit) as exit_:
                 cli.main()
@@ -119,7 +120,9 @@ def test_malformed_files_are_one_sentence(
 ) -> None:
     (tmp_path / "images").mkdir()
     given = [(sources.option(key), write(tmp_path / f"{key}.json", content)) for key, content in files.items()]
-    sentence = command(name, "--images", tmp_path / "images", *[word for pair in given for word in pair], code=2)
+    terms = ["--accept-terms"] if sources.load(name).TERMS else []
+    words = [word for pair in given for word in pair]
+    sentence = command(name, "--images", tmp_path / "images", *words, *terms, code=2)
     assert sentence.startswith("error: ")
     assert expected in sentence
     assert not (tmp_path / "out").exists()
@@ -142,7 +145,7 @@ def test_malformed_episodes_are_one_sentence(
     write(folder / "readme.txt", "")
     if content is not None:
         write(folder / "open_ended_mi_shots_1_ways_2_all_questions.json", content)
-    assert expected in command("fast-binding", "--episodes", folder, code=2)
+    assert expected in command("fast-binding", "--episodes", folder, "--accept-terms", code=2)
 
 
 def test_a_missing_file_says_where_it_comes_from(tmp_path: Path, command: Command) -> None:

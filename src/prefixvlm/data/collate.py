@@ -3,24 +3,25 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Batch, Row
+from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Batch, ImageOrFeatures, Row
 
 
 class Collator:
     """Makes batches for one encoder and one language model.
 
-    transform: a PIL image to float[3, H, W]. tokenizer: a Hugging Face tokenizer. bos_ids stand before the first text.
+    transform: a PIL image to float[3, H, W]; where it reads_features, stored ones to float32[N, D].
+    tokenizer: a Hugging Face tokenizer. bos_ids stand before the first text.
     max_target_length: longer targets are cut, and lose their EOS. max_positions: what the language model can read,
     images included; a target is cut to fit, a prompt that does not fit is an error.
     """
 
     def __init__(
         self,
-        transform: Callable[[Image.Image], Tensor],
+        transform: Callable[[Any], Tensor],
         tokenizer: Any,
         prefix_length: int,
         bos_ids: Sequence[int],
@@ -28,8 +29,9 @@ class Collator:
         pad_id: int,
         max_target_length: int | None = None,
         max_positions: int | None = None,
+        reads_features: bool = False,
     ) -> None:
-        self.transform = transform
+        self.transform, self.reads_features = transform, reads_features
         self.tokenizer = tokenizer
         self.prefix_length = prefix_length
         self.bos_ids = list(bos_ids)
@@ -43,12 +45,12 @@ class Collator:
 
         Raises ValueError for a prompt that does not fit.
         """
-        images: dict[int, tuple[int, Image.Image]] = {}  # by identity: one encoding for rows that share an image
+        images: dict[int, tuple[int, ImageOrFeatures]] = {}  # by identity: one encoding for rows that share an image
         image_index, all_ids, all_labels = [], [], []
         alike = {} if supervised else _alike(rows)
         for row in rows if supervised else [group[0] for group in alike.values()]:
             for part in row.parts:
-                if isinstance(part, Image.Image):
+                if not isinstance(part, str):
                     image_index.append(images.setdefault(id(part), (len(images), part))[0])
             prompt_ids, target_ids = self.tokenize(row)
             if not supervised:
@@ -59,13 +61,20 @@ class Collator:
             raise ValueError("a batch needs at least one image; none of its rows has one")
         width = max(map(len, all_ids))
         return Batch(
-            pixel_values=torch.stack([self.transform(image) for _, image in images.values()]),
+            pixel_values=torch.stack([self._transformed(image) for _, image in images.values()]),
             input_ids=_pad(all_ids, width, self.pad_id),
             attention_mask=torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in all_ids]),
             labels=_pad(all_labels, width, IGNORE_INDEX),
             image_index=torch.tensor(image_index),
             rows=[[row.without_images() for row in group] for group in alike.values()],
         )
+
+    def _transformed(self, image: ImageOrFeatures) -> Tensor:
+        if isinstance(image, np.ndarray) and not self.reads_features:
+            raise ValueError(
+                "the shards hold features in the place of images; set encoder=cached, or data.shards to images"
+            )
+        return self.transform(image)
 
     def tokenize(self, row: Row) -> tuple[list[int], list[int]]:
         """The ids of the prompt (images as runs of IMAGE_ID) and of the target with its EOS."""

@@ -1,65 +1,142 @@
-"""`prefixvlm shards`: its parser goes in; each data set's options are added, and the shards are written or verified."""
+"""`prefixvlm shards`: its parser goes in; a command a data set, `verify` and `show` are added to it."""
 
 import argparse
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefixvlm.data import sources
+from prefixvlm.data.processes import default_workers
+
+KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
 
 
 def add_shards(parser: argparse.ArgumentParser) -> None:
-    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants, and `prefixvlm shards verify`."""
+    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`."""
     names = parser.add_subparsers(required=True, metavar="NAME")
     for name in sources.names():
-        source = sources.load(name)
-        command = names.add_parser(name, help=source.SOURCE, description=f"{source.SOURCE}. Licence: {source.LICENCE}.")
-        for argument, parameter in sources.parameters(source).items():
-            metavar, _, explanation = source.WANTED[argument].partition(": ")
-            command.add_argument(
-                sources.option(argument),
-                type=int if parameter.annotation in (int, int | None) else Path,
-                required=parameter.default is inspect.Parameter.empty,
-                metavar=metavar,
-                help=explanation.replace("%", "%%"),
-            )
-        if source.WANTED and len(source.SPLITS) > 1:
-            splits = f"only these of {', '.join(source.SPLITS)}; without it, all that their files are given for"
-            command.add_argument("--splits", nargs="+", choices=source.SPLITS, metavar="SPLIT", help=splits)
-        _finish(command, name)
-    _finish(names.add_parser("verify", help="check a folder of shards against its manifest"), "verify")
+        _add_source(names, name)
+    _add_verify(names.add_parser("verify", help="find everything that is wrong with a folder of shards"))
+    _add_show(names.add_parser("show", help="what a folder of shards holds, with a picture of some samples"))
 
 
-def _finish(command: argparse.ArgumentParser, name: str) -> None:
+def _add_source(names: Any, name: str) -> None:
+    source = sources.load(name)
+    about = f"{source.SOURCE}. Licence: {source.LICENCE}.\n\n{source.__doc__}".replace("%", "%%")
+    command = names.add_parser(
+        name, help=source.SOURCE, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for argument, parameter in sources.parameters(source).items():
+        metavar, _, explanation = source.WANTED[argument].partition(": ")
+        command.add_argument(
+            sources.option(argument),
+            type=KINDS.get(parameter.annotation, Path),
+            required=parameter.default is inspect.Parameter.empty,
+            metavar=metavar,
+            help=explanation.replace("%", "%%"),
+        )
+    if source.WANTED and len(source.SPLITS) > 1:
+        splits = f"only these of {', '.join(source.SPLITS)}; without it, all that their files are given for"
+        command.add_argument("--splits", nargs="+", choices=source.SPLITS, metavar="SPLIT", help=splits)
+    if source.TERMS:
+        command.add_argument("--accept-terms", action="store_true", help=f"needed, for there are terms: {source.TERMS}")
+    if not sources.takes_tars(source):
+        size = "make images smaller: their shorter side, in pixels; without it their bytes stay as they are"
+        command.add_argument("--image-size", type=int, metavar="S", help=size)
+        quality = "save images anew as JPEG of this quality, 1 to 100 (with --image-size: 90)"
+        command.add_argument("--image-quality", type=int, metavar="Q", help=quality)
+        command.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="1000 unless set")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
-    command.set_defaults(run=_verify if name == "verify" else _write, source=name)
+    _add_workers(command)
+    command.set_defaults(run=_write, source=name)
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    workers = "processes; the number of cores, up to 8, unless set"
+    command.add_argument("--workers", type=int, default=default_workers(), metavar="N", help=workers)
+
+
+def _add_folder(command: argparse.ArgumentParser, *names: str) -> None:
+    command.add_argument(
+        "folder", type=Path, nargs="?" if names else None, metavar="DIR", help="the folder of the shards"
+    )
+    if names:
+        command.add_argument(*names, type=Path, metavar="DIR", dest="same_folder", help="the same")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    _add_folder(command, "--out")
+    command.add_argument("--decode", action="store_true", help="decode every image, too")
+    _add_workers(command)
+    command.set_defaults(run=_verify)
+
+
+def _add_show(command: argparse.ArgumentParser) -> None:
+    _add_folder(command)
+    command.add_argument("--out", type=Path, metavar="PNG", help="the picture; DIR/sheet.png unless set")
+    command.add_argument("--split", metavar="SPLIT", help="only this one")
+    command.set_defaults(run=_show)
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from prefixvlm.data.manifest import verify
+    from prefixvlm.data.verify import verify_folder
 
-    verify(arguments.out)
-    print(f"{arguments.out} is whole")
+    folder = arguments.folder or arguments.same_folder
+    if folder is None:
+        raise ValueError("the folder is not given; give it as `prefixvlm shards verify DIR`")
+    print(verify_folder(folder, arguments.decode, arguments.workers))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from prefixvlm.data.show import show
+
+    sheet = arguments.out or arguments.folder / "sheet.png"
+    print(show(arguments.folder, arguments.split, sheet))
+    print(f"{sheet} shows some of them")
 
 
 def _write(arguments: argparse.Namespace) -> None:
-    from prefixvlm.data.writer import write_shards
-
     source = sources.load(arguments.source)
     given = {name: value for name in source.WANTED if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if isinstance(value, Path) and not value.exists():
             raise ValueError(f"there is no {value}; {sources.option(name)} wants {source.WANTED[name]}")
-    chosen = getattr(arguments, "splits", None) or sources.splits(source, given)
-    splits = {split: source.samples(split, **given) for split in source.SPLITS if split in chosen}
-    manifest = write_shards(splits, arguments.out, _origin(source, given), source.LICENCE)
+    if source.TERMS and not arguments.accept_terms:
+        print(source.TERMS)
+        raise ValueError(f"{source.SOURCE} has the terms above; if you accept them, give --accept-terms as well")
+    chosen = getattr(arguments, "splits", None)
+    splits = [split for split in sources.splits(source, given) if chosen is None or split in chosen]
+    if missing := set(chosen or ()) - set(splits):
+        raise ValueError(
+            f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(splits) or 'none'}"
+        )
+    if sources.takes_tars(source):
+        from prefixvlm.data.adopt import adopt_tars
+
+        tars = {split: source.tars(split, **given) for split in splits}
+        manifest = adopt_tars(tars, arguments.out, origin(source, given), source.LICENCE, arguments.workers)
+    else:
+        from prefixvlm.data.encode import Encoding
+        from prefixvlm.data.writer import write_shards
+
+        manifest = write_shards(
+            {split: source.samples(split, **given) for split in splits},
+            arguments.out,
+            origin(source, given),
+            source.LICENCE,
+            arguments.samples_per_shard,
+            arguments.workers,
+            Encoding(arguments.image_size, arguments.image_quality),
+        )
+    thing = "tars are incomplete or" if sources.takes_tars(source) else "samples are"
     for split, content in manifest.splits.items():
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples")
         if content.left_out:
-            print(f"{len(content.left_out)} {split} samples are left out; {arguments.out}/manifest.json says why")
+            print(f"{len(content.left_out)} {split} {thing} left out; {arguments.out}/manifest.json says why")
 
 
-def _origin(source: sources.Source, given: dict[str, Any]) -> str:
+def origin(source: sources.Source, given: Mapping[str, Any]) -> str:
     """The source and what was given, so that shards made from other files are not taken for these."""
     from prefixvlm.data.manifest import sha256
 

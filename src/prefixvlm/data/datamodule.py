@@ -1,25 +1,33 @@
 """Shards go in, Lightning's train, validation and test loaders come out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from prefixvlm.data.loader import ExactLoader, ShardLoader
-from prefixvlm.data.manifest import resolve_shards
+from prefixvlm.data.cache import DEFAULT_FOLDER, Cache
+from prefixvlm.data.exact import ExactLoader
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.mixture import Shards, find_sources
 from prefixvlm.data.reader import Collate
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shards import read_shard
+from prefixvlm.data.streams import in_turn
 
 
 class ShardDataModule(LightningDataModule):
-    """The loaders of one folder or pattern of shards (see resolve_shards).
+    """The loaders of a folder, a pattern or a URL of shards, or of several by weight (see find_sources).
 
     batch_size, eval_batch_size: images a batch on each rank; evaluation's is batch_size unless set.
+    epoch_samples, shuffle_buffer, bucket_batches: see ShardLoader.
+    max_bad_fraction: of an epoch's samples, and of the validation loss's, how many may be bad and are skipped. Tests
+    and predictions skip none.
     limit_val, limit_test: only the first so many images.
     limit_val_predictions: images that are also captioned and asked about at each validation, the first of the split.
     test_split: which split a test is of.
     blind: evaluates with black images.
+    cache_dir: where shards of a URL are kept; cache_limit: how many GB of them.
 
     Whoever builds it sets train_collate, val_collate and test_collates, one test loader a task, in their order.
     """
@@ -30,43 +38,67 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        shards: str,
+        shards: Shards,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
         shuffle_buffer: int = 2000,
+        epoch_samples: int | None = None,
+        bucket_batches: int = 0,
+        max_bad_fraction: float = 0.001,
         limit_val: int | None = None,
         limit_test: int | None = None,
         limit_val_predictions: int = 32,
         test_split: str = "test",
         blind: bool = False,
+        cache_dir: str = DEFAULT_FOLDER,
+        cache_limit: float | None = None,
     ) -> None:
         super().__init__()
-        self.shards, self.batch_size, self.eval_batch_size = shards, batch_size, eval_batch_size or batch_size
+        self.shards: Any = shards
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
+        self.epoch_samples, self.bucket_batches, self.max_bad_fraction = epoch_samples, bucket_batches, max_bad_fraction
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
+        self.cache = Cache(cache_dir, cache_limit)
         self._train_loader: ShardLoader | None = None
         self._train_state: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Raises ValueError, before any model is moved or run, if a split of the stage has no shards."""
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self.test_split,)):
-            resolve_shards(self.shards, split)
+            find_sources(self.shards, split, self.cache)
 
     def train_dataloader(self) -> ShardLoader:
-        paths = resolve_shards(self.shards, "train")
-        loader = ShardLoader(paths, self.batch_size, self.train_collate, self.shuffle_buffer, **self._common())
+        loader = ShardLoader(
+            find_sources(self.shards, "train", self.cache),
+            self.batch_size,
+            self.train_collate,
+            self.shuffle_buffer,
+            self.epoch_samples,
+            self.bucket_batches,
+            self.max_bad_fraction,
+            **self._common(),
+        )
         if self._train_state:
             loader.load_state_dict(self._train_state)
         self._train_loader = loader
         return loader
 
+    @property
+    def num_bad_samples(self) -> int:
+        """Of the training samples, on this rank since the last checkpoint and on all before it."""
+        return len(self._train_loader.budget) if self._train_loader else 0
+
     # Lightning restores a loader's state itself, but not that of one made early, as a schedule over the number of
-    # steps makes it (Lightning #20550).
+    # steps makes it (Lightning #20550). It asks every rank for the state, so they tell each other what was bad here.
     def state_dict(self) -> dict[str, Any]:
-        return self._train_loader.state_dict() if self._train_loader else {}
+        if self._train_loader is None:
+            return {}
+        self._train_loader.budget.gather()
+        return self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_state = state_dict
@@ -75,25 +107,37 @@ class ShardDataModule(LightningDataModule):
         """The loader for the loss, then one a task for predictions."""
         limit = self.limit_val_predictions
         predicted = [self._exact("val", collate, limit) for collate in self.test_collates.values()] if limit else []
-        return [self._exact("val", self.val_collate, self.limit_val), *predicted]
+        return [self._exact("val", self.val_collate, self.limit_val, self.max_bad_fraction), *predicted]
 
     def test_dataloader(self) -> list[ExactLoader]:
         return [self._exact(self.test_split, collate, self.limit_test) for collate in self.test_collates.values()]
 
+    def paths(self, split: str) -> list[Path]:
+        """The shards of a split, all of them fetched."""
+        tars = [tar for source in find_sources(self.shards, split, self.cache) for tar in source.tars]
+        return list(in_turn(tars))
+
     def images(self, keys: Sequence[str], split: str | None = None) -> dict[str, bytes]:
         """The encoded images of some samples of a split (null: the one that is tested), by key."""
         wanted, found = set(keys), dict[str, bytes]()
-        for path in resolve_shards(self.shards, split or self.test_split):
+        sources = find_sources(self.shards, split or self.test_split, self.cache)
+        tars = [tar for source in sources for tar in source.tars] if wanted else []
+        for tar, path in zip(tars, in_turn(tars), strict=True):
+            for key, members in read_shard(path):
+                image = next((members[name] for name in members if name in IMAGE_EXTENSIONS), None)
+                if image is not None and tar.prefix + key in wanted:
+                    found[tar.prefix + key] = image
             if len(found) == len(wanted):
                 break
-            for key, members in read_shard(path):
-                if key in wanted:
-                    found[key] = next(members[name] for name in members if name in IMAGE_EXTENSIONS)
         return found
 
-    def _exact(self, split: str, collate: Collate, limit: int | None) -> ExactLoader:
-        paths = resolve_shards(self.shards, split)
-        return ExactLoader(paths, self.eval_batch_size, collate, limit, blind=self.blind, **self._common())
+    def _exact(
+        self, split: str, collate: Collate, limit: int | None, max_bad_fraction: float | None = None
+    ) -> ExactLoader:
+        sources = find_sources(self.shards, split, self.cache)
+        return ExactLoader(
+            sources, self.eval_batch_size, collate, limit, max_bad_fraction, blind=self.blind, **self._common()
+        )
 
     def _common(self) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

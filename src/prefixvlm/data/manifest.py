@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` 
 
 @dataclass
 class Shard:
+    """text_lengths: for each sample the mean number of characters of its captions and questions, 0 without any; none
+    in a manifest that is older than them.
+    """
+
     name: str
     samples: int
     bytes: int
     sha256: str
+    text_lengths: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -31,25 +37,27 @@ class Split:
 
 @dataclass
 class Manifest:
-    """What `prefixvlm shards` wrote, from what and how."""
+    """What `prefixvlm shards` wrote, from what and how. options: those that changed the images."""
 
     source: str
     licence: str
     samples_per_shard: int
     splits: dict[str, Split]
+    options: dict[str, Any] = field(default_factory=dict)
 
     def num_samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split].shards)
 
     def made_like(self, other: "Manifest") -> bool:
         """Whether both are made from the same source in the same way."""
-        names = ("source", "licence", "samples_per_shard")
+        names = ("source", "licence", "samples_per_shard", "options")
         return list(self.splits) == list(other.splits) and all(getattr(self, n) == getattr(other, n) for n in names)
 
     def to_json(self) -> str:
         shards = [shard for split in self.splits.values() for shard in split.shards]
         totals = {"samples": sum(shard.samples for shard in shards), "bytes": sum(shard.bytes for shard in shards)}
-        return json.dumps({"totals": totals, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"totals": totals, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda found: "".join(found[0].split()), text)  # on one line
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -1,49 +1,100 @@
 """A planned epoch goes in, its batches come out: what runs in the loader's worker processes."""
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from prefixvlm.data.budget import Bad
+from prefixvlm.data.plan import Numbers, Walk
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.shards import RawSample, read_shard
+from prefixvlm.data.streams import Tar, in_turn
 
 Collate = Callable[[list[Sample], random.Random], Any]
-Walk = list[tuple[Path, int]]  # shards in the order in which they are read, with their numbers of samples
-Numbers = NDArray[np.int64]
+FAIL, SKIP, REPLACE = "fail", "skip", "replace"  # a bad sample; skip and replace differ for a batch of nothing else
+MAX_SPARES = 64
 
 
 class Reader(IterableDataset):
-    """The planned batches of one rank; each worker makes every num_workers-th of them."""
+    """The planned batches of one rank, each with its bad samples; each worker makes every num_workers-th of them.
 
-    def __init__(self, walk: Walk, batches: list[Numbers], seeds: list[str], collate: Collate, blind: bool) -> None:
-        self.walk, self.batches, self.seeds, self.collate = walk, batches, seeds, collate
+    on_bad: FAIL raises; SKIP leaves bad samples out, and a batch of nothing else is None; REPLACE makes such a batch of
+    the next good sample of the walk, whatever the workers and wherever a run is resumed.
+    """
+
+    def __init__(
+        self, walks: list[Walk], batches: list[Numbers], seeds: list[str], collate: Collate, blind: bool, on_bad: str
+    ) -> None:
+        self.walks, self.batches, self.seeds, self.collate, self.on_bad = walks, batches, seeds, collate, on_bad
         self.image = Image.new("RGB", (64, 64)) if blind else None  # one object: encoded once a batch
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         mine = slice(worker.id, None, worker.num_workers) if worker else slice(None)
         try:
-            samples = _in_order(self.walk, self.batches[mine])
+            arriving = _in_order(self.walks, self.batches[mine])
             for batch, seed in zip(self.batches[mine], self.seeds[mine], strict=True):
-                raw = islice(samples, len(batch))
-                decoded = [decode(key, members, f"shard {path}", self.image) for path, (key, members) in raw]
-                yield self.collate(decoded, random.Random(seed))
+                samples, bad = self._decoded(next(arriving) for _ in batch)
+                if not samples and self.on_bad == REPLACE:
+                    samples = [self._spare(batch[-1])]
+                yield self.collate(samples, random.Random(seed)) if samples else None, bad
         except (ValueError, OSError) as error:
             yield error  # as a value: torch would put the worker's traceback into its sentence
 
+    def _decoded(self, arriving: Iterator[tuple[Tar, RawSample]]) -> tuple[list[Sample], list[Bad]]:
+        samples, bad = [], []
+        for tar, raw in arriving:
+            try:
+                samples.append(decode_from(tar, raw, self.image))
+            except ValueError as error:
+                if self.on_bad == FAIL:
+                    raise
+                bad.append((f"{tar.prefix}{tar.path.name}: {raw[0]}", str(error)))
+        return samples, bad
 
-def _in_order(walk: Walk, batches: list[Numbers]) -> Iterator[tuple[Path, RawSample]]:
-    """The samples of the batches, one after the other; those that the walk meets too early wait, undecoded."""
+    def _spare(self, number: int) -> Sample:
+        total = sum(count for walk in self.walks for _, count in walk)
+        spares = (number + np.arange(1, min(MAX_SPARES, total - 1) + 1)) % total
+        for tar, raw in _in_order(self.walks, [spares]):
+            try:
+                return decode_from(tar, raw, self.image)
+            except ValueError:
+                continue
+        raise ValueError(f"a whole batch is bad, and so are the {len(spares)} samples after it; make the shards again")
+
+
+def decode_from(tar: Tar, raw: RawSample, image: Image.Image | None = None) -> Sample:
+    """Raises ValueError for a bad sample, naming shard and key."""
+    sample = decode(*raw, f"shard {tar.path}", image)
+    if not tar.prefix:
+        return sample
+    questions = tuple(replace(question, id=tar.prefix + question.id) for question in sample.questions)
+    return replace(sample, key=tar.prefix + sample.key, questions=questions)
+
+
+def _in_order(walks: list[Walk], batches: list[Numbers]) -> Iterator[tuple[Tar, RawSample]]:
+    """The samples of the batches, one after the other; the walks go on side by side."""
     numbers = np.concatenate([np.empty(0, np.int64), *batches])
+    starts = [0, *accumulate(sum(count for _, count in walk) for walk in walks)]
+    streams = [
+        _of_walk(walk, numbers[(numbers >= start) & (numbers < stop)] - start)
+        for walk, start, stop in zip(walks, starts, starts[1:], strict=False)
+    ]
+    for number in numbers.tolist():
+        yield next(streams[bisect_right(starts, number) - 1])
+
+
+def _of_walk(walk: Walk, numbers: Numbers) -> Iterator[tuple[Tar, RawSample]]:
+    """Those that the walk meets too early wait, undecoded."""
     arriving = _arriving(walk, np.sort(numbers))
-    waiting: dict[int, tuple[Path, RawSample]] = {}
+    waiting: dict[int, tuple[Tar, RawSample]] = {}
     for number in numbers.tolist():
         while number not in waiting:
             arrived, sample = next(arriving)
@@ -51,15 +102,18 @@ def _in_order(walk: Walk, batches: list[Numbers]) -> Iterator[tuple[Path, RawSam
         yield waiting.pop(number)
 
 
-def _arriving(walk: Walk, numbers: Numbers) -> Iterator[tuple[int, tuple[Path, RawSample]]]:
-    first = 0
-    for path, count in walk:
+def _arriving(walk: Walk, numbers: Numbers) -> Iterator[tuple[int, tuple[Tar, RawSample]]]:
+    wanted, first = [], 0  # shards with the numbers of the samples that are wanted of each
+    for tar, count in walk:
         low, high = np.searchsorted(numbers, (first, first + count))
-        wanted = (numbers[low:high] - first).tolist()
-        samples = read_shard(path, set(wanted)) if wanted else iter(())
-        for number in wanted:
+        if low < high:
+            wanted.append((tar, first, (numbers[low:high] - first).tolist()))
+        first += count
+    paths = in_turn([tar for tar, _, _ in wanted])
+    for (tar, first, inside), path in zip(wanted, paths, strict=True):
+        samples = read_shard(path, set(inside))
+        for number in inside:
             if (sample := next(samples, None)) is None:
                 raise ValueError(f"shard {path} has lost samples since it was counted; was it written to meanwhile?")
-            yield first + number, (path, sample)
+            yield first + number, (tar, sample)
         next(samples, None)  # to the shard's end, where its number of samples is checked
-        first += count

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from prefixvlm.batch import ImageOrFeatures
+from prefixvlm.data.arrays import MAX_BYTES, decode_npy, decode_safetensors
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(IMAGE_EXTENSIONS)})|json|txt")  # 0.jpg, 1.jpg: images of the support
-MAX_BYTES = 64 * 2**20  # of one member
+FEATURE_EXTENSIONS = ("npy", "safetensors")  # in an image's place: what an encoder made of it
+SEEN = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
+EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(SEEN)})|json|txt")  # 0.jpg, 1.jpg: images of the support
 MAX_PIXELS = 50_000_000  # a 17 kB PNG can unpack to gigabytes
 
 
@@ -33,38 +37,47 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image (RGB) and the texts that belong to it.
+    """An image (RGB), or the features that were computed of it (float[N, D]), and the texts that belong to it.
 
     labels: its class in each classification, as {"shape": "circle"}. groups: as a question's, {"domain": "near"}.
     support: images with their texts that stand before the image, as in an episode of fast binding.
     """
 
     key: str
-    image: Image.Image
+    image: ImageOrFeatures
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
-    support: tuple[tuple[Image.Image, str], ...] = ()
+    support: tuple[tuple[ImageOrFeatures, str], ...] = ()
+
+    @property
+    def picture(self) -> Image.Image:
+        """The image, where its features do not serve. Raises ValueError if the shard holds features in its place."""
+        if not isinstance(self.image, Image.Image):
+            raise ValueError(
+                f"sample {self.key} holds features, and its image is wanted; set shards to those with the images"
+            )
+        return self.image
 
 
 def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image | None = None) -> Sample:
     """The sample in `members` (extension to bytes); never unpickles, never guesses a format.
 
-    One image member; texts from a `json` member with the fields of Sample, all optional and others ignored, `support`
-    as [{"image": "0.jpg", "text": ...}] with the image in that member; or one caption from a `txt` member
-    (img2dataset, whose json is only metadata).
+    One image member, or its features; texts from a `json` member with the fields of Sample, all optional and others
+    ignored, `support` as [{"image": "0.jpg", "text": ...}] with the image in that member; or one caption from a `txt`
+    member (img2dataset, whose json is only metadata).
     image: stands in for the sample's own images, which are then not decoded.
     Raises ValueError naming `where` and the key.
     """
     try:
-        images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
+        images = [extension for extension in members if extension in SEEN]
         if len(images) != 1:
-            raise ValueError(f"it needs exactly one of .{', .'.join(IMAGE_EXTENSIONS)}, but has {len(images)}")
+            raise ValueError(f"it needs exactly one of .{', .'.join(SEEN)}, but has {len(images)}")
         content = _content(members)
         return Sample(
             key,
-            decode_image(members[images[0]]) if image is None else image,
+            _seen(images[0], members) if image is None else image,
             _captions(content, members),
             tuple(_question(question) for question in _list(content, "questions")),
             _names(content, "labels"),
@@ -73,6 +86,11 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         )
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
+
+
+def _seen(name: str, members: Mapping[str, bytes]) -> ImageOrFeatures:
+    decoders = {"npy": decode_npy, "safetensors": decode_safetensors}
+    return decoders.get(name.rpartition(".")[2], decode_image)(members[name])
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -127,13 +145,16 @@ def _question(content: object) -> Question:
     return Question(id_, question, answers, choices, _names(content, "groups"))
 
 
-def _supporting(content: object, members: Mapping[str, bytes], image: Image.Image | None) -> tuple[Image.Image, str]:
-    if not isinstance(content, dict) or content.get("image") not in members:
+def _supporting(
+    content: object, members: Mapping[str, bytes], image: Image.Image | None
+) -> tuple[ImageOrFeatures, str]:
+    name = content.get("image") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(name, str) or name not in members:
         raise ValueError(
             f"a support is {content!r:.80}; it must be an object with text and the name of an image member"
         )
     (text,) = _strings([content.get("text")], "the text of a support")
-    return decode_image(members[content["image"]]) if image is None else image, text
+    return _seen(name, members) if image is None else image, text
 
 
 def _list(content: Mapping[str, object], name: str) -> list[object]:

@@ -7,13 +7,22 @@ from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
-from prefixvlm.data.manifest import MANIFEST, read_manifest
-from prefixvlm.data.sample import EXTENSION, IMAGE_EXTENSIONS, MAX_BYTES
+from prefixvlm.data.manifest import MANIFEST, Shard, read_manifest
+from prefixvlm.data.sample import EXTENSION, MAX_BYTES, SEEN
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members, by extension
+MAX_HEADER = 2**20  # bytes of a long name or of the fields of a member
+MAX_SAMPLE = 4 * MAX_BYTES
+
+
+class _Tar(NamedTuple):
+    path: Path
+    file: BinaryIO
+    headers: tarfile.TarFile
 
 
 def read_shard(path: Path, wanted: Container[int] | None = None) -> Iterator[RawSample]:
@@ -22,48 +31,80 @@ def read_shard(path: Path, wanted: Container[int] | None = None) -> Iterator[Raw
     Raises ValueError naming the shard if it is damaged, cut short, splits or repeats a sample, or has foreign members.
     """
     with _open(path) as tar:
-        for number, (key, members) in enumerate(_samples(path, tar)):
+        for number, (key, members) in enumerate(_samples(tar)):
             if wanted is None or number in wanted:
                 yield key, {extension: _read(tar, info) for extension, info in members.items()}
 
 
 def count_samples(path: Path) -> int:
     """From the manifest beside the shard, or else from the headers in it."""
-    expected = _expected(path)
-    if expected is not None:
-        return expected
+    if (shard := listed(path)) is not None:
+        return shard.samples
     with _open(path) as tar:
-        return sum(1 for _ in _samples(path, tar))
+        return sum(1 for _ in _samples(tar))
+
+
+def listed(path: Path) -> Shard | None:
+    """What the manifest beside the shard, if there is one, says of it."""
+    manifest = path.with_name(MANIFEST)
+    return _shards(path.parent, manifest.stat().st_mtime_ns).get(path.name) if manifest.is_file() else None
+
+
+@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
+def _shards(folder: Path, _changed: int) -> dict[str, Shard]:
+    manifest = read_manifest(folder)
+    return {shard.name: shard for split in manifest.splits.values() for shard in split.shards} if manifest else {}
 
 
 def check_member(key: str, extension: str) -> None:
     """Raises ValueError if a sample may not have this key or a member with this extension."""
     name = f"{key}.{extension}"
     if base_plus_ext(name) != (key, extension) or not EXTENSION.fullmatch(extension.lower()):
-        accepted = ", ".join((*IMAGE_EXTENSIONS, "json", "txt"))
+        accepted = ", ".join((*SEEN, "json", "txt"))
         raise ValueError(f"member {name!r} is not KEY.EXTENSION with one of {accepted}")
     if key.startswith("/") or ".." in key.split("/") or not key.isprintable():
         raise ValueError(f"the key {key!r} leaves its folder or has unprintable letters")
 
 
+class _Headers:
+    """A file that tarfile reads headers from; tarfile itself would read as much as a header declares."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header declares {size} bytes")
+        return self.file.read(size)
+
+
 @contextmanager
-def _open(path: Path) -> Iterator[tarfile.TarFile]:
-    try:  # "r:" is a plain tar: a compressed one could unpack without limit
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            yield tar
-    except tarfile.TarError as error:
-        raise ValueError(f"shard {path} is damaged, cut short or not an uncompressed tar ({error})") from error
+def _open(path: Path) -> Iterator[_Tar]:
+    with path.open("rb") as file:
+        try:  # "r:" is a plain tar: a compressed one could unpack without limit
+            headers = tarfile.open(fileobj=_Headers(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+        except Exception as error:  # on damaged headers tarfile raises TarError, ValueError, RecursionError and others
+            raise _damaged(path, error) from error
+        with headers:
+            yield _Tar(path, file, headers)
 
 
-def _read(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(info)
-    assert file is not None, "_entries lets only regular files through"
-    return file.read()
+def _damaged(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"shard {path} is damaged, cut short or not an uncompressed tar ({reason})")
 
 
-def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    seen: set[str] = set()
-    for key, entries in groupby(_entries(path, tar), key=itemgetter(0)):
+def _read(tar: _Tar, info: tarfile.TarInfo) -> bytes:
+    tar.file.seek(info.offset_data)
+    data = tar.file.read(info.size)
+    if len(data) != info.size:
+        raise _damaged(tar.path, EOFError("unexpected end of data"))
+    return data
+
+
+def _samples(tar: _Tar) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    path, seen = tar.path, set[str]()
+    for key, entries in groupby(_entries(tar), key=itemgetter(0)):
         if key in seen:
             raise ValueError(f"shard {path}: sample {key} comes twice or its members are not neighbours")
         seen.add(key)
@@ -72,19 +113,25 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, 
             if extension in members:
                 raise ValueError(f"shard {path}: sample {key} has two members .{extension}; a key must be unique")
             members[extension] = info
+        if sum(info.size for info in members.values()) > MAX_SAMPLE:
+            raise ValueError(f"shard {path}: sample {key} has more than {MAX_SAMPLE} bytes; give it fewer images")
         yield key, members
-    expected = _expected(path)
-    if expected is not None and len(seen) != expected:
-        raise ValueError(f"shard {path} holds {len(seen)} samples, but {MANIFEST} says {expected}; make it again")
+    shard = listed(path)
+    if shard is not None and len(seen) != shard.samples:
+        raise ValueError(f"shard {path} holds {len(seen)} samples, but {MANIFEST} says {shard.samples}; make it again")
 
 
-def _entries(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def _entries(tar: _Tar) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, extension and header of each member.
 
     Not webdataset's own reader: like tarfile, it takes a damaged header for the end of the shard, without a word.
     """
-    while (info := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+    path, reached = tar.path, -1
+    while (info := _next(tar)) is not None:
+        tar.headers.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+        if info.offset <= reached:  # a size below zero leads back, and around for ever
+            raise _damaged(path, ValueError(f"the header after byte {reached} leads back"))
+        reached = info.offset
         if info.isdir():
             continue
         key, extension = base_plus_ext(info.name)
@@ -92,21 +139,26 @@ def _entries(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfi
             check_member(key or "", extension or "")
         except ValueError as error:
             raise ValueError(f"shard {path}: {error}") from error
-        if not info.isreg() or not 0 <= info.size <= MAX_BYTES:
+        if not info.isreg() or info.issparse() or not 0 <= info.size <= MAX_BYTES:
             raise ValueError(f"shard {path}: member {info.name} is not a plain file of at most {MAX_BYTES} bytes")
         yield key, extension.lower(), info
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the mark of a tar's end
-        raise ValueError(f"shard {path} is damaged or cut short at byte {tar.offset}")
+    _check_end(tar)
 
 
-def _expected(path: Path) -> int | None:
-    manifest = path.with_name(MANIFEST)
-    return _counts(path.parent, manifest.stat().st_mtime_ns).get(path.name) if manifest.is_file() else None
+def _next(tar: _Tar) -> tarfile.TarInfo | None:
+    try:
+        return tar.headers.next()
+    except Exception as error:  # as in _open
+        raise _damaged(tar.path, error) from error
 
 
-@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
-def _counts(folder: Path, _changed: int) -> dict[str, int]:
-    manifest = read_manifest(folder)
-    return {s.name: s.samples for split in manifest.splits.values() for s in split.shards} if manifest else {}
+def _check_end(tar: _Tar) -> None:
+    """A tar ends with a block of zeros, and nothing but zeros comes after it."""
+    offset = tar.headers.offset
+    tar.file.seek(offset)
+    block = tar.file.read(tarfile.BLOCKSIZE)
+    if len(block) != tarfile.BLOCKSIZE or any(block):
+        raise ValueError(f"shard {tar.path} is damaged or cut short at byte {offset}")
+    while rest := tar.file.read(MAX_HEADER):
+        if any(rest):
+            raise ValueError(f"shard {tar.path} is damaged: it goes on after its end at byte {offset}")

@@ -1,53 +1,96 @@
 """Each split's samples go in, a folder of webdataset tars with a manifest comes out: whole or not at all."""
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
-from webdataset.writer import TarWriter
 
-from prefixvlm.data.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, sha256, verify
-from prefixvlm.data.sample import decode
-from prefixvlm.data.shards import RawSample, check_member
+from prefixvlm.data.encode import Encoding
+from prefixvlm.data.manifest import MANIFEST, Manifest, Split, read_manifest, verify
+from prefixvlm.data.partial import Partial, partial_folder
+from prefixvlm.data.processes import run
+from prefixvlm.data.shards import check_member
+from prefixvlm.data.tar import Candidate, Made, Task, fingerprint, finished, write_tar
 
-Written = tuple[str, dict[str, bytes] | ValueError]  # instead of its members, why a sample has none
+Make = Callable[[Task], Iterator[int | Made]]
 
 
 def write_shards(
-    splits: Mapping[str, Iterable[Written]], out: Path, source: str, licence: str, samples_per_shard: int = 1000
+    splits: Mapping[str, Iterable[Candidate]],
+    out: Path,
+    source: str,
+    licence: str,
+    samples_per_shard: int = 1000,
+    workers: int = 1,
+    encoding: Encoding | None = None,
 ) -> Manifest:
     """Writes `out`/SPLIT-NNNNNN.tar and manifest.json: all of them or, whatever happens, none.
 
-    The same samples give the same bytes. A sample that is an error or does not decode is left out, and the manifest
-    says why. If `out` holds just these shards already, they are verified and nothing is written.
+    The same samples give the same bytes, with any number of workers and after any interruption; what is finished of
+    an interrupted run is kept beside `out` and not made again. A shard is of `samples_per_shard` candidates; one that
+    is an error or does not decode is left out, and the manifest says why. If `out` holds just these shards already,
+    they are verified and nothing is written.
     Raises ValueError if `out` holds something else, a key comes twice or a split is empty; OSError if the disk is full.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard is {samples_per_shard}; it must be 1 or more")
-    manifest = Manifest(source, licence, samples_per_shard, {split: Split() for split in splits})
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        return _already_written(out, manifest)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(out)
-    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        folder.mkdir()
-        for split, samples in splits.items():
-            manifest.splits[split] = _write_split(samples, folder, split, samples_per_shard)
+    encoding = encoding or Encoding()
+    manifest = Manifest(source, licence, samples_per_shard, {split: Split() for split in splits}, encoding.options())
+
+    def tasks(partial: Partial) -> Iterator[Task]:
+        for split, candidates in splits.items():
+            checked, number = _checked(candidates, split), 0
+            while chunk := list(islice(checked, samples_per_shard)):
+                name = f"{split}-{number:06d}.tar"
+                path, sidecar = partial.shards / name, partial.done / f"{name}.json"
+                yield Task(split, path, sidecar, chunk, encoding, fingerprint(chunk))
+                number += 1
+
+    total = sum(len(found) for found in splits.values() if isinstance(found, Sized))
+    return make_shards(manifest, out, tasks, write_tar, workers, total or None)
+
+
+def make_shards(
+    manifest: Manifest,
+    out: Path,
+    tasks: Callable[[Partial], Iterable[Task]],
+    make: Make,
+    workers: int,
+    total: int | None,
+) -> Manifest:
+    """Fills in the manifest with the shards that `make` makes of the tasks, and `out` with both.
+
+    tasks: of the folder in which they are made; those finished by an earlier run are taken from there.
+    total: number of candidates, if it is known.
+    """
+    if found := _already_there(out, manifest):
+        return found
+    with partial_folder(out) as partial:
+        if found := _already_there(out, manifest):  # by who held the folder before
+            return found
+        partial.follow(_plan(manifest))
+        with tqdm(total=total, desc="writing", unit=" samples") as bar:
+            made = _make(tasks(partial), make, workers, bar)
+        for each in sorted(made, key=lambda each: each.shard.name):
+            manifest.splits[each.split].left_out |= each.left_out
+            manifest.splits[each.split].shards += [each.shard] if each.shard.samples else []
+        for split, content in manifest.splits.items():
             if not manifest.num_samples(split):
-                reason = next(iter(manifest.splits[split].left_out.values()), "there are none")
-                raise ValueError(f"{source}: no {split} samples to write ({reason})")
-        (folder / MANIFEST).write_text(manifest.to_json())
-        folder.rename(out)
-    finally:  # also on Ctrl-C; after the renaming there is nothing to remove
-        shutil.rmtree(folder, ignore_errors=True)
+                reason = next(iter(content.left_out.values()), "there are none")
+                raise ValueError(f"{manifest.source}: no {split} samples to write ({reason})")
+        partial.keep_only({each.shard.name for each in made if each.shard.samples})
+        (partial.shards / MANIFEST).write_text(manifest.to_json())
+        partial.shards.rename(out)
     return manifest
 
 
-def _already_written(out: Path, wanted: Manifest) -> Manifest:
+def _already_there(out: Path, wanted: Manifest) -> Manifest | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
     found = read_manifest(out) if out.is_dir() else None
     if found is None or not found.made_like(wanted):
         raise ValueError(f"{out} exists and does not hold these shards; delete it or give another --out")
@@ -56,47 +99,41 @@ def _already_written(out: Path, wanted: Manifest) -> Manifest:
     return found
 
 
-def _sweep(out: Path) -> None:
-    """Removes what a killed run left beside `out`."""
-    for folder in out.parent.glob(f".{out.name}.*.partial"):
-        try:
-            pid = int(folder.name.split(".")[-2])
-            if pid == os.getpid():  # of a run before this one: in containers the same number comes back
-                raise ProcessLookupError
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, OverflowError, PermissionError):
-            pass  # not ours, or still being written
+def _plan(manifest: Manifest) -> str:
+    """Of what the shards are made, but for the samples: those have fingerprints of their own."""
+    said = [manifest.source, manifest.licence, manifest.samples_per_shard, list(manifest.splits), manifest.options]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _write_split(samples: Iterable[Written], folder: Path, split: str, samples_per_shard: int) -> Split:
-    result = Split()
-    checked = _checked(tqdm(samples, desc=f"writing {split}", unit=" samples"), split, result.left_out)
-    for number, first in enumerate(checked):
-        path = folder / f"{split}-{number:06d}.tar"
-        with path.open("wb") as file, TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
-            count = 0
-            for key, members in chain([first], islice(checked, samples_per_shard - 1)):
-                tar.write({"__key__": key, **members})
-                count += 1
-        result.shards.append(Shard(path.name, count, path.stat().st_size, sha256(path)))
-    return result
+def _make(tasks: Iterable[Task], make: Make, workers: int, bar: tqdm) -> Sequence[Made]:
+    made = []
+
+    def unfinished() -> Iterator[Task]:
+        for task in tasks:
+            if earlier := finished(task):
+                made.append(earlier)
+                bar.update(len(task.candidates))
+            else:
+                yield task
+
+    with closing(run(make, unfinished(), workers)) as results:
+        for result in results:
+            if isinstance(result, Made):
+                made.append(result)
+            else:
+                bar.update(result)
+    return made
 
 
-def _checked(samples: Iterable[Written], split: str, left_out: dict[str, str]) -> Iterator[RawSample]:
+def _checked(samples: Iterable[Candidate], split: str) -> Iterator[Candidate]:
     seen = set()
     for key, members in samples:
         if key in seen:
             raise ValueError(f"the key {key} comes twice in the {split} split; keys must be unique")
         seen.add(key)
         try:
-            if isinstance(members, ValueError):
-                raise members
-            for extension in members:
+            for extension in members if isinstance(members, dict) else ():
                 check_member(key, extension)
-            decode(key, members, where=split)
         except ValueError as error:
-            left_out[key] = str(error)
-        else:
-            yield key, members
+            members = error
+        yield key, members

@@ -1,15 +1,20 @@
 """One file a data set: the name of one goes in; what it wants, what it holds and how its shards are made come out.
 
-A source declares SOURCE, LICENCE, SPLITS, WANTED and a function samples(split, **arguments), whose keywords are the
-names in WANTED: by argument, "FILE: what it is and where it comes from". An argument that begins with the name of a
-split, as `val_questions`, is of that split alone, which is written only if it is given.
+A source declares SOURCE, LICENCE, TERMS (what must be accepted first, "" if nothing), SPLITS, WANTED and a function
+samples(split, **arguments), whose keywords are the names in WANTED: by argument, "FILE: what it is and where it comes
+from". An argument that begins with the name of a split, as `val_questions`, is of that split alone, which is written
+only if it is given; or a function held(**arguments) tells the splits that there are.
+Instead of samples, tars(split, **arguments) gives tars that are used as they are.
 """
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
+
+from prefixvlm.data.sources._files import Samples
 
 
 class Source(Protocol):
@@ -17,9 +22,12 @@ class Source(Protocol):
 
     SOURCE: str
     LICENCE: str
+    TERMS: str
     SPLITS: tuple[str, ...]
     WANTED: Mapping[str, str]
-    samples: Callable[..., Iterable[tuple[str, dict[str, bytes] | ValueError]]]
+    samples: Callable[..., Samples]
+    tars: Callable[..., Sequence[Path]]
+    held: Callable[..., list[str]]
 
 
 def names() -> list[str]:
@@ -33,9 +41,14 @@ def load(name: str) -> Source:
 
 
 def parameters(source: Source) -> dict[str, inspect.Parameter]:
-    """Of its `samples`, by argument, in the order of WANTED."""
-    found = inspect.signature(source.samples).parameters
+    """Of its `samples` or `tars`, by argument, in the order of WANTED."""
+    found = inspect.signature(source.tars if takes_tars(source) else source.samples).parameters
     return {name: found[name] for name in source.WANTED}
+
+
+def takes_tars(source: Source) -> bool:
+    """Whether it has tars that are used as they are."""
+    return hasattr(source, "tars")
 
 
 def option(argument: str) -> str:
@@ -44,11 +57,13 @@ def option(argument: str) -> str:
 
 def own(source: Source, split: str) -> list[str]:
     """The arguments that are of this split alone."""
-    return [name for name in source.WANTED if name.startswith(f"{split}_")]
+    return [name for name in source.WANTED if name.startswith(f"{split}_") and not hasattr(source, "held")]
 
 
 def splits(source: Source, arguments: Mapping[str, Any]) -> list[str]:
     """The splits that these arguments are enough for. Raises ValueError if there are none."""
+    if hasattr(source, "held"):
+        return source.held(**arguments)
     found = [
         split
         for split in source.SPLITS
@@ -69,8 +84,12 @@ def how_to_make(name: str, split: str | None = None, out: str = "") -> str:
     needed = [
         f"{option(argument)} {wanted[argument].partition(': ')[0]}"
         for argument, parameter in parameters(source).items()
-        if argument in wanted and (parameter.default is inspect.Parameter.empty or argument.startswith(source.SPLITS))
+        if argument in wanted
+        and (
+            parameter.default is inspect.Parameter.empty or any(argument in own(source, each) for each in source.SPLITS)
+        )
     ]
-    command = " ".join(["prefixvlm shards", name, *needed, f"--out {out or f'data/{name}'}"])
+    terms = ["--accept-terms"] if source.TERMS else []
+    command = " ".join(["prefixvlm shards", name, *needed, *terms, f"--out {out or f'data/{name}'}"])
     head = f"{source.SOURCE} (licence: {source.LICENCE})"
     return "\n".join([head, *(["It wants", *lines] if lines else []), f"Its shards are made with\n  {command}"])

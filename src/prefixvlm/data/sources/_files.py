@@ -1,16 +1,17 @@
-"""Published files: their paths go in, checked JSON and the bytes of images come out.
+"""Published files: their paths go in, checked JSON and samples, their images still paths, come out.
 
 Whatever is wrong with a file is a ValueError of one sentence that names it.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Samples = Iterator[tuple[str, dict[str, bytes] | ValueError]]  # a ValueError says why a sample is left out
+Members = dict[str, bytes | Path]  # by extension; whoever writes the shard reads the file
+Samples = Iterable[tuple[str, Members | ValueError]]  # a ValueError says why a sample is left out
 
 
 @dataclass
@@ -73,10 +74,25 @@ def image_file(folder: Path, subfolder: str, name: str) -> Path:
     return flat if (flat := folder / name).is_file() else folder / subfolder / name
 
 
-def with_images(records: list[Record], wanted: str) -> Samples:
-    """Samples with the bytes of their images, read one by one; wanted: what the folder of images must be.
+class Planned:
+    """The samples of some records, made one by one as they are wanted; there are as many as records."""
 
-    Raises ValueError at once, before any is read, if more than half of the images are missing.
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[tuple[str, Members | ValueError]]:
+        for record in self.records:
+            members: Members = {**record.images, "json": json.dumps(record.content).encode()}
+            yield record.key, ValueError(record.wrong) if record.wrong else members
+
+
+def with_images(records: list[Record], wanted: str) -> Planned:
+    """The samples of records; wanted: what the folder of images must be.
+
+    Raises ValueError at once if more than half of the images are missing.
     """
     paths = [path for record in records for path in record.images.values()]
     there = {path for path in set(paths) if path.is_file()}
@@ -84,14 +100,4 @@ def with_images(records: list[Record], wanted: str) -> Samples:
     if 2 * len(missing) > len(paths):
         share = f"{len(missing)} of {len(paths)} images are missing, as {missing[0]}"
         raise ValueError(f"{share}; the folder must be {wanted}")
-    return ((record.key, _members(record)) for record in records)
-
-
-def _members(record: Record) -> dict[str, bytes] | ValueError:
-    if record.wrong:
-        return ValueError(record.wrong)
-    try:
-        images = {member: path.read_bytes() for member, path in record.images.items()}
-    except OSError as error:
-        return ValueError(f"the image {error.filename} cannot be read ({error.strerror})")
-    return {**images, "json": json.dumps(record.content).encode()}
+    return Planned(records)

@@ -7,6 +7,10 @@ from typing import Any
 from prefixvlm.data.sources._files import Record, Samples, field, image_file, read_json, with_images
 
 ZIP = "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+FLICKR_TERMS = (
+    "The images are Flickr's, given for non-commercial research and education only; you ask for them by the form that "
+    "comes with them and do not pass them on"
+)
 SPLITS = ("train", "val", "test")
 PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}  # restval: what COCO's val has left over
 

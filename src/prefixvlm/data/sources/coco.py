@@ -10,6 +10,7 @@ from prefixvlm.data.sources._files import Samples, identity
 
 SOURCE = "COCO captions of 2014, https://cocodataset.org, with Karpathy's splits"
 LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://cocodataset.org/#termsofuse"
+TERMS = ""
 SPLITS = _karpathy.SPLITS
 WANTED = {
     "annotations": f"dataset_coco.json: Karpathy's splits, in {_karpathy.ZIP}",

@@ -12,8 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from prefixvlm.data.sources._files import Members
+
 SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, labelled"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
+TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED: dict[str, str] = {}  # the package holds it all
 VAL_SHARE = 0.1  # of the published training images; the published test images stay the test
@@ -32,7 +35,7 @@ _EXISTENCE_QUESTIONS = (
 )
 
 
-def samples(split: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def samples(split: str) -> Iterator[tuple[str, Members]]:
     """Key and members (png, json) of each image of the split, in the order of the images' numbers."""
     published = "test" if split == "test" else "train"
     folder = _folder() / published
@@ -49,7 +52,7 @@ def samples(split: str) -> Iterator[tuple[str, dict[str, bytes]]]:
             ],
             "labels": labels(questions[image]),
         }
-        yield key, {"png": (folder / "images" / f"{image}.png").read_bytes(), "json": json.dumps(content).encode()}
+        yield key, {"png": folder / "images" / f"{image}.png", "json": json.dumps(content).encode()}
 
 
 def caption(questions: Iterable[tuple[str, str]]) -> str:

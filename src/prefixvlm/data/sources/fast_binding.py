@@ -16,6 +16,7 @@ from prefixvlm.data.sources._files import Record, Samples, field, identity, read
 _URL = "https://storage.googleapis.com/dm-few-shot-learning-benchmarks"
 SOURCE = "Open-ended miniImageNet of Frozen, https://fh295.github.io/frozen.html"
 LICENCE = "images of ImageNet, for research only; see https://fh295.github.io/frozen.html"
+TERMS = "The images are ImageNet's: for non-commercial research and education only, under https://image-net.org/download.php"
 SPLITS = ("test",)
 WANTED = {
     "episodes": f"open_ended_mi: the folder in {_URL}/open_ended_mi.tar.gz (or real_name_mi of real_name_mi.tar.gz)",

@@ -10,6 +10,7 @@ from prefixvlm.data.sources._files import Samples
 
 SOURCE = "Flickr30k, https://shannon.cs.illinois.edu/DenotationGraph/, with Karpathy's splits"
 LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
+TERMS = _karpathy.FLICKR_TERMS
 SPLITS = _karpathy.SPLITS
 WANTED = {
     "annotations": f"dataset_flickr30k.json: Karpathy's splits, in {_karpathy.ZIP}",

@@ -10,6 +10,7 @@ from prefixvlm.data.sources._files import Samples
 
 SOURCE = "Flickr8k, https://forms.illinois.edu/sec/1713398, with Karpathy's splits"
 LICENCE = "see https://forms.illinois.edu/sec/1713398"
+TERMS = _karpathy.FLICKR_TERMS
 SPLITS = _karpathy.SPLITS
 WANTED = {
     "annotations": f"dataset_flickr8k.json: Karpathy's splits, in {_karpathy.ZIP}",

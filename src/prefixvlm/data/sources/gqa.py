@@ -13,6 +13,7 @@ from prefixvlm.data.sources._files import Record, Samples, field, identity, imag
 _ZIP = "questions1.2.zip of https://cs.stanford.edu/people/dorarad/gqa/download.html"
 SOURCE = "GQA 1.2, https://cs.stanford.edu/people/dorarad/gqa"
 LICENCE = "CC BY 4.0; see https://cs.stanford.edu/people/dorarad/gqa"
+TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED = {
     "images": "DIR: the folder of all images, images.zip of https://cs.stanford.edu/people/dorarad/gqa/download.html",

@@ -11,6 +11,7 @@ from prefixvlm.data.sources._files import Record, Samples, field, identity, imag
 
 SOURCE = "nocaps, https://nocaps.org"
 LICENCE = "images of Open Images, CC BY 2.0; for the captions see https://nocaps.org"
+TERMS = ""
 SPLITS = ("test",)
 WANTED = {
     "annotations": "nocaps_val_4500_captions.json: ten captions an image, from "

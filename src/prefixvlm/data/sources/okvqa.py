@@ -11,6 +11,7 @@ from prefixvlm.data.sources._vqa import vqa_samples
 _URL = "https://okvqa.allenai.org/static/data"
 SOURCE = "OK-VQA 1.1, https://okvqa.allenai.org"
 LICENCE = "see https://okvqa.allenai.org; images under Flickr's terms"
+TERMS = ""
 SPLITS = ("train", "test")
 WANTED = {
     "images": "DIR: the folder that holds val2014/ or train2014/, as they are wanted, of "

@@ -11,6 +11,7 @@ from prefixvlm.data.sources._files import Record, Samples, field, identity, imag
 _URL = "https://dl.fbaipublicfiles.com/textvqa"
 SOURCE = "TextCaps 0.1, https://textvqa.org/textcaps"
 LICENCE = "see https://textvqa.org/textcaps"
+TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED = {
     "images": f"DIR: the folder that holds train_images/ and test_images/, of {_URL}/images/train_val_images.zip and "

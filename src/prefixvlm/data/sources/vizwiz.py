@@ -12,6 +12,7 @@ _URL = "https://vizwiz.cs.colorado.edu/VizWiz_final"
 _ZIP = f"in {_URL}/vqa_data/Annotations.zip"
 SOURCE = "VizWiz-VQA, https://vizwiz.org/tasks-and-datasets/vqa/"
 LICENCE = "CC BY 4.0; see https://vizwiz.org/tasks-and-datasets/vqa/"
+TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED = {
     "images": "DIR: the folder that holds train/, val/ or test/, as they are wanted, of "

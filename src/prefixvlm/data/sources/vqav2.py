@@ -11,6 +11,7 @@ from prefixvlm.data.sources._vqa import vqa_samples
 _URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 SOURCE = "VQA v2.0, https://visualqa.org"
 LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://visualqa.org/terms.html"
+TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED = {
     "images": "DIR: the folder that holds val2014/, train2014/ or test2015/, as they are wanted, of "

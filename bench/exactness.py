@@ -1,0 +1,94 @@
+"""Workers, ranks and points of interruption go in; a table of which resumed runs are exact comes out."""
+
+import io
+import random
+import tarfile
+import tempfile
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from prefixvlm.data.exact import ExactLoader
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.sample import Sample
+from prefixvlm.data.streams import Source, Tar
+
+WORKERS, RANKS, SHARDS, KINDS = (0, 1, 3), (1, 2), (1, 5), ("plain", "mixture", "buckets")
+SAMPLES, BATCH = 62, 3
+
+
+def keys(samples: list[Sample], rng: random.Random) -> tuple[list[str], float]:
+    """With what a random prompt or caption would depend on."""
+    return [sample.key for sample in samples], rng.random()
+
+
+def source(folder: Path, name: str, shards: int) -> Source:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, "PNG")
+    counts = np.bincount(np.arange(SAMPLES) * shards // SAMPLES)
+    tars, number = [], 0
+    for shard, count in enumerate(counts):
+        path = folder / f"{name}-{shards}-{shard}.tar"
+        with tarfile.open(path, "w") as file:
+            for _ in range(count):
+                info = tarfile.TarInfo(f"{number:03d}.png")
+                info.size = len(buffer.getvalue())
+                file.addfile(info, io.BytesIO(buffer.getvalue()))
+                number += 1
+        tars.append(Tar(path, f"{name}/"))
+    made = Source(tars, name, weight=1 + len(name))
+    made.__dict__["lengths"] = [np.arange(count) * 17 % 29 for count in counts]
+    return made
+
+
+def loaders(sources: list[Source], kind: str, workers: int, ranks: int) -> list[ShardLoader]:
+    chosen = sources if kind == "mixture" else sources[:1]
+    options: dict[str, Any] = {"epoch_samples": SAMPLES} if kind == "mixture" else {}
+    options["bucket_batches"] = 4 if kind == "buckets" else 0
+    return [
+        ShardLoader(chosen, BATCH, keys, 10, num_workers=workers, rank=rank, world=ranks, **options)
+        for rank in range(ranks)
+    ]
+
+
+def is_exact(sources: list[Source], kind: str, workers: int, ranks: int, stop: int, expected: list[list[Any]]) -> bool:
+    """Whether every rank, resumed from the state of rank 0, reads what it would have read."""
+    before = loaders(sources, kind, workers, ranks)
+    read: list[list[Any]] = [[] for _ in range(ranks)]
+    for rank, loader in enumerate(before):
+        while len(read[rank]) < stop:
+            read[rank] += islice(loader, min(len(loader), stop - len(read[rank])))
+    after = loaders(sources, kind, workers, ranks)
+    for rank, loader in enumerate(after):
+        loader.load_state_dict(before[0].state_dict())
+        read[rank] += list(loader)
+    ends = (stop // len(after[0]) + 1) * len(after[0])
+    return all(seen == wanted[:ends] for seen, wanted in zip(read, expected, strict=True))
+
+
+def once(sources: list[Source], workers: int, ranks: int) -> bool:
+    """Whether an evaluation sees each sample of all ranks once."""
+    seen = [key for rank in range(ranks)
+            for batch, _ in ExactLoader(sources, BATCH, keys, num_workers=workers, rank=rank, world=ranks)
+            for key in batch]  # fmt: skip
+    return len(seen) == len(set(seen)) == sum(each.num_samples for each in sources)
+
+
+def table() -> None:
+    """Print it, row by row; the fifth point is the end of an epoch."""
+    print("batches  shards  workers  ranks  resumed exactly at batch                  evaluation")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, shards in product(KINDS, SHARDS):
+            sources = [source(Path(folder), f"{kind}{name}", shards) for name in ("", "b")]
+            for workers, ranks in [*product(WORKERS, RANKS), *([(3, 4)] if shards == 1 else [])]:
+                whole = loaders(sources, kind, 0, ranks)
+                length, expected = len(whole[0]), [[batch for _ in range(3) for batch in loader] for loader in whole]
+                stops = [1, 2, (length + 1) // 2, length - 1, length, length + 1, length + 3, 2 * length]
+                exact = [is_exact(sources, kind, workers, ranks, stop, expected) for stop in stops]
+                points = " ".join(f"{stop}{'' if good else '!'}" for stop, good in zip(stops, exact, strict=True))
+                good = f"{sum(exact)} of {len(exact)}"
+                each = "each once" if once(sources, workers, ranks) else "WRONG"
+                print(f"{kind:9}{shards:5}{workers:9}{ranks:7}  {good}: {points:30}  {each}", flush=True)

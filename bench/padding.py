@@ -1,0 +1,78 @@
+"""Texts of easy-VQA, and lengths of real captions, go in; the share of padding with and without buckets comes out."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import open_clip
+
+from prefixvlm.data.cache import Cache
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.mixture import find_sources
+from prefixvlm.data.plan import Planner
+from prefixvlm.data.sample import Sample
+from prefixvlm.data.streams import Source, Tar
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.vqa import Vqa
+
+BATCH, PREFIX, BUCKETS = 32, 10, (0, 10, 50)
+TASKS = {"captioning": Captioning(), "vqa": Vqa()}
+encode = open_clip.SimpleTokenizer().encode
+
+
+def lengths(samples: list[Sample], rng: random.Random, mixed: bool) -> list[int]:
+    """Positions of each row, as task/rows.py makes them: the prefix, the text, EOS."""
+    tasks = list(TASKS.values()) if mixed else [rng.choice(list(TASKS.values()))]
+    rows = [row for task in tasks for sample in samples for row in task.training_rows(sample, rng)]
+    return [PREFIX + len(encode(row.text + row.target)) + 1 for row in rows]
+
+
+def mixed_lengths(samples: list[Sample], rng: random.Random) -> list[int]:
+    return lengths(samples, rng, mixed=True)
+
+
+def one_task_lengths(samples: list[Sample], rng: random.Random) -> list[int]:
+    return lengths(samples, rng, mixed=False)
+
+
+def share(batches: list[list[int]]) -> float:
+    positions = sum(len(batch) * max(batch) for batch in batches)
+    return 100 * (1 - sum(map(sum, batches)) / positions)
+
+
+def mean_length(sample: Sample) -> int:
+    texts = [*sample.captions, *(question.question for question in sample.questions)]
+    return round(sum(map(len, texts)) / len(texts)) if texts else 0
+
+
+def sample_lengths(samples: list[Sample], rng: random.Random) -> list[int]:
+    return [mean_length(sample) for sample in samples]
+
+
+def padding(shards: str = "data/easy-vqa") -> str:
+    """Needs easy-VQA's shards; captions are of Flickr8k's lengths (caption_lengths.tsv)."""
+    (source,) = find_sources(shards, "train", Cache())
+    in_order = ShardLoader([source], 1, sample_lengths, 1, blind=True)
+    every = np.array([length for batch in in_order for length in batch])
+    source.__dict__["lengths"] = np.split(every, np.cumsum(source.counts)[:-1])  # older shards do not have them
+    lines = [f"easy-VQA, batches of {BATCH} images, % of positions that are padding"]
+    for name, collate in (("one task a batch", one_task_lengths), ("tasks mixed", mixed_lengths)):
+        for buckets in BUCKETS:
+            loader = ShardLoader([source], BATCH, collate, 4000, bucket_batches=buckets, blind=True)
+            lines.append(f"  {name:18} data.bucket_batches={buckets:<4} {share(list(loader)):6.2f}")
+    return "\n".join([*lines, f"captions of Flickr8k's lengths, one an image, batches of {BATCH}", *captions()])
+
+
+def captions(count: int = 20_000) -> list[str]:
+    lines = [line.split() for line in Path(__file__).with_name("caption_lengths.tsv").read_text().splitlines()]
+    known = [(int(line[0]), float(line[1])) for line in lines if line and line[0].isdigit()]
+    tokens, weights = np.array([length for length, _ in known]), np.array([weight for _, weight in known])
+    drawn = np.random.default_rng(0).choice(tokens, count, p=weights / weights.sum())
+    made = Source([Tar(Path("captions"))])
+    made.__dict__.update(counts=[count], lengths=[drawn])
+    result = []
+    for buckets in BUCKETS:
+        _, numbers = Planner([made], count // BATCH, BATCH, 1, 0, 4000, buckets).epoch(0)
+        batches = (drawn[numbers].reshape(-1, BATCH) + PREFIX + 1).tolist()
+        result.append(f"  {'':18} data.bucket_batches={buckets:<4} {share(batches):6.2f}")
+    return result

@@ -1,0 +1,197 @@
+"""Made-up photos in shards go in; images a second of reading, decoding and transforming, and memory, come out.
+
+`python bench/reading.py`: our loader, plain webdataset and the bare decode on one core; then memory over --minutes.
+`python bench/reading.py --table`: an interrupted and resumed run beside one that was not, for all workers and ranks.
+`python bench/reading.py --padding`: how much of a batch is padding, with and without buckets.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import random
+import resource
+import tarfile
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import webdataset
+from exactness import table
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from padding import padding
+from PIL import Image, ImageFilter
+
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.sample import Sample, decode_image
+from prefixvlm.data.streams import Source, Tar
+
+OUT = Path("outputs/bench/reading.json")
+SIZE, BATCH, SHARD = (500, 375), 32, 500
+TRANSFORM = image_transform_v2(PreprocessCfg(size=224), is_train=False)
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of smooth colours under fine noise, about as many bytes as a photo of this size."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+    fine = Image.fromarray(rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    buffer = io.BytesIO()
+    Image.blend(coarse, fine, 0.3).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write(folder: Path, count: int) -> list[Tar]:
+    tars = []
+    for first in range(0, count, SHARD):
+        path = folder / f"train-{first // SHARD:06d}.tar"
+        with tarfile.open(path, "w") as file:
+            for number in range(first, min(first + SHARD, count)):
+                for extension, data in (("jpg", photo(number)), ("txt", f"photo {number}".encode())):
+                    info = tarfile.TarInfo(f"{number:06d}.{extension}")
+                    info.size = len(data)
+                    file.addfile(info, io.BytesIO(data))
+        tars.append(Tar(path))
+    return tars
+
+
+def transformed(samples: list[Sample], rng: random.Random) -> torch.Tensor:
+    return torch.stack([TRANSFORM(sample.picture) for sample in samples])
+
+
+def ours(tars: list[Tar], shuffle_buffer: int = 1000) -> Iterator[torch.Tensor]:
+    return iter(ShardLoader([Source(tars)], BATCH, transformed, shuffle_buffer))
+
+
+def plain_webdataset(tars: list[Tar]) -> Iterator[torch.Tensor]:
+    data = webdataset.WebDataset([str(tar.path) for tar in tars], shardshuffle=False).shuffle(1000).decode("pil")
+    return (torch.stack([TRANSFORM(image) for (image,) in batch]) for batch in batches(data.to_tuple("jpg")))
+
+
+def bare(images: list[bytes]) -> Iterator[torch.Tensor]:
+    return (torch.stack([TRANSFORM(decode_image(data)) for data in batch]) for batch in batches(images))
+
+
+def bare_decode(images: list[bytes]) -> Iterator[torch.Tensor]:
+    for data in images:
+        decode_image(data)
+        yield torch.empty(1)
+
+
+def batches(items: Any) -> Iterator[list[Any]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+
+
+def speed(make: Callable[[], Iterator[torch.Tensor]]) -> float:
+    """Images a second."""
+    start = time.perf_counter()
+    count = sum(len(batch) for batch in make())
+    return count / (time.perf_counter() - start)
+
+
+def resident() -> float:
+    """MB, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def stream(tars: list[Tar], minutes: float) -> dict[str, Any]:
+    """Epoch after epoch through the loader; memory is looked at every second."""
+    seen, stop = [resident()], threading.Event()
+
+    def look() -> None:
+        while not stop.wait(1):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    loader, images, end = ShardLoader([Source(tars)], BATCH, transformed, 1000), 0, time.monotonic() + 60 * minutes
+    try:
+        while time.monotonic() < end:
+            for batch in loader:
+                images += len(batch)
+                if time.monotonic() > end:
+                    break
+    finally:
+        stop.set()
+        watcher.join()
+    tenth = max(1, len(seen) // 10)
+    return {
+        "minutes": minutes,
+        "images": images,
+        "epochs": loader.epoch + 1,
+        "mb_at_start": round(seen[0]),
+        "mb_after_a_tenth": round(seen[tenth]),
+        "mb_at_end": round(seen[-1]),
+        "mb_peak": round(max(seen)),
+        "mb_peak_of_the_process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+    }
+
+
+def measure(count: int, rounds: int, minutes: float) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        tars = write(Path(folder), count)
+        images = [data for tar in tars for data in jpegs(tar.path)]
+        sides = {
+            "ours": partial(ours, tars),
+            "plain webdataset": partial(plain_webdataset, tars),
+            "decode and transform, from memory": partial(bare, images),
+            "decode alone, from memory": partial(bare_decode, images),
+        }
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):  # side by side, so that a busy machine is busy for all
+            for name, make in sides.items():
+                found[name].append(speed(make))
+        result = {
+            "images": count,
+            "kB_an_image": round(sum(map(len, images)) / len(images) / 1e3, 1),
+            "images_a_second": {name: round(float(np.median(values)), 1) for name, values in found.items()},
+            "rounds": {name: [round(value, 1) for value in values] for name, values in found.items()},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used; torch {torch.__version__}",
+            "open_clip": open_clip.__version__,
+        }
+        del images
+        return result | {"memory": stream(tars, minutes)}
+
+
+def jpegs(path: Path) -> list[bytes]:
+    with tarfile.open(path) as file:
+        return [file.extractfile(info).read() for info in file if info.name.endswith("jpg")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="print the table of exactness instead")
+    parser.add_argument("--padding", action="store_true", help="print the share of padding instead")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=1, help="of streaming, for the memory")
+    arguments = parser.parse_args()
+    if arguments.table:
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        table()
+    elif arguments.padding:
+        print(padding())
+    else:
+        result = measure(arguments.images, arguments.rounds, arguments.minutes)
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        OUT.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Flickr8k and Flickr30k: a file of captions, lists of images and the images go in, one sample an image comes out.
+
+The captions are Flickr8k.token.txt, results_20130124.token or results.csv; the lists name the images of a split, one a
+line, with .jpg or without. The key is the image's file name without extension.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from prefixvlm.data.sources import _karpathy
+from prefixvlm.data.sources._files import Record, Samples, with_images
+
+SOURCE = "Flickr8k or Flickr30k, by their own files"
+LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
+TERMS = _karpathy.FLICKR_TERMS
+SPLITS = ("train", "val", "test")
+_LISTS = "Flickr_8k.{}Images.txt: its images, in Flickr8k_text.zip (or {}.txt of Flickr30k Entities, "
+_ENTITIES = "https://github.com/BryanPlummer/flickr30k_entities)"
+WANTED = {
+    "tokens": "Flickr8k.token.txt: in Flickr8k_text.zip (or results_20130124.token or results.csv of Flickr30k)",
+    "images": "DIR: the folder of the images, Flicker8k_Dataset or flickr30k-images",
+    "train_list": _LISTS.format("train", "train") + _ENTITIES,
+    "val_list": _LISTS.format("dev", "val") + _ENTITIES,
+    "test_list": _LISTS.format("test", "test") + _ENTITIES,
+}
+_TOKEN = re.compile(r"(?P<image>[^\t#]+)#\d+\t(?P<text>.*)")
+_CSV = re.compile(r"(?P<image>[^|]+)\|\s*\d+\s*\|?(?P<text>.*)")  # one line of the published file lacks its second |
+_HEADER = "image_name| comment_number| comment"
+
+
+def samples(
+    split: str,
+    tokens: Path,
+    images: Path,
+    train_list: Path | None = None,
+    val_list: Path | None = None,
+    test_list: Path | None = None,
+) -> Samples:
+    path = {"train": train_list, "val": val_list, "test": test_list}[split]
+    if path is None:
+        raise ValueError(f"--{split}-list is not given; it wants {WANTED[f'{split}_list']}")
+    captions = _captions(tokens)
+    records = []
+    for name in dict.fromkeys(_lines(path)):
+        stem = name.removesuffix(".jpg")
+        wrong = "" if stem in captions else f"it has no captions in {tokens.name}"
+        records.append(Record(stem, {"jpg": images / f"{stem}.jpg"}, {"captions": captions.get(stem, [])}, wrong))
+    return with_images(records, WANTED["images"])
+
+
+def _captions(path: Path) -> dict[str, list[str]]:
+    """By the image's name without extension, in the order of the file."""
+    lines = _lines(path)
+    pattern = _CSV if lines and lines[0] == _HEADER else _TOKEN
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in lines[pattern is _CSV :]:
+        match = pattern.fullmatch(line)
+        if match is None:
+            raise ValueError(
+                f"{path}: {line!r:.80} is not IMAGE#NUMBER, a tab and a caption; it must be {WANTED['tokens']}"
+            )
+        found[match["image"].strip().removesuffix(".jpg")].append(match["text"].strip())
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    """Without empty ones."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error})") from error

@@ -1,0 +1,126 @@
+"""One's own table: a CSV, TSV or JSONL file and the images go in, one sample an image comes out.
+
+Columns, of which only image must be there:
+  image               the path of the image in the folder of images
+  caption, captions   a text; in JSONL, captions is a list of them
+  question            a text, with its
+  answer, answers     a text; in JSONL, answers is a list of them. In CSV and TSV both may hold several, as one|two
+  id                  of the question; else it is made from the image's name
+  label               the class of the image
+  split               train (also where it is empty), val or test
+Several rows of one image become one sample. The key is the image's path without extension.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefixvlm.data.sources import _own
+from prefixvlm.data.sources._files import Record, Samples, with_images
+
+SOURCE = "A table of one's own"
+LICENCE = "one's own"
+TERMS = ""
+SPLITS = _own.SPLITS
+WANTED = {
+    "table": "FILE: a CSV, TSV or JSONL file with the columns that are described above",
+    "images": "DIR: the folder of the images",
+    "val_share": _own.VAL_SHARE,
+}
+TEXTS = ("image", "question", "id", "label", "split")
+LISTS = {"caption": "captions", "captions": "captions", "answer": "answers", "answers": "answers"}
+Row = dict[str, Any]
+
+
+def held(table: Path, images: Path, val_share: float | None = None) -> list[str]:
+    """The splits that there are."""
+    unused = dict.fromkeys(name for _, row in _rows(table) for name in row if name not in (*TEXTS, *LISTS))
+    if unused:
+        print(f"{table}: {', '.join(map(repr, unused))} are not used; --help says which columns are.")
+    return list(_splits(table, val_share))
+
+
+def samples(split: str, table: Path, images: Path, val_share: float | None = None) -> Samples:
+    found = _splits(table, val_share)[split]
+    keys = _own.keys(found)
+    records = [
+        Record(keys[name], {_own.member(Path(name)): images / name}, _content(keys[name], rows))
+        for name, rows in found.items()
+    ]
+    return with_images(records, WANTED["images"])
+
+
+def _splits(table: Path, val_share: float | None) -> dict[str, dict[str, list[Row]]]:
+    """By split, the rows of each image."""
+    found: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
+    of: dict[str, str] = {}
+    for where, each in _rows(table):
+        row = _checked(each, where)
+        image, split = row["image"], row.get("split", "train")
+        if split not in SPLITS:
+            raise ValueError(f"{where}: split is {split!r}; it must be one of {', '.join(SPLITS)}")
+        if of.setdefault(image, split) != split:
+            raise ValueError(f"{where}: the image {image} is in {split} and in {of[image]}; it must be in one split")
+        labels = {row["label"] for row in [*found[split].get(image, []), row] if "label" in row}
+        if len(labels) > 1:
+            raise ValueError(f"{where}: the image {image} has the labels {', '.join(sorted(labels))}; it must have one")
+        found[split].setdefault(image, []).append(row)
+    if not of:
+        raise ValueError(f"{table} has no rows; it must be {WANTED['table']}")
+    return _own.divided(found, val_share)
+
+
+def _rows(table: Path) -> Iterator[tuple[str, Row]]:
+    """Each row with where it is."""
+    if table.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise ValueError(f"{table} is no .csv, .tsv or .jsonl file; it must be {WANTED['table']}")
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            if table.suffix == ".jsonl":
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield f"{table}, line {number}", json.loads(line)
+                return
+            for number, row in enumerate(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ","), 1):
+                if None in row or None in row.values():
+                    raise ValueError(f"row {number} has more or fewer columns than the first line")
+                for name in LISTS:
+                    if name in row:
+                        row[name] = row[name].split("|")
+                yield f"{table}, row {number}", row
+        except (ValueError, csv.Error, RecursionError) as error:
+            raise ValueError(f"{table} cannot be read ({error}); it must be {WANTED['table']}") from error
+
+
+def _checked(row: object, where: str) -> Row:
+    """The columns that are used and not empty, lists as lists."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: {row!r:.80} is no object")
+    found: Row = {}
+    for name, value in row.items():
+        if name in LISTS:
+            texts = value if isinstance(value, list) else [value]
+            if not all(isinstance(text, str) or text is None for text in texts):
+                raise ValueError(f"{where}: {name} is {value!r:.80}; it must be a text or a list of texts")
+            found.setdefault(LISTS[name], []).extend(text.strip() for text in texts if text and text.strip())
+        elif name in TEXTS and value not in (None, ""):
+            found[name] = str(value).strip()
+    if not found.get("image"):
+        raise ValueError(f"{where}: it has no image; the columns are {', '.join(row)}")
+    if found.get("answers") and "question" not in found:
+        raise ValueError(f"{where}: it has an answer and no question")
+    return found
+
+
+def _content(key: str, rows: list[Row]) -> dict[str, Any]:
+    asked = [row for row in rows if "question" in row]
+    questions = [
+        {"id": row.get("id", f"{key}-{number}"), "question": row["question"], "answers": row.get("answers", [])}
+        for number, row in enumerate(asked)
+    ]
+    captions = list(dict.fromkeys(caption for row in rows for caption in row.get("captions", [])))
+    labels = next(({"label": row["label"]} for row in rows if "label" in row), {})
+    content = {"captions": captions, "questions": questions, "labels": labels}
+    return {name: value for name, value in content.items() if value}

@@ -1,0 +1,191 @@
+"""`prefixvlm shards`: images made smaller only on request, terms accepted first, and the manifest that says it all."""
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from prefixvlm import cli
+from prefixvlm.data import sources
+from prefixvlm.data.encode import Encoding
+from prefixvlm.data.manifest import MANIFEST
+from prefixvlm.data.sample import decode
+from prefixvlm.data.shards import read_shard
+
+Command = Callable[..., str]
+EASY_VQA = {
+    "train-000000.tar": "4b6a2af9d2b80fcf8fe64b54c6ebccf5b6c3566cc942be9eefac615db59cbb89",
+    "train-000001.tar": "08d50c31b70ab648d0d7adbd84377f911773915d7b5fae80f2c88b74e2a3824a",
+    "train-000002.tar": "3c06ca255a33d21d017d2764176bbd0d210b86366772467dfbcef8587c350be0",
+    "train-000003.tar": "bcf5f55d02b31f162367c06aae9ccbe3cfc18f840ee3547e62dad378cf511489",
+    "val-000000.tar": "d6fd42b0eb3c95a6db537bb8c32c124159bb7b31c7bb648ec511bbd2dfb38d95",
+    "test-000000.tar": "069d237b375786a2c4229fee33da082210869bde1311b0d1894e7db82a185eec",
+}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """command("table", ..., code=2) runs `prefixvlm shards table ...`; all that it writes comes back."""
+
+    def run(name: str, *arguments: object, code: int = 0, workers: int = 1) -> str:
+        more = ["--out", str(tmp_path / "out"), "--workers", str(workers)]
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", name, *map(str, arguments), *more])
+        if code:
+            with pytest.raises(SystemExit) as exit_:
+                cli.main()
+            assert exit_.value.code == code
+        else:
+            cli.main()
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return run
+
+
+def saved(path: Path, image: Image.Image, **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **more)
+    return path
+
+
+def samples_of(path: Path) -> dict[str, dict[str, bytes]]:
+    return dict(read_shard(path))
+
+
+def test_easy_vqa_has_the_bytes_that_it_always_had(tmp_path: Path, command: Command) -> None:
+    command("easy-vqa", workers=2)
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out").glob("*.tar")}
+    assert found == EASY_VQA
+
+
+def test_images_keep_their_bytes_unless_asked(tmp_path: Path, command: Command) -> None:
+    wide = saved(tmp_path / "images" / "a" / "wide.png", Image.new("RGB", (300, 100), "red"))
+    small = saved(tmp_path / "images" / "a" / "small.jpg", Image.new("RGB", (40, 30), "blue"), quality=30)
+    bad = tmp_path / "images" / "a" / "bad.jpg"
+    bad.write_bytes(wide.read_bytes()[:60])
+    command("image-folder", "--folder", tmp_path / "images")
+    found = samples_of(tmp_path / "out" / "train-000000.tar")
+    assert found["a/wide"]["png"] == wide.read_bytes()
+    assert found["a/small"]["jpg"] == small.read_bytes()
+    assert "does not hold these shards" in command(
+        "image-folder", "--folder", tmp_path / "images", "--image-size", 50, code=2
+    )
+    (tmp_path / "out").rename(tmp_path / "before")
+    shown = command("image-folder", "--folder", tmp_path / "images", "--image-size", 50, "--image-quality", 80)
+    assert "1 train samples are left out" in shown
+    found = samples_of(tmp_path / "out" / "train-000000.tar")
+    assert {name: list(members) for name, members in found.items()} == {
+        "a/small": ["jpg", "json"],
+        "a/wide": ["jpg", "json"],
+    }
+    assert Image.open(io.BytesIO(found["a/wide"]["jpg"])).size == (150, 50)
+    assert Image.open(io.BytesIO(found["a/small"]["jpg"])).size == (40, 30)
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert manifest["options"] == {"image_size": 50, "image_quality": 80}
+    assert "does not decode" in manifest["splits"]["train"]["left_out"]["a/bad"]
+
+
+def jpeg(image: Image.Image, **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **more)
+    return buffer.getvalue()
+
+
+def test_encoding_applies_the_orientation_and_the_quality() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    halves = Image.new("RGB", (64, 32), "red")
+    halves.paste("blue", (32, 0, 64, 32))
+    data = jpeg(halves, exif=turned)
+    image = Image.open(io.BytesIO(Encoding(image_size=16)({"jpg": data})["jpg"]))
+    assert image.size == (16, 32)
+    assert image.getpixel((8, 2))[0] > 200, "red is on top"
+    assert 0x0112 not in image.getexif(), "it would be turned again"
+    assert Encoding()({"jpg": data}) == {"jpg": data}
+    noise = Image.effect_noise((64, 64), 90)
+    sizes = [len(Encoding(image_quality=quality)({"jpg": jpeg(noise)})["jpg"]) for quality in (10, 50, 95)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2] / 2
+
+
+def test_resizing_averages_over_the_pixels_that_it_joins() -> None:
+    board = Image.new("L", (64, 64))
+    board.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
+    small = Image.open(io.BytesIO(Encoding(image_size=8)({"png": png_of(board)})["jpg"])).convert("L")
+    assert all(110 < value < 145 for value in small.tobytes())
+
+
+def png_of(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_images_of_a_support_are_made_smaller_too() -> None:
+    image = png_of(Image.new("RGB", (20, 20), "red"))
+    content = {"support": [{"image": "0.png", "text": "a dax"}], "captions": ["x"]}
+    members = Encoding(image_size=10)({"png": image, "0.png": image, "json": json.dumps(content).encode()})
+    sample = decode("k", members, "here")
+    assert sorted(members) == ["0.jpg", "jpg", "json"]
+    assert [(found.size, text) for found, text in sample.support] == [((10, 10), "a dax")]
+    assert sample.captions == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--image-size", 0, "the image size is 0; set --image-size"),
+        ("--image-quality", 101, "the image quality is 101; set --image-quality to 1 ... 100"),
+        ("--samples-per-shard", 0, "samples_per_shard is 0"),
+    ],
+)
+def test_wrong_options(command: Command, option: str, value: int, sentence: str) -> None:
+    assert sentence in command("easy-vqa", option, value, code=2)
+
+
+def test_terms_are_shown_and_must_be_accepted(tmp_path: Path, command: Command) -> None:
+    with_terms = {name for name in sources.names() if sources.load(name).TERMS}
+    assert with_terms == {"fast-binding", "flickr30k", "flickr8k", "flickr-tokens"}
+    shown = command("fast-binding", "--episodes", tmp_path, code=2)
+    assert "non-commercial research" in shown
+    assert "if you accept them, give --accept-terms" in shown
+    assert "has no N shots" in command("fast-binding", "--episodes", tmp_path, "--accept-terms", code=2)
+    assert "--accept-terms --out data/flickr30k" in sources.how_to_make("flickr30k")
+    assert "--accept-terms" not in sources.how_to_make("coco")
+
+
+def test_the_manifest(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(
+            json.dumps(row)
+            for row in (
+                {"image": "a.png", "caption": "four"},
+                {"image": "a.png", "question": "what is it?", "answer": "it"},
+                {"image": "b.png", "label": "thing"},
+            )
+        )
+    )
+    for name in "ab":
+        saved(tmp_path / f"{name}.png", Image.new("RGB", (8, 8)))
+    command("table", "--table", tmp_path / "t.jsonl", "--images", tmp_path)
+    text = (tmp_path / "out" / MANIFEST).read_text()
+    manifest = json.loads(text)
+    (shard,) = manifest["splits"]["train"]["shards"]
+    path = tmp_path / "out" / "train-000000.tar"
+    assert shard == {
+        "name": path.name,
+        "samples": 2,
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "text_lengths": [8, 0],
+    }
+    assert '"text_lengths": [8,0]\n' in text
+    assert manifest["licence"] == "one's own"
+    assert "t.jsonl (sha256 " in manifest["source"]
+    assert manifest["options"] == {}

@@ -1,0 +1,336 @@
+"""Shards behind a local web server, one that fails in every way, go in; the same batches as from the disk come out."""
+
+import fcntl
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from prefixvlm.data import remote, streams
+from prefixvlm.data.cache import Cache
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.mixture import find_sources
+from prefixvlm.data.remote import Patience, UnreachableError, is_remote
+from prefixvlm.data.sample import Sample
+
+Make = Callable[..., Path]
+QUICK = Patience(timeout=0.5, tries=3, pause=0.01)
+
+
+def keys(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        name = self.path.split("?")[0].rpartition("/")[2]
+        self.server.asked[name] += 1
+        fault, times = self.server.faults.get(name, ("", 0))
+        if self.server.asked[name] > times:
+            super().do_GET()
+        elif fault == "500":
+            self.send_error(500)
+        elif fault == "stalls":
+            time.sleep(1.5)
+        else:
+            data = (Path(self.directory) / self.path.lstrip("/")).read_bytes()
+            half = data[: len(data) // 2]
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**40 if fault == "huge" else len(data)))
+            self.end_headers()
+            if fault == "breaks off":
+                self.wfile.write(half)
+            elif fault == "slow":
+                with suppress(OSError):  # a reader that is killed
+                    for first in range(0, len(data), 1 + len(data) // 8):
+                        self.wfile.write(data[first : first + 1 + len(data) // 8])
+                        time.sleep(0.1)
+            elif fault == "other bytes":
+                self.wfile.write(bytes(len(data)))
+
+
+@pytest.fixture
+def folder(make_shards: Make) -> Path:
+    return make_shards(5, "shards", train=23, val=4)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Any]:
+    """faults: file name -> (what goes wrong, how many times). asked: how often for each file."""
+    made = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    made.daemon_threads = True
+    made.asked, made.faults = Counter[str](), {}  # type: ignore[attr-defined]
+    made.url = f"http://127.0.0.1:{made.server_port}"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=partial(made.serve_forever, poll_interval=0.01))
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(str(tmp_path / "cache"), patience=QUICK)
+
+
+def train(shards: str, cache: Cache, **kwargs: Any) -> list[list[str]]:
+    return list(ShardLoader(find_sources(shards, "train", cache), 4, keys, 6, **kwargs))
+
+
+def held(cache: Cache, url: str, name: str = "train-000000.tar", **kwargs: Any) -> Path:
+    made = cache.hold(f"{url}/shards/{name}", cache.folder / "x" / name, **kwargs)
+    made.close()
+    return made.path
+
+
+def leftovers(cache: Cache) -> list[Path]:
+    return list(cache.folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_and_a_pattern_give_the_batches_of_the_disk_and_each_file_is_fetched_once(
+    folder: Path, server, cache: Cache, workers: int
+) -> None:
+    expected = train(str(folder), cache)
+    assert train(f"{server.url}/shards", cache, num_workers=workers) == expected
+    assert train(f"{server.url}/shards/", cache) == expected
+    shards = [name for name in server.asked if name.endswith(".tar")]
+    assert {name: server.asked[name] for name in shards} == {f"train-00000{n}.tar": 1 for n in range(5)}
+    pattern = f"{server.url}/shards/{{split}}-{{000000..000004}}.tar?signature=secret"
+    assert train(pattern, cache, num_workers=workers) == expected
+    assert train(pattern, cache) == expected
+    assert {server.asked[name] for name in shards} == {2}
+    assert not leftovers(cache)
+
+
+def test_the_data_module_streams_from_a_url_and_a_mixture_may_be_of_both(folder: Path, server, tmp_path: Path) -> None:
+    shards = {"here": {"shards": str(folder)}, "there": {"shards": f"{server.url}/shards"}}
+    made = ShardDataModule(shards, 4, cache_dir=str(tmp_path / "cache"), cache_limit=1)
+    made.setup("fit")
+    assert not any(name.endswith(".tar") for name in server.asked), "nothing but the manifest is fetched to look"
+    made.train_collate = made.val_collate = keys
+    made.test_collates = {}
+    assert {key.split("/")[0] for batch in made.train_dataloader() for key in batch} == {"here", "there"}
+    val = [f"{name}/val{n:03d}" for name in ("here", "there") for n in range(4)]
+    assert [key for batch in made.val_dataloader()[0] for key in batch] == val
+    assert len(made.paths("val")) == 2
+
+
+@pytest.mark.parametrize("fault", ["500", "breaks off", "stalls", "other bytes"])
+def test_what_may_pass_is_tried_again(folder: Path, server, cache: Cache, fault: str) -> None:
+    data = (folder / "train-000000.tar").read_bytes()
+    server.faults["train-000000.tar"] = (fault, 2)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert held(cache, server.url, size=len(data), sha256=sha256).read_bytes() == data
+    assert server.asked["train-000000.tar"] == 3
+    server.faults["train-000001.tar"] = (fault, 3)
+    with pytest.raises(
+        UnreachableError, match=r"train-000001.tar was not fetched in 3 tries \(.+\); is the network"
+    ) as e:
+        held(cache, server.url, "train-000001.tar", sha256="0" * 64)
+    assert "\n" not in str(e.value)
+    assert not leftovers(cache)
+    assert not (cache.folder / "x" / "train-000001.tar").exists()
+
+
+def test_a_slow_server_is_waited_for(folder: Path, server, cache: Cache) -> None:
+    server.faults["train-000000.tar"] = ("slow", 1)
+    assert held(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
+    assert server.asked["train-000000.tar"] == 1
+
+
+def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: Cache, monkeypatch) -> None:
+    with pytest.raises(ValueError, match=r"nothing.tar: 404 File not found; correct data.shards"):
+        held(cache, server.url, "nothing.tar")
+    assert server.asked["nothing.tar"] == 1
+    with pytest.raises(ValueError, match=r"has \d+ bytes and its manifest says 3; it was made anew"):
+        held(cache, server.url, size=3)
+    server.faults["train-000001.tar"] = ("huge", 1)
+    with pytest.raises(ValueError, match=r"has 1099511627776 bytes; at most 68719476736 are fetched"):
+        held(cache, server.url, "train-000001.tar")
+    with pytest.raises(ValueError, match=r"manifest.json: 404 .*: a folder needs a manifest.json, else give a pattern"):
+        train(f"{server.url}/nowhere", cache)
+    with pytest.raises(ValueError, match=r"/shards holds no test samples, only train, val"):
+        find_sources(f"{server.url}/shards", "test", cache)
+    with pytest.raises(ValueError, match=r"must have \{split\} in it, and no \*"):
+        find_sources(f"{server.url}/shards/train-*.tar", "train", cache)
+    assert not leftovers(cache)
+
+
+def test_without_a_network_the_cache_serves_and_a_sentence_says_what_is_missing(
+    folder: Path, server, cache: Cache, caplog
+) -> None:
+    url = f"{server.url}/shards"
+    expected = train(url, cache)
+    server.shutdown()
+    server.server_close()
+    assert train(url, cache) == expected
+    assert "the copy in" in caplog.text
+    next(cache.folder.glob("*/train-000002.tar")).unlink()
+    with pytest.raises(ValueError, match=r"train-000002.tar was not fetched in 3 tries \(Connection refused\)"):
+        train(url, cache)
+    with pytest.raises(ValueError, match=r"manifest.json was not fetched in 3 tries"):
+        train(f"{url}2", cache)
+
+
+def test_shards_that_were_made_anew_are_fetched_anew(make_shards: Make, folder: Path, server, cache: Cache) -> None:
+    url = f"{server.url}/shards"
+    train(url, cache)
+    other = make_shards(5, "other", train=22, val=4)
+    for path in other.iterdir():
+        path.replace(folder / path.name)
+    assert train(url, cache) == train(str(folder), cache)
+
+
+def fetching(cache: Cache, url: str) -> subprocess.Popen:
+    """A process of its own, which prints the sha256 of what it has fetched."""
+    code = f"""
+import hashlib
+from pathlib import Path
+from prefixvlm.data.cache import Cache
+path = Path({str(cache.folder / "x" / "train-000000.tar")!r})
+held = Cache({str(cache.folder)!r}).hold({url + "/shards/train-000000.tar"!r}, path)
+print(hashlib.sha256(held.path.read_bytes()).hexdigest())
+"""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_many_processes_fetch_a_file_once(folder: Path, server, cache: Cache) -> None:
+    server.faults["train-000000.tar"] = ("slow", 1)
+    processes = [fetching(cache, server.url) for _ in range(3)]
+    sha256 = hashlib.sha256((folder / "train-000000.tar").read_bytes()).hexdigest()
+    assert [process.communicate(timeout=60)[0].strip() for process in processes] == [sha256] * 3
+    assert server.asked["train-000000.tar"] == 1
+
+
+def test_a_killed_download_begins_again(folder: Path, server, cache: Cache) -> None:
+    server.faults["train-000000.tar"] = ("slow", 1)
+    process = fetching(cache, server.url)
+    deadline = time.monotonic() + 60
+    while not leftovers(cache) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert leftovers(cache)
+    assert not (cache.folder / "x" / "train-000000.tar").exists()
+    assert held(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
+    assert not leftovers(cache)
+
+
+def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server, cache: Cache, caplog) -> None:
+    size = (folder / "train-000000.tar").stat().st_size
+    limited = Cache(str(cache.folder), 3.5 * size / 1e9, QUICK)
+    names = [f"train-00000{number}.tar" for number in range(5)]
+    for age, name in enumerate(names[:3]):
+        os.utime(held(limited, server.url, name), (age, age))
+    in_use = limited.hold(f"{server.url}/shards/{names[0]}", cache.folder / "x" / names[0])
+    os.utime(in_use.path, (0, 0))
+    held(limited, server.url, names[3], size=size)
+    assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[2], names[3]]
+    assert not caplog.text
+    tiny = Cache(str(cache.folder), 0.5 * size / 1e9, QUICK)
+    held(tiny, server.url, names[4])
+    assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[4]]
+    assert "more than data.cache_limit" in caplog.text
+    in_use.close()
+    with in_use.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody's any more
+    expected = train(str(folder), cache)
+    assert train(f"{server.url}/shards", tiny, num_workers=2) == expected, "a cache that is too small is only slow"
+    with pytest.raises(ValueError, match="data.cache_limit is 0; set it to more than 0 GB"):
+        Cache(limit=0)
+
+
+def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache: Cache) -> None:
+    (source,) = find_sources(f"{server.url}/shards", "train", cache)
+    paths = streams.in_turn(source.tars)
+    next(paths)
+    deadline = time.monotonic() + 10
+    while not server.asked["train-000001.tar"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert server.asked["train-000001.tar"] == 1
+    assert not server.asked["train-000002.tar"]
+    paths.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with source.tars[1].path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            time.sleep(0.01)
+    pytest.fail("a reader that stops early leaves its next shard locked")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("pipe:cat /etc/passwd", "no shell is ever run"),
+        ("ftp://host/{split}.tar", "accepted are http, https, s3"),
+        ("simplecache::http://host/{split}.tar", "data.shards begins with simplecache::http://"),
+        ("https://me:secret@host/shards", "holds a user name or a password"),
+    ],
+)
+def test_urls_that_are_never_opened(url: str, reason: str, cache: Cache) -> None:
+    with pytest.raises(ValueError, match=reason) as error:
+        find_sources(url, "train", cache)
+    assert "secret" not in str(error.value)
+    assert not is_remote("data/{split}-{000000..000003}.tar")
+
+
+def test_a_signature_is_in_no_message(server, cache: Cache) -> None:
+    with pytest.raises(ValueError, match="nothing-train.tar: 404") as error:
+        train(f"{server.url}/nothing-{{split}}.tar?X-Signature=secret", cache)
+    assert "secret" not in str(error.value)
+
+
+def test_object_stores_are_read_through_fsspec(folder: Path, cache: Cache) -> None:
+    files = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        files.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+    try:
+        assert train("memory://bucket", cache) == train(str(folder), cache)
+        with pytest.raises(
+            ValueError, match=r"memory://bucket/other-train.tar: FileNotFoundError; correct data.shards"
+        ):
+            train("memory://bucket/other-{split}.tar", cache)
+    finally:
+        files.rm("/bucket", recursive=True)
+
+
+def test_a_store_that_is_not_installed_says_what_to_install(cache: Cache, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(ValueError, match=r"s3:// URLs need s3fs, which is not installed: pip install s3fs"):
+        train("s3://bucket/shards", cache)
+
+
+def test_a_store_that_fails_tells_the_kind_of_error_alone(cache: Cache, monkeypatch) -> None:
+    def fail(url: str) -> None:
+        raise RuntimeError("key AKIA-secret is wrong")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(
+        ValueError, match=r"s3://bucket/x/manifest.json was not fetched in 3 tries \(RuntimeError\)"
+    ) as e:
+        train("s3://bucket/x", cache)
+    assert "secret" not in str(e.value)
+    assert remote.shown("s3://b/x.tar?a=b") == "s3://b/x.tar"
