@@ -7,10 +7,13 @@ P prefix length, E width of the language model, V vocabulary.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+ImageOrFeatures = Image.Image | NDArray[np.floating]  # float[N, D]: what an encoder made of the image, stored
 IGNORE_INDEX = -100  # a label that is not supervised; torch's default for cross entropy
 IMAGE_ID = -1  # stands in input_ids where a prefix embedding goes; no vocabulary has it
 
@@ -26,14 +29,14 @@ class Row:
     context: what stands before the prompt: demonstrations, with their images.
     """
 
-    prompt: tuple[Image.Image | str, ...]
+    prompt: tuple[ImageOrFeatures | str, ...]
     target: str = ""
     key: str = ""
     id: str = ""
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
-    context: tuple[Image.Image | str, ...] = ()
+    context: tuple[ImageOrFeatures | str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -41,7 +44,7 @@ class Row:
         return "".join(part for part in self.prompt if isinstance(part, str))
 
     @property
-    def parts(self) -> tuple[Image.Image | str, ...]:
+    def parts(self) -> tuple[ImageOrFeatures | str, ...]:
         """All that the model is given."""
         return self.context + self.prompt
 
@@ -55,7 +58,7 @@ class Row:
 class Batch:
     """What a model reads.
 
-    pixel_values: float[B, 3, H, W].
+    pixel_values: float[B, 3, H, W]; where features are stored (encoder=cached) those, float32[B, N, D].
     input_ids: int[S, T], right-padded; each image is a run of prefix_length times IMAGE_ID.
     attention_mask: bool[S, T], False on padding.
     labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).

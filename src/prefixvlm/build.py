@@ -2,9 +2,11 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import LightningModule, Trainer
@@ -13,7 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.sources import how_to_make
+from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from prefixvlm.training.features import check_features
+from prefixvlm.training.module import PrefixModule
 
 # Hydra would call anything that a configuration names, also one read from a checkpoint.
 ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
@@ -36,6 +41,19 @@ def make(axis: str, node: Any, **handed: Any) -> Any:
             raise cause from error
         reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ValueError(f"{axis} cannot be built: {reason.strip()}") from error
+
+
+def encoder_choice(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The node of conf/encoder/NAME.yaml, here or beside the package, with `encoder.key=value` in it changed."""
+    folders = [folder for folder in (Path("conf"), Path(__file__).parents[2] / "conf") if (folder / "encoder").is_dir()]
+    choices = {path.stem: path for folder in reversed(folders) for path in (folder / "encoder").glob("*.yaml")}
+    if name not in choices:
+        raise ValueError(f"there is no encoder {name!r}{nearest(name, list(choices))}")
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"{override!r} is not encoder.KEY=VALUE")
+    changes = OmegaConf.from_dotlist([override.removeprefix("encoder.") for override in overrides])
+    return plain(OmegaConf.merge(OmegaConf.load(choices[name]), changes))
 
 
 def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None:
@@ -80,7 +98,8 @@ def build_module(cfg: DictConfig) -> LightningModule:
     """Encoder, language model, and the mapper between them, whose widths are theirs; then the steps around them."""
     parts: dict[str, Any] = {}
     if cfg.get("encoder"):
-        parts["encoder"] = make("encoder", cfg.encoder)
+        with torch.random.fork_rng(devices=[]):  # the mapper is the same whether features are computed or stored
+            parts["encoder"] = make("encoder", cfg.encoder)
     if cfg.get("lm"):
         parts["lm"] = make("lm", cfg.lm)
     if cfg.get("mapper"):
@@ -101,6 +120,8 @@ def build_module(cfg: DictConfig) -> LightningModule:
     module = make("module", cfg.module, **parts)
     # What the run was, for the checkpoint; where it ran is not part of it.
     module.config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    if "encoder" in parts and parts["encoder"].identity is not None:  # the checkpoint reads images as well as features
+        module.config["encoder"] = parts["encoder"].identity.encoder
     return module
 
 
@@ -118,6 +139,10 @@ def evaluation(cfg: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
     if cfg.task:
         changed["task"] = plain(cfg.task)
     changed["data"] = dict(trained["data"]) | data_changes(cfg)
+    stored = [folder for folder in local(changed["data"]["shards"]) if identity_of(folder) is not None]
+    if changed.get("encoder") and stored:  # whose features these are is held against the checkpoint
+        target = f"{CachedEncoder.__module__}.{CachedEncoder.__qualname__}"
+        changed["encoder"] = {"_target_": target, "features_of": stored[0]}
     return OmegaConf.create(changed)
 
 
@@ -158,6 +183,8 @@ def check_data(cfg: DictConfig, *stages: str) -> None:
 def build_data(cfg: DictConfig, module: Any, **changes: Any) -> ShardDataModule:
     """The data, collated as the module wants it."""
     data = make("data", {**plain(cfg.data), **changes})
+    if isinstance(module, PrefixModule):
+        check_features(module.model.encoder, data.shards)
     data.train_collate = module.train_collate
     data.val_collate = module.val_collate
     data.test_collates = module.test_collates

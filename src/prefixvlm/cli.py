@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
     add_shards(shards)
+    _add_features(shards)
 
     score = commands.add_parser("score", help="score the files of any system, or compare two evaluations")
     add_score(score)
@@ -36,6 +37,32 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--question", metavar="TEXT", help="what to answer; without it the images are captioned")
     predict.set_defaults(run=_predict)
     return parser
+
+
+def _add_features(shards: argparse.ArgumentParser) -> None:
+    names = next(action for action in shards._actions if isinstance(action, argparse._SubParsersAction))
+    command = names.add_parser("features", help="run a frozen image encoder once over the images of a folder of shards")
+    command.add_argument("--shards", type=Path, required=True, metavar="DIR", help="a folder of image shards")
+    command.add_argument(
+        "--encoder", nargs="+", required=True, metavar=("NAME", "KEY=VALUE"),
+        help="a choice of conf/encoder, and what of it is changed, as encoder.features=patch",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the feature shards")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (%(default)s)")
+    command.set_defaults(run=_features)
+
+
+def _features(arguments: argparse.Namespace) -> None:
+    from prefixvlm.build import encoder_choice, make
+    from prefixvlm.training.features import write_features
+
+    node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
+    encoder = make("encoder", node)
+    manifest = write_features(encoder, node, arguments.shards, arguments.out, arguments.batch_size, arguments.device)
+    for split in manifest.splits:
+        print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
+              f"{encoder.feature_width} features")  # fmt: skip
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -4,9 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from PIL import Image
-
-from prefixvlm.batch import Row
+from prefixvlm.batch import ImageOrFeatures, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.interface import Task
 
@@ -57,7 +55,7 @@ class FewShot:
     def __call__(self, task: Task, row: Row) -> Row:
         """The row with its context."""
         rng = random.Random(f"{self.seed}-{row.id}")
-        parts: list[Image.Image | str] = [self.induction + self.separator] if self.induction else []
+        parts: list[ImageOrFeatures | str] = [self.induction + self.separator] if self.induction else []
         for demonstration in self._demonstrations(task, row.key, rng):
             parts += [*demonstration.prompt, demonstration.target + self.separator]
         return replace(row, context=tuple(_joined([*parts, *row.context])))
@@ -94,9 +92,9 @@ class FewShot:
         return rng.sample(range(len(self._keys)), min(len(self._keys), SPARE * self.shots + SPARE))
 
 
-def _joined(parts: Sequence[Image.Image | str]) -> list[Image.Image | str]:
+def _joined(parts: Sequence[ImageOrFeatures | str]) -> list[ImageOrFeatures | str]:
     """Neighbouring texts as one, so that they are tokenized as they were in training."""
-    joined: list[Image.Image | str] = []
+    joined: list[ImageOrFeatures | str] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):
             joined[-1] += part

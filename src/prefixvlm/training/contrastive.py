@@ -45,7 +45,7 @@ class PairCollate:
                 )
         own = [next((self.classes.index(c) for c in s.captions if c in self.classes), -1) for s in samples]
         return (
-            torch.stack([self.transform(sample.image) for sample in samples]),
+            torch.stack([self.transform(sample.picture) for sample in samples]),
             self.tokenizer([rng.choice(sample.captions) for sample in samples]),
             torch.tensor(own),
         )

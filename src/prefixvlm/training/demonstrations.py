@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.pool import Pool
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.task.few_shot import SPARE, FewShot
@@ -24,7 +24,7 @@ def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) ->
     In a blind evaluation the pool's images are black too, and the nearest give way to random ones.
     """
     black = Image.new("RGB", (64, 64)) if data.blind else None
-    shards = resolve_shards(data.shards, "train") if few_shot.shots else []
+    shards = data.paths("train") if few_shot.shots else []
     pool = Pool(shards, few_shot.pool_size, few_shot.seed, black)
     nearest = None
     if few_shot.choice == "nearest" and few_shot.shots and not data.blind:
@@ -40,14 +40,14 @@ def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) ->
         collate.few_shot = few_shot
 
 
-def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[Image.Image]:
+def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[ImageOrFeatures]:
     for sample in samples:
         keys.append(sample.key)
         yield sample.image
 
 
 @torch.no_grad()
-def _features(encoder: ImageEncoder, images: Iterable[Image.Image], total: int) -> Tensor:
+def _features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int) -> Tensor:
     """The mean of each image's features, normalised: float32[B, D]."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)

@@ -53,7 +53,7 @@ class Judge:
         samples = iter(tqdm(self.samples(), desc="the judge looks at the images", delay=2))
         features: dict[str, Tensor] = {}
         while batch := list(islice(samples, BATCH)):
-            found = self.clip.image_features([sample.image for sample in batch])
+            found = self.clip.image_features([sample.picture for sample in batch])
             features |= dict(zip([sample.key for sample in batch], found, strict=True))
         return features
 

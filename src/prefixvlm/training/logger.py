@@ -47,8 +47,8 @@ def log_predictions(trainer: Trainer, predictions: Mapping[str, Sequence[Predict
         if not each:
             continue
         rows = [
-            [wandb.Image(Image.open(io.BytesIO(images[p.key]))), p.prompt, p.prediction, " | ".join(p.references),
-             p.correct] for p in each
+            [wandb.Image(Image.open(io.BytesIO(images[p.key]))) if p.key in images else None, p.prompt, p.prediction,
+             " | ".join(p.references), p.correct] for p in each
         ]  # fmt: skip
         for logger in loggers:
             logger.log_table(f"{split}/{task}_predictions", columns, rows)

@@ -55,12 +55,14 @@ class PrefixModule(LightningModule):
             lm.pad_id,
             max_target_length=max_target_length,
             max_positions=lm.max_positions,
+            reads_features=encoder.identity is not None,
         )
         self.train_collate = TrainingRows(self.tasks, collate)
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
         self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
         self.config: dict[str, Any] = {}
         self.val_loss = MeanMetric()
+        self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.predictions: dict[str, list[Prediction]] = {}
         self.reports: dict[str, dict[str, Any]] = {}
 
@@ -72,7 +74,18 @@ class PrefixModule(LightningModule):
         loss = losses.mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
+        self._log_reading(batch)
         return loss
+
+    def _log_reading(self, batch: Batch) -> None:
+        """What is lost on the way: the share of padding, and how many texts were cut and samples skipped so far."""
+        last = batch.attention_mask.sum(1, keepdim=True) - 1
+        cut = batch.labels.gather(1, last) != self.model.lm.eos_id  # a text that is whole ends with EOS
+        self.cut_texts = self.cut_texts.to(cut.device) + cut.sum()  # read when it is logged, so no step waits for it
+        self.log("train/cut_texts", self.cut_texts.float(), batch_size=1)
+        self.log("train/padding", 1 - batch.attention_mask.float().mean(), batch_size=1)
+        data = getattr(self.trainer, "datamodule", None)
+        self.log("train/bad_samples", float(getattr(data, "num_bad_samples", 0)), batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
         self._begin(self._loaders(self.trainer.val_dataloaders)[1:])
@@ -129,16 +142,19 @@ class PrefixModule(LightningModule):
         """Which frozen encoder and language model these are, and which of the encoder's features are read."""
         options = self.config.get("encoder") or {}
         chosen = ", ".join(f"{key}={options[key]}" for key in ("features", "layer", "normalize") if key in options)
-        encoder = f"{fingerprint(self.model.encoder)} ({chosen})" if chosen else fingerprint(self.model.encoder)
-        return {"encoder": encoder, "lm": fingerprint(self.model.lm)}
+        cached = self.model.encoder.identity  # of stored features: the encoder that computed them
+        encoder = cached.fingerprint if cached else fingerprint(self.model.encoder)
+        return {"encoder": f"{encoder} ({chosen})" if chosen else encoder, "lm": fingerprint(self.model.lm)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self)
         checkpoint[KEY] = {"config": self.config, "identity": self.identity(), "rng": torch.get_rng_state()}
+        checkpoint[KEY]["cut_texts"] = int(self.cut_texts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check(checkpoint)
         torch.set_rng_state(checkpoint[KEY]["rng"])  # dropout goes on where it was
+        self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
         """Take the trained tensors of a loaded checkpoint and nothing else, after every check."""

@@ -1,0 +1,107 @@
+"""Image shards and a frozen encoder go in; shards of its features, each image encoded once, come out."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefixvlm.data.encode import Encoding
+from prefixvlm.data.manifest import MANIFEST, Manifest, Split, read_manifest, sha256, verify
+from prefixvlm.data.mixture import Shards
+from prefixvlm.data.partial import Partial
+from prefixvlm.data.tar import Task, write_tar
+from prefixvlm.data.writer import make_shards
+from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
+from prefixvlm.encoder.interface import Identity, ImageEncoder
+from prefixvlm.model.freezing import fingerprint
+from prefixvlm.training.encoded import Encode, Encoded
+
+
+def write_features(
+    encoder: ImageEncoder, node: dict[str, Any], shards: Path, out: Path, batch_size: int = 64, device: str = "auto"
+) -> Manifest:
+    """Writes `out`: the shards of `shards` with an npy member, float16[N, D], in the place of each image.
+
+    node: of the configuration, which built the encoder. Names, keys and texts stay. All is written or, whatever
+    happens, nothing; shards that an interrupted run finished are not made again.
+    Raises ValueError for an encoder that is trained or reads features itself, and for shards without a manifest.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; set --batch-size to 1 or more")
+    if encoder.trained or encoder.identity is not None:
+        kind = "is trained, so its features would not stay" if encoder.trained else "reads stored features itself"
+        raise ValueError(f"the encoder {kind}; features are computed by a frozen encoder that sees images")
+    images = read_manifest(shards)
+    if images is None or identity_of(str(shards)) is not None:
+        raise ValueError(f"--shards is {shards}, which is not a folder of image shards with a {MANIFEST}")
+    encode = Encode(encoder.eval().to(_device(device)), batch_size)
+    identity = identify(encoder, node)
+    mark = _digest(vars(identity), sha256(shards / MANIFEST))
+    wanted = Manifest(f"features {mark} of: {images.source}", images.licence, images.samples_per_shard,
+                      {split: Split() for split in images.splits})  # fmt: skip
+
+    def tasks(partial: Partial) -> Iterator[Task]:
+        for split, content in images.splits.items():
+            for shard in content.shards:
+                samples = Encoded(encode, shards / shard.name, shard.samples)
+                path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
+                yield Task(split, path, sidecar, samples, Encoding(), _digest(mark, shard.sha256))
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return _already_written(out, wanted)
+    staging = out.with_name(f".{out.name}.features")  # whole shards, until it also says whose features they hold
+    total = sum(images.num_samples(split) for split in images.splits)
+    made = make_shards(wanted, staging, tasks, write_tar, 1, total)
+    write_identity(staging, identity, encode.black())
+    staging.rename(out)
+    return made
+
+
+def identify(encoder: ImageEncoder, node: dict[str, Any]) -> Identity:
+    """Whose features these will be. The fingerprint is the one that a checkpoint has of this encoder."""
+    printed = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.transform))
+    return Identity(node, fingerprint(encoder), _digest(printed), encoder.num_features, encoder.feature_width)
+
+
+def _already_written(out: Path, wanted: Manifest) -> Manifest:
+    found = read_manifest(out) if out.is_dir() and (out / IDENTITY).is_file() else None
+    if found is None or not found.made_like(wanted):
+        raise ValueError(f"{out} exists and does not hold these features; delete it or give another --out")
+    verify(out)
+    print(f"{out} holds these features already; nothing to do.")
+    return found
+
+
+def _digest(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        return torch.zeros(0, device=chosen).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device is {name}, which cannot be had ({reason}); set auto or cpu") from error
+
+
+def check_features(encoder: ImageEncoder, shards: Shards) -> None:
+    """Raises ValueError if the encoder is not for what the shards hold: images, or features of just that encoder."""
+    for folder in local(shards):
+        found, wanted = identity_of(folder), encoder.identity
+        if found is not None and wanted is None:
+            raise ValueError(f"data.shards is {folder}, which holds features, not images; set encoder=cached")
+        if found is None and wanted is not None:
+            raise ValueError(
+                f"encoder=cached reads features, but data.shards is {folder}, which holds none (no {IDENTITY}); set "
+                "data.shards to a folder of features, or encoder to one that sees images"
+            )
+        if found != wanted:
+            raise ValueError(
+                f"data.shards is {folder}, whose features are of {found}, but encoder.features_of holds those of "
+                f"{wanted}; set encoder.features_of to the same folder"
+            )
