@@ -274,5 +274,5 @@ def test_make_says_the_same():
         env={**os.environ, "HYDRA_FULL_ERROR": "0"},
     )  # fmt: skip
     lines = made.stderr.splitlines()
-    assert lines.pop().startswith("make: ***")
+    assert "***" in lines.pop()  # make: or, under another make, make[1]:
     assert_coco_is_explained(made.returncode, "\n".join(lines))
