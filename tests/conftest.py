@@ -1,6 +1,7 @@
 """Small random-weight models with real tokenizers, made anew; no network, no token."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -28,6 +29,7 @@ from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
 
 WIDTH = 32
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, and its children, ignore Ctrl-C
 torch.set_num_threads(1)
 
 

@@ -275,6 +275,7 @@ def alive(group: int) -> list[str]:
     [
         (lambda process: os.killpg(process.pid, signal.SIGKILL), -9),
         (lambda process: process.kill(), -9),  # the workers notice
+        (lambda process: os.killpg(process.pid, signal.SIGINT), 130),  # as a terminal does at Ctrl-C
     ],
 )
 def test_a_killed_command_is_gone_on_with(table: tuple[Path, Path], tmp_path: Path, kill: Any, code: int) -> None:
