@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from prefixvlm.data.command import add_shards
 from prefixvlm.errors import one_sentence
@@ -25,8 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
-    add_shards(shards)
-    _add_features(shards)
+    _add_features(add_shards(shards))
 
     score = commands.add_parser("score", help="score the files of any system, or compare two evaluations")
     add_score(score)
@@ -39,8 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_features(shards: argparse.ArgumentParser) -> None:
-    names = next(action for action in shards._actions if isinstance(action, argparse._SubParsersAction))
+def _add_features(names: Any) -> None:
     command = names.add_parser("features", help="run a frozen image encoder once over the images of a folder of shards")
     command.add_argument("--shards", type=Path, required=True, metavar="DIR", help="a folder of image shards")
     command.add_argument(

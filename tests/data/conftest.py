@@ -2,19 +2,38 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from prefixvlm import cli
 from prefixvlm.data.writer import write_shards
 
+Command = Callable[..., str]
 
-def png(number: int = 0, size: tuple[int, int] = (4, 4), kind: str = "PNG", mode: str = "RGB") -> bytes:
+
+def png(colour: int | str = 0, size: tuple[int, int] = (4, 4), kind: str = "PNG", mode: str = "RGB") -> bytes:
+    return encoded(Image.new(mode, size, colour), kind)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **more: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, size, number).save(buffer, kind)
+    image.save(buffer, kind, **more)
     return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as file:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
 
 
 def raw_samples(count: int, prefix: str = "s") -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -22,6 +41,30 @@ def raw_samples(count: int, prefix: str = "s") -> Iterator[tuple[str, dict[str, 
         question = {"id": f"{prefix}{number}-0", "question": "how many?", "answers": [str(number)]}
         content = {"captions": [f"number {number}"], "questions": [question]}
         yield f"{prefix}{number:03d}", {"png": png(number), "json": json.dumps(content).encode()}
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """command("coco", "--images", ..., code=2) runs `prefixvlm shards coco ... --out tmp_path/out`; gives its output.
+
+    workers, out: None leaves the option out.
+    """
+
+    def run(*arguments: object, code: int = 0, workers: int | None = 1, out: Path | None = tmp_path / "out") -> str:
+        options = {"--out": out, "--workers": workers}
+        more = [word for name, value in options.items() if value is not None for word in (name, value)]
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, [*arguments, *more])])
+        if code:
+            with pytest.raises(SystemExit) as exit_:
+                cli.main()
+            assert exit_.value.code == code
+        else:
+            cli.main()
+        captured = capsys.readouterr()
+        assert ("error: " in captured.err) == bool(code)
+        return captured.out + captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Shards with bad samples go in: training goes on without them and counts them, up to a limit; a test does not."""
 
-import io
 import logging
 import random
-import tarfile
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,6 +22,7 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.data.shards import read_shard
 from prefixvlm.task.captioning import Captioning
 from tests.conftest import collator_of
+from tests.data.conftest import write_tar
 from tests.training.test_module import data_of, module_of, trainer_of
 
 Make = Callable[..., Path]
@@ -36,15 +35,12 @@ def keys(samples: list[Sample], rng: random.Random) -> list[str]:
 def spoil(folder: Path, bad: Sequence[str]) -> Path:
     """The samples with these keys lose the end of their image or, every second one, of their json."""
     for path in sorted(folder.glob("*.tar")):
-        samples = list(read_shard(path))
-        with tarfile.open(path, "w") as file:
-            for key, members in samples:
-                for extension, data in members.items():
-                    cut = key in bad and extension == ("png", "json")[bad.index(key) % 2]
-                    data = data[: len(data) // 2] if cut else data
-                    info = tarfile.TarInfo(f"{key}.{extension}")
-                    info.size = len(data)
-                    file.addfile(info, io.BytesIO(data))
+        spoilt = []
+        for key, members in read_shard(path):
+            for extension, data in members.items():
+                cut = key in bad and extension == ("png", "json")[bad.index(key) % 2]
+                spoilt.append((f"{key}.{extension}", data[: len(data) // 2] if cut else data))
+        write_tar(path, spoilt)
     (folder / "manifest.json").unlink()
     return folder
 

@@ -3,22 +3,19 @@
 import hashlib
 import io
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from prefixvlm import cli
 from prefixvlm.data import sources
 from prefixvlm.data.encode import Encoding
 from prefixvlm.data.manifest import MANIFEST
 from prefixvlm.data.sample import decode
 from prefixvlm.data.shards import read_shard
+from tests.data.conftest import Command, encoded
 
-Command = Callable[..., str]
 EASY_VQA = {
     "train-000000.tar": "4b6a2af9d2b80fcf8fe64b54c6ebccf5b6c3566cc942be9eefac615db59cbb89",
     "train-000001.tar": "08d50c31b70ab648d0d7adbd84377f911773915d7b5fae80f2c88b74e2a3824a",
@@ -27,25 +24,6 @@ EASY_VQA = {
     "val-000000.tar": "d6fd42b0eb3c95a6db537bb8c32c124159bb7b31c7bb648ec511bbd2dfb38d95",
     "test-000000.tar": "069d237b375786a2c4229fee33da082210869bde1311b0d1894e7db82a185eec",
 }
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """command("table", ..., code=2) runs `prefixvlm shards table ...`; all that it writes comes back."""
-
-    def run(name: str, *arguments: object, code: int = 0, workers: int = 1) -> str:
-        more = ["--out", str(tmp_path / "out"), "--workers", str(workers)]
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", name, *map(str, arguments), *more])
-        if code:
-            with pytest.raises(SystemExit) as exit_:
-                cli.main()
-            assert exit_.value.code == code
-        else:
-            cli.main()
-        captured = capsys.readouterr()
-        return captured.out + captured.err
-
-    return run
 
 
 def saved(path: Path, image: Image.Image, **more: Any) -> Path:
@@ -91,25 +69,19 @@ def test_images_keep_their_bytes_unless_asked(tmp_path: Path, command: Command) 
     assert "does not decode" in manifest["splits"]["train"]["left_out"]["a/bad"]
 
 
-def jpeg(image: Image.Image, **more: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **more)
-    return buffer.getvalue()
-
-
 def test_encoding_applies_the_orientation_and_the_quality() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # to be turned by 90 degrees
     halves = Image.new("RGB", (64, 32), "red")
     halves.paste("blue", (32, 0, 64, 32))
-    data = jpeg(halves, exif=turned)
+    data = encoded(halves, "JPEG", exif=turned)
     image = Image.open(io.BytesIO(Encoding(image_size=16)({"jpg": data})["jpg"]))
     assert image.size == (16, 32)
     assert image.getpixel((8, 2))[0] > 200, "red is on top"
     assert 0x0112 not in image.getexif(), "it would be turned again"
     assert Encoding()({"jpg": data}) == {"jpg": data}
     noise = Image.effect_noise((64, 64), 90)
-    sizes = [len(Encoding(image_quality=quality)({"jpg": jpeg(noise)})["jpg"]) for quality in (10, 50, 95)]
+    sizes = [len(Encoding(image_quality=quality)({"jpg": encoded(noise, "JPEG")})["jpg"]) for quality in (10, 50, 95)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] / 2
 
@@ -117,18 +89,12 @@ def test_encoding_applies_the_orientation_and_the_quality() -> None:
 def test_resizing_averages_over_the_pixels_that_it_joins() -> None:
     board = Image.new("L", (64, 64))
     board.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
-    small = Image.open(io.BytesIO(Encoding(image_size=8)({"png": png_of(board)})["jpg"])).convert("L")
+    small = Image.open(io.BytesIO(Encoding(image_size=8)({"png": encoded(board)})["jpg"])).convert("L")
     assert all(110 < value < 145 for value in small.tobytes())
 
 
-def png_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_the_images_of_a_support_are_made_smaller_too() -> None:
-    image = png_of(Image.new("RGB", (20, 20), "red"))
+    image = encoded(Image.new("RGB", (20, 20), "red"))
     content = {"support": [{"image": "0.png", "text": "a dax"}], "captions": ["x"]}
     members = Encoding(image_size=10)({"png": image, "0.png": image, "json": json.dumps(content).encode()})
     sample = decode("k", members, "here")

@@ -8,8 +8,8 @@ import pytest
 
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.sources._files import Members
 from prefixvlm.data.sources.easy_vqa import caption, samples, tells
+from prefixvlm.data.tar import Members
 
 
 @pytest.mark.parametrize(

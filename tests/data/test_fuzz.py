@@ -26,7 +26,7 @@ from prefixvlm.data.mixture import find_sources
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shards import MAX_HEADER, read_shard
 from prefixvlm.data.streams import Source, Tar
-from tests.data.conftest import png
+from tests.data.conftest import encoded, png
 
 MUTATIONS, BLOCK = 1000, 512
 Seen = dict[str, tuple[tuple[str, ...], bytes]]
@@ -49,9 +49,8 @@ def whole_tar() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
     tar = b""
     for number, kind in enumerate(("jpg", "png", "webp") * 2):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels[number]).save(buffer, {"jpg": "JPEG"}.get(kind, kind.upper()))
-        tar += member(f"s{number}.{kind}", buffer.getvalue())
+        image = encoded(Image.fromarray(pixels[number]), {"jpg": "JPEG"}.get(kind, kind.upper()))
+        tar += member(f"s{number}.{kind}", image)
         text = json.dumps({"captions": [f"number {number}"]}).encode()
         tar += member(f"s{number}.json", text) if number % 2 else member(f"s{number}.txt", b"a caption")
     return tar + bytes(2 * BLOCK)

@@ -1,30 +1,33 @@
 """Whole and damaged tars, folders and patterns go in; samples, paths or one sentence come out."""
 
 import gzip
-import io
+import itertools
 import random
+import subprocess
+import sys
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from prefixvlm.data.manifest import MANIFEST, read_manifest, resolve_shards, verify
-from prefixvlm.data.shards import count_samples, read_shard
-from tests.data.conftest import png
-
-
-def tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as file:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    return path
-
+from prefixvlm.data.shards import count_samples, read_shard, split_name
+from tests.data.conftest import png, write_tar
 
 GOOD = [("a.png", png()), ("a.txt", b"A"), ("b.png", png()), ("b.txt", b"B"), ("dir/c.PNG", png())]
+
+
+def test_names_are_split_as_webdataset_splits_them() -> None:
+    names = ["".join(letters) for length in range(7) for letters in itertools.product("ab./\n", repeat=length)]
+    assert [split_name(name) for name in names] == [tuple(part or "" for part in base_plus_ext(name)) for name in names]
+    assert split_name("a.b/c.0.jpg") == ("a.b/c", "0.jpg")
+
+
+@pytest.mark.parametrize("module", ["tar", "adopt", "verify"])  # what processes that work on shards import
+def test_neither_torch_nor_webdataset_is_imported(module: str) -> None:
+    code = f"import sys, prefixvlm.data.{module}, prefixvlm.cli; print({{'torch', 'webdataset'}} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 def fails(path: Path, reason: str) -> None:
@@ -35,7 +38,7 @@ def fails(path: Path, reason: str) -> None:
 
 
 def test_samples_come_in_their_order(tmp_path: Path) -> None:
-    path = tar(tmp_path / "x.tar", GOOD)
+    path = write_tar(tmp_path / "x.tar", GOOD)
     assert [(key, sorted(members)) for key, members in read_shard(path)] == [
         ("a", ["png", "txt"]), ("b", ["png", "txt"]), ("dir/c", ["png"])
     ]  # fmt: skip
@@ -52,7 +55,7 @@ def test_webdataset_reads_our_shards_as_we_do(make_shards) -> None:
 
 
 def test_every_cut_is_found(tmp_path: Path) -> None:
-    whole = tar(tmp_path / "whole.tar", GOOD).read_bytes()
+    whole = write_tar(tmp_path / "whole.tar", GOOD).read_bytes()
     end = len(whole.rstrip(b"\0"))
     for cut in [1, 100, 511, 512, 513, *range(1024, end, 512), *range(1000, end, 700)]:
         (tmp_path / "x.tar").write_bytes(whole[:cut])
@@ -60,7 +63,7 @@ def test_every_cut_is_found(tmp_path: Path) -> None:
 
 
 def test_damaged_headers_are_found_and_nothing_else_is_raised(tmp_path: Path) -> None:
-    whole = tar(tmp_path / "whole.tar", GOOD).read_bytes()
+    whole = write_tar(tmp_path / "whole.tar", GOOD).read_bytes()
     path, rng = tmp_path / "x.tar", random.Random(0)
     for header in (0, 1024, 2048, 3072):
         path.write_bytes(whole[:header] + b"\xff" * 512 + whole[header + 512 :])
@@ -80,7 +83,7 @@ def test_a_well_formed_tar_with_fewer_samples_is_found_by_the_manifest(make_shar
     folder = make_shards(train=5)
     path = folder / "train-000000.tar"
     members = [(f"{key}.{ext}", data) for key, both in read_shard(path) for ext, data in both.items()]
-    tar(path, members[:-2])
+    write_tar(path, members[:-2])
     with pytest.raises(ValueError, match=r"holds 4 samples, but manifest.json says 5"):
         list(read_shard(path))
 
@@ -99,7 +102,7 @@ def test_a_well_formed_tar_with_fewer_samples_is_found_by_the_manifest(make_shar
     ],
 )
 def test_foreign_and_scattered_members(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
-    fails(tar(tmp_path / "x.tar", members), reason)
+    fails(write_tar(tmp_path / "x.tar", members), reason)
 
 
 def test_links_huge_members_and_compressed_tars(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_links_huge_members_and_compressed_tars(tmp_path: Path) -> None:
     huge.size = 2**40
     path.write_bytes(huge.tobuf() + bytes(1024))
     fails(path, "at most")
-    path.write_bytes(gzip.compress(tar(tmp_path / "plain.tar", GOOD).read_bytes()))
+    path.write_bytes(gzip.compress(write_tar(tmp_path / "plain.tar", GOOD).read_bytes()))
     fails(path, "not an uncompressed tar")
 
 

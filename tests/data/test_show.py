@@ -1,28 +1,19 @@
 """The table counts what is there, and the picture shows it."""
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from prefixvlm import cli
 from prefixvlm.data import statistics
 from prefixvlm.data.manifest import MANIFEST
 from prefixvlm.data.show import CELL, COLUMNS, LINE, LINES, MARGIN, show
 from prefixvlm.data.statistics import Frequencies
 from prefixvlm.data.writer import write_shards
-from tests.data.test_verify import write_tar
+from tests.data.conftest import Command, png, write_tar
 
 STEP = (CELL + 2 * MARGIN, CELL + LINES * LINE + 2 * MARGIN)
-
-
-def image(colour: str, size: tuple[int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -30,9 +21,9 @@ def folder(tmp_path: Path) -> Path:
     """100 train samples, the first half red, the second blue; 2 val samples."""
     asked = {"id": "q", "question": "what colour?", "answers": ["red", "crimson"]}
     first = {"captions": ["A red dog.", "red"], "questions": [asked], "labels": {"kind": "dog"}}
-    train = [(f"t{n}", {"png": image("red", (8, 6)), "json": json.dumps(first).encode()}) for n in range(50)]
-    train += [(f"t{n}", {"png": image("blue", (4, 16)), "txt": b"blue sky"}) for n in range(50, 100)]
-    val = [(f"v{n}", {"png": image("lime", (8, 8))}) for n in range(2)]
+    train = [(f"t{n}", {"png": png("red", (8, 6)), "json": json.dumps(first).encode()}) for n in range(50)]
+    train += [(f"t{n}", {"png": png("blue", (4, 16)), "txt": b"blue sky"}) for n in range(50, 100)]
+    val = [(f"v{n}", {"png": png("lime", (8, 8))}) for n in range(2)]
     write_shards({"train": train, "val": val}, tmp_path / "out", "a test", "none", 30)
     return tmp_path / "out"
 
@@ -75,7 +66,7 @@ def test_the_picture_shows_samples_spread_evenly(folder: Path, tmp_path: Path) -
 
 def test_a_folder_without_manifest_and_with_bad_samples(folder: Path, tmp_path: Path) -> None:
     (folder / MANIFEST).unlink()
-    write_tar(folder / "val-000000.tar", [("v0.png", image("lime", (8, 8))), ("v1.txt", b"half a sample")])
+    write_tar(folder / "val-000000.tar", [("v0.png", png("lime", (8, 8))), ("v1.txt", b"half a sample")])
     val = show(folder, "val", tmp_path / "sheet.png")
     assert rows(val)["samples"] == "2"
     assert rows(val)["do not decode"] == "1"
@@ -84,21 +75,15 @@ def test_a_folder_without_manifest_and_with_bad_samples(folder: Path, tmp_path: 
         assert sheet.size == (2 * STEP[0], STEP[1])
 
 
-def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", "show", str(folder), "--split", "val"])
-    cli.main()
-    assert f"{folder}/sheet.png shows some of them" in capsys.readouterr().out
+def test_the_command(folder: Path, command: Command) -> None:
+    def run(*arguments: object, code: int = 0) -> str:
+        return command("show", *arguments, code=code, workers=None, out=None)
+
+    assert f"{folder}/sheet.png shows some of them" in run(folder, "--split", "val")
     assert (folder / "sheet.png").is_file()
-    for wrong, sentence in (
-        ([str(folder), "--split", "x"], "holds no x, only train, val"),
-        ([str(folder / "no")], "there is no folder"),
-        ([str(folder.parent)], "holds neither a manifest.json nor .tar files"),
-    ):
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", "show", *wrong])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        assert exit_.value.code == 2
-        assert sentence in capsys.readouterr().err
+    assert "holds no x, only train, val" in run(folder, "--split", "x", code=2)
+    assert "there is no folder" in run(folder / "no", code=2)
+    assert "holds neither a manifest.json nor .tar files" in run(folder.parent, code=2)
 
 
 def test_frequencies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

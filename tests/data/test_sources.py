@@ -1,9 +1,8 @@
 """The published files of the benchmarks, small but in their own layout, become shards by the real command."""
 
-import io
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,13 @@ from prefixvlm.data.manifest import read_manifest
 from prefixvlm.data.sample import Question, Sample, decode
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.sources.fast_binding import names_in
+from tests.data.conftest import Command, encoded
 
-Shards = Callable[..., str]
 COLOURS = ("red", "lime", "blue", "black", "white", "yellow")
 
 
-@pytest.fixture
-def shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shards:
-    """shards("coco", "--images", ...) runs `prefixvlm shards coco ... --out tmp_path/out`; its output comes back."""
-
-    def run(*arguments: object) -> str:
-        more = ["--out", str(tmp_path / "out"), "--workers", "1"]
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), *more])
-        cli.main()
-        return capsys.readouterr().out
-
-    return run
-
-
 def jpg(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "JPEG", quality=100)
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (8, 8), colour), "JPEG", quality=100)
 
 
 def write_images(folder: Path, names: Iterable[str]) -> None:
@@ -82,10 +66,10 @@ def coco(tmp_path: Path, images: list[dict[str, Any]] = COCO) -> list[object]:
     return ["coco", "--annotations", path, "--images", tmp_path / "coco"]
 
 
-def test_coco(tmp_path: Path, shards: Shards) -> None:
-    assert "2 train samples" in shards(*coco(tmp_path))
-    assert "holds these shards already" in shards(*coco(tmp_path))
-    assert "is whole" in shards("verify")
+def test_coco(tmp_path: Path, command: Command) -> None:
+    assert "2 train samples" in command(*coco(tmp_path))
+    assert "holds these shards already" in command(*coco(tmp_path))
+    assert "is whole" in command("verify")
     found = {split: read(tmp_path / "out", split) for split in ("train", "val", "test")}
     assert {split: [sample.key for sample in held] for split, held in found.items()} == {
         "train": ["9", "8"],
@@ -100,22 +84,22 @@ def test_coco(tmp_path: Path, shards: Shards) -> None:
     assert "dataset_coco.json (sha256 " in manifest.source
 
 
-def test_only_some_splits(tmp_path: Path, shards: Shards) -> None:
+def test_only_some_splits(tmp_path: Path, command: Command) -> None:
     arguments = coco(tmp_path)
     (tmp_path / "coco/train2014/COCO_train2014_000000000009.jpg").unlink()
-    shards(*arguments, "--splits", "test", "val")
+    command(*arguments, "--splits", "test", "val")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["test-000000.tar", "val-000000.tar"]
 
 
 @pytest.mark.parametrize("name", ["flickr30k", "flickr8k"])
-def test_flickr(tmp_path: Path, shards: Shards, name: str) -> None:
+def test_flickr(tmp_path: Path, command: Command, name: str) -> None:
     images = [
         {"filename": f"10{n}_ab.jpg", "imgid": n, "split": split, "sentences": [{"raw": "Two men."}], "sentids": [0]}
         for n, split in enumerate(["train", "val", "test"])
     ]
     write_images(tmp_path / "images", [str(image["filename"]) for image in images])
     path = write(tmp_path / f"dataset_{name}.json", {"dataset": name, "images": images})
-    shards(name, "--annotations", path, "--images", tmp_path / "images", "--accept-terms")
+    command(name, "--annotations", path, "--images", tmp_path / "images", "--accept-terms")
     (sample,) = read(tmp_path / "out", "test")
     assert (sample.key, sample.captions, colour(sample.image)) == ("102_ab", ("Two men.",), "blue")
 
@@ -130,9 +114,9 @@ def nocaps(tmp_path: Path, **more: object) -> list[object]:
     return ["nocaps", "--annotations", path, "--images", tmp_path / "images"]
 
 
-def test_nocaps(tmp_path: Path, shards: Shards) -> None:
+def test_nocaps(tmp_path: Path, command: Command) -> None:
     captions = [{"id": 10 * n + k, "image_id": n, "caption": f"{n} {k}"} for k in range(10) for n in range(3)]
-    shards(*nocaps(tmp_path, annotations=captions))
+    command(*nocaps(tmp_path, annotations=captions))
     found = read(tmp_path / "out", "test")
     assert [(sample.key, sample.groups["domain"]) for sample in found] == [
         ("0", "in-domain"),
@@ -142,8 +126,8 @@ def test_nocaps(tmp_path: Path, shards: Shards) -> None:
     assert found[2].captions == tuple(f"2 {k}" for k in range(10))
 
 
-def test_nocaps_without_captions(tmp_path: Path, shards: Shards) -> None:
-    shards(*nocaps(tmp_path))
+def test_nocaps_without_captions(tmp_path: Path, command: Command) -> None:
+    command(*nocaps(tmp_path))
     assert [(sample.key, sample.captions) for sample in read(tmp_path / "out", "test")] == [
         ("0", ()),
         ("1", ()),
@@ -186,9 +170,9 @@ def vqa(tmp_path: Path, split: str, part: str, name: str = "", flat: bool = Fals
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_vqav2(tmp_path: Path, shards: Shards, flat: bool) -> None:
+def test_vqav2(tmp_path: Path, command: Command, flat: bool) -> None:
     train, val = vqa(tmp_path, "train", "train2014", flat=flat), vqa(tmp_path, "val", "val2014", flat=flat)
-    shards("vqav2", "--images", tmp_path / "coco", *train, *val)
+    command("vqav2", "--images", tmp_path / "coco", *train, *val)
     assert [sample.key for sample in read(tmp_path / "out", "train")] == ["262148", "393225"]
     two, one = read(tmp_path / "out", "val")
     groups = {"answer_type": "other", "question_type": "a"}
@@ -200,14 +184,14 @@ def test_vqav2(tmp_path: Path, shards: Shards, flat: bool) -> None:
     assert not (tmp_path / "out/test-000000.tar").exists()
 
 
-def test_vqav2_test_has_no_answers(tmp_path: Path, shards: Shards) -> None:
-    shards("vqav2", "--images", tmp_path / "coco", *vqa(tmp_path, "test", "test2015"))
+def test_vqav2_test_has_no_answers(tmp_path: Path, command: Command) -> None:
+    command("vqav2", "--images", tmp_path / "coco", *vqa(tmp_path, "test", "test2015"))
     questions = [question for sample in read(tmp_path / "out", "test") for question in sample.questions]
     assert {question.answers for question in questions} == {()}
 
 
-def test_okvqa(tmp_path: Path, shards: Shards) -> None:
-    shards("okvqa", "--images", tmp_path / "coco", *vqa(tmp_path, "test", "val2014"))
+def test_okvqa(tmp_path: Path, command: Command) -> None:
+    command("okvqa", "--images", tmp_path / "coco", *vqa(tmp_path, "test", "val2014"))
     assert [sample.key for sample in read(tmp_path / "out", "test")] == ["262148", "393225"]
 
 
@@ -235,8 +219,8 @@ def gqa(tmp_path: Path, content: object = GQA) -> list[object]:
     return ["gqa", "--images", tmp_path / "images", "--test-questions", write(tmp_path / "testdev.json", content)]
 
 
-def test_gqa(tmp_path: Path, shards: Shards) -> None:
-    shards(*gqa(tmp_path))
+def test_gqa(tmp_path: Path, command: Command) -> None:
+    command(*gqa(tmp_path))
     two, one = read(tmp_path / "out", "test")
     assert (two.key, one.key) == ("n161313", "n235859")
     assert two.questions == (
@@ -251,11 +235,11 @@ def vizwiz(tmp_path: Path, split: str, *content: object) -> list[object]:
     return ["vizwiz", "--images", tmp_path / "images", f"--{split}-annotations", write(tmp_path / "v.json", content)]
 
 
-def test_vizwiz(tmp_path: Path, shards: Shards) -> None:
+def test_vizwiz(tmp_path: Path, command: Command) -> None:
     answers = [{"answer": text, "answer_confidence": "yes"} for text in ["unanswerable", "soda", "", *["can"] * 7]]
     told = {"answers": answers, "answer_type": "other", "answerable": 1}
     asked = [{"image": f"VizWiz_val_0000000{n}.jpg", "question": "What is it?"} for n in range(2)]
-    shards(*vizwiz(tmp_path, "val", asked[0] | told, asked[1] | told | {"answerable": 0}))
+    command(*vizwiz(tmp_path, "val", asked[0] | told, asked[1] | told | {"answerable": 0}))
     first, second = read(tmp_path / "out", "val")
     expected = ("unanswerable", "soda", ".", *["can"] * 7)
     assert first.questions == (Question("VizWiz_val_00000000", "What is it?", expected, (), {"answer_type": "other"}),)
@@ -266,18 +250,18 @@ def test_vizwiz(tmp_path: Path, shards: Shards) -> None:
     )
 
 
-def test_vizwiz_test_has_no_answers(tmp_path: Path, shards: Shards) -> None:
-    shards(*vizwiz(tmp_path, "test", {"image": "VizWiz_test_00000000.jpg", "question": "What is it?"}))
+def test_vizwiz_test_has_no_answers(tmp_path: Path, command: Command) -> None:
+    command(*vizwiz(tmp_path, "test", {"image": "VizWiz_test_00000000.jpg", "question": "What is it?"}))
     (sample,) = read(tmp_path / "out", "test")
     assert (sample.questions, sample.labels) == ((Question("VizWiz_test_00000000", "What is it?"),), {})
 
 
-def test_textcaps(tmp_path: Path, shards: Shards) -> None:
+def test_textcaps(tmp_path: Path, command: Command) -> None:
     write_images(tmp_path / "images", ["train_images/ab12.jpg", "test_images/cd34.jpg"])
     told = [{"image_id": "ab12", "image_name": "ab12", "caption_str": text} for text in ("A sign.", "It says STOP.")]
     val = write(tmp_path / "val.json", {"data": told})
     test = write(tmp_path / "test.json", {"data": [{"image_id": "cd34", "image_name": "cd34"}]})
-    shards("textcaps", "--images", tmp_path / "images", "--val-annotations", val, "--test-annotations", test)
+    command("textcaps", "--images", tmp_path / "images", "--val-annotations", val, "--test-annotations", test)
     assert [(s.key, s.captions) for s in read(tmp_path / "out", "val")] == [("ab12", ("A sign.", "It says STOP."))]
     assert [(s.key, s.captions) for s in read(tmp_path / "out", "test")] == [("cd34", ())]
 
@@ -299,9 +283,9 @@ def episodes(tmp_path: Path, files: dict[int, list[dict[str, Any]]]) -> list[obj
     return ["fast-binding", "--episodes", folder, "--accept-terms"]
 
 
-def test_fast_binding(tmp_path: Path, shards: Shards) -> None:
+def test_fast_binding(tmp_path: Path, command: Command) -> None:
     files = {1: [episode(1, 0, "blicket", ("dax", "blicket"))], 3: [episode(3, 0, "dax", ("dax", "blicket"))]}
-    shards(*episodes(tmp_path, files))
+    command(*episodes(tmp_path, files))
     one, three = read(tmp_path / "out", "test")
     key = "open_ended_mi_shots_1_ways_2_id_0"
     groups = {"ways": "2", "shots": "1"}
@@ -315,12 +299,12 @@ def test_fast_binding(tmp_path: Path, shards: Shards) -> None:
     assert (len(three.support), three.questions[0].answers, three.labels) == (6, ("dax",), {})
 
 
-def test_fast_binding_of_some_shots(tmp_path: Path, shards: Shards) -> None:
+def test_fast_binding_of_some_shots(tmp_path: Path, command: Command) -> None:
     names = ("dax", "blicket")
     wrong = [episode(1, 1, "wug", names), episode(1, 2, "dax", ("dax", "dax"))]
     files = {1: [episode(1, 0, "dax", names), *wrong], 3: [episode(3, 0, "dax", names)]}
     arguments = episodes(tmp_path, files)
-    assert "2 test samples are left out" in shards(*arguments, "--shots", 1, "--ways", 2)
+    assert "2 test samples are left out" in command(*arguments, "--shots", 1, "--ways", 2)
     assert [sample.key for sample in read(tmp_path / "out", "test")] == ["open_ended_mi_shots_1_ways_2_id_0"]
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None

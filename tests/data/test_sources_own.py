@@ -2,39 +2,15 @@
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from prefixvlm import cli
 from prefixvlm.data.manifest import MANIFEST, read_manifest, resolve_shards
 from prefixvlm.data.sample import Question
 from prefixvlm.data.sources import _own, openmoji
+from tests.data.conftest import Command, write_tar
 from tests.data.test_sources import colour, jpg, read, write, write_images
-from tests.data.test_verify import write_tar
-
-Command = Callable[..., str]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """command("table", ..., code=2) runs `prefixvlm shards table ...`; what it writes comes back."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        more = ["--out", str(tmp_path / "out"), "--workers", "1"]
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", *map(str, arguments), *more])
-        if code:
-            with pytest.raises(SystemExit) as exit_:
-                cli.main()
-            assert exit_.value.code == code
-        else:
-            cli.main()
-        captured = capsys.readouterr()
-        return captured.err if code else captured.out
-
-    return run
 
 
 def left_out(tmp_path: Path, split: str) -> dict[str, str]:

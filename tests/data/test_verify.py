@@ -1,22 +1,18 @@
 """Every damage to a folder of shards is named, all of them at once."""
 
-import io
 import json
 import os
-import sys
-import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from prefixvlm import cli
 from prefixvlm.data.manifest import MANIFEST, read_manifest
 from prefixvlm.data.sample import SEEN
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.verify import MOST, verify_folder
 from prefixvlm.data.writer import write_shards
-from tests.data.conftest import png, raw_samples
+from tests.data.conftest import Command, png, raw_samples, write_tar
 
 Make = Callable[..., Path]
 Members = Sequence[tuple[str, bytes]]
@@ -24,14 +20,6 @@ Members = Sequence[tuple[str, bytes]]
 
 def members_of(path: Path) -> list[tuple[str, bytes]]:
     return [(f"{key}.{name}", data) for key, found in read_shard(path) for name, data in found.items()]
-
-
-def write_tar(path: Path, members: Members) -> None:
-    with tarfile.open(path, "w") as file:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
 
 
 def problems(folder: Path, decoded: bool = False, workers: int = 1) -> list[str]:
@@ -147,28 +135,21 @@ def test_no_more_than_some_are_named(tmp_path: Path, workers: int) -> None:
     assert "sample 0-0:" in found[0]
 
 
-def test_the_command(make_shards: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(make_shards: Make, command: Command) -> None:
     folder = make_shards(train=12)
 
-    def verify(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", "verify", *map(str, arguments), "--workers", "1"])
-        cli.main()
+    def run(*arguments: object, code: int = 0) -> str:
+        return command("verify", *arguments, code=code, out=None)
 
-    verify(folder)
-    verify("--out", folder, "--decode")
-    assert capsys.readouterr().out.count("is whole: 12 samples") == 2
+    assert "is whole: 12 samples" in run(folder)
+    assert "is whole: 12 samples" in run("--out", folder, "--decode")
     (folder / "train-000000.tar").unlink()
     (folder / "train-000001.tar").write_bytes(b"")
-    with pytest.raises(SystemExit) as exit_:
-        verify(folder)
-    assert exit_.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
+    lines = run(folder, code=2).splitlines()
     assert f"error: {folder} has 3 problems" in lines[-4]
     assert "train-000000.tar is missing" in lines[-3]
-    for wrong, sentence in ((("--decode",), "the folder is not given"), ((folder / "no",), "there is no folder")):
-        with pytest.raises(SystemExit):
-            verify(*wrong)
-        assert sentence in capsys.readouterr().err
+    assert "the folder is not given" in run("--decode", code=2)
+    assert "there is no folder" in run(folder / "no", code=2)
     with pytest.raises(ValueError, match="holds neither a manifest.json nor .tar files"):
         verify_folder(folder.parent)
 

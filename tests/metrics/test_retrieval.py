@@ -4,41 +4,29 @@ import numpy as np
 import pytest
 import torch
 
-from prefixvlm.metrics.retrieval import ranks, recall_at, retrieval_scores
+from prefixvlm.metrics.retrieval import ranks, retrieval_scores
 
 
-def naive_recall(scores: list[list[float]], positives: list[set[int]], k: int) -> float:
-    """Sorts each row with the wrong candidates first among equals."""
-    hits = 0
-    for row, right in zip(scores, positives, strict=True):
-        order = sorted(range(len(row)), key=lambda index: (-row[index], index in right))
-        # Right candidates take no place of their own: only wrong ones push the best right one back.
-        first = next(place for place, index in enumerate(order) if index in right)
-        hits += first < k
-    return 100 * hits / len(scores)
+def naive_rank(row: list[float], right: set[int]) -> int:
+    """Sorts the row with the wrong candidates first among equals."""
+    order = sorted(range(len(row)), key=lambda index: (-row[index], index in right))
+    # Right candidates take no place of their own: only wrong ones push the best right one back.
+    return next(place for place, index in enumerate(order) if index in right)
 
 
 @pytest.mark.parametrize("levels", [4, 10**6])  # with many ties, and with none
-def test_recall_is_that_of_plain_loops(levels: int) -> None:
+def test_ranks_are_those_of_plain_loops(levels: int) -> None:
     rng = np.random.default_rng(levels)
     scores = rng.integers(levels, size=(30, 25)).astype(float)
     positives = [set(rng.choice(25, size=rng.integers(1, 5), replace=False).tolist()) for _ in scores]
-    found = recall_at(scores, positives, ks=range(1, 30))
-    assert found == {f"recall_{k}": naive_recall(scores.tolist(), positives, k) for k in range(1, 30)}
-    assert 0 < found["recall_5"] < found["recall_10"] < 100
+    found = ranks(scores, positives).tolist()
+    assert found == [naive_rank(row, right) for row, right in zip(scores.tolist(), positives, strict=True)]
+    assert min(found) < 5 < 10 < max(found)
 
 
 def test_constant_scores_are_the_worst() -> None:
-    assert recall_at(np.zeros((6, 6)), [{i} for i in range(6)], ks=(1, 5, 6)) == {
-        "recall_1": 0.0,
-        "recall_5": 0.0,
-        "recall_6": 100.0,
-    }
-    assert recall_at([[float("nan"), 0.0, 0.0]], [{0}], ks=(1, 2, 3)) == {
-        "recall_1": 0.0,
-        "recall_2": 0.0,
-        "recall_3": 100.0,
-    }
+    assert ranks(np.zeros((6, 6)), [{i} for i in range(6)]).tolist() == [5] * 6
+    assert ranks([[float("nan"), 0.0, 0.0]], [{0}]).tolist() == [2]
 
 
 def test_right_candidates_do_not_push_each_other_back() -> None:
@@ -74,11 +62,11 @@ def test_k_may_exceed_the_candidates() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: recall_at(np.eye(2), [{0}, set()]), r"query 1 has the right candidates \[\], of 2"),
-        (lambda: recall_at(np.eye(2), [{0}, {2}]), r"query 1 has the right candidates \[2\], of 2"),
-        (lambda: recall_at(np.eye(2), [{-1}, {0}]), r"query 0 has the right candidates \[-1\]"),
-        (lambda: recall_at(np.eye(2), [{0}]), r"shape \(2, 2\) do not fit .* 1 queries"),
-        (lambda: recall_at(np.zeros((0, 3)), []), "0 queries"),
+        (lambda: ranks(np.eye(2), [{0}, set()]), r"query 1 has the right candidates \[\], of 2"),
+        (lambda: ranks(np.eye(2), [{0}, {2}]), r"query 1 has the right candidates \[2\], of 2"),
+        (lambda: ranks(np.eye(2), [{-1}, {0}]), r"query 0 has the right candidates \[-1\]"),
+        (lambda: ranks(np.eye(2), [{0}]), r"shape \(2, 2\) do not fit .* 1 queries"),
+        (lambda: ranks(np.zeros((0, 3)), []), "0 queries"),
         (lambda: retrieval_scores(np.eye(2), [0]), r"shape \(2, 2\) do not fit 1 captions"),
         (lambda: retrieval_scores(np.eye(2), [0, 0]), r"query 1 has the right candidates \[\]"),
         (lambda: retrieval_scores(np.eye(2), [0, 2]), r"query 1 has the right candidates \[2\]"),

@@ -5,17 +5,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from prefixvlm.data.encode import Encoding
 from prefixvlm.data.manifest import Manifest, Shard, Split, sha256
 from prefixvlm.data.partial import Partial
-from prefixvlm.data.sample import decode
+from prefixvlm.data.sample import BLACK, decode
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.tar import Candidate, Made, Task, fingerprint, text_length
 from prefixvlm.data.writer import make_shards
-
-BLACK = Image.new("RGB", (8, 8))  # stands in for images, which are not decoded here
 
 
 def adopt_tars(splits: Mapping[str, Sequence[Path]], out: Path, source: str, licence: str, workers: int) -> Manifest:

@@ -12,13 +12,17 @@ from prefixvlm.data.processes import default_workers
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
 
 
-def add_shards(parser: argparse.ArgumentParser) -> None:
-    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`."""
+def add_shards(parser: argparse.ArgumentParser) -> Any:
+    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`.
+
+    Gives argparse's NAMEs, to which others can be added.
+    """
     names = parser.add_subparsers(required=True, metavar="NAME")
     for name in sources.names():
         _add_source(names, name)
     _add_verify(names.add_parser("verify", help="find everything that is wrong with a folder of shards"))
     _add_show(names.add_parser("show", help="what a folder of shards holds, with a picture of some samples"))
+    return names
 
 
 def _add_source(names: Any, name: str) -> None:

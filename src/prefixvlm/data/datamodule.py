@@ -13,7 +13,7 @@ from prefixvlm.data.mixture import Shards, find_sources
 from prefixvlm.data.reader import Collate
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shards import read_shard
-from prefixvlm.data.streams import in_turn
+from prefixvlm.data.streams import Tar, in_turn
 
 
 class ShardDataModule(LightningDataModule):
@@ -114,14 +114,12 @@ class ShardDataModule(LightningDataModule):
 
     def paths(self, split: str) -> list[Path]:
         """The shards of a split, all of them fetched."""
-        tars = [tar for source in find_sources(self.shards, split, self.cache) for tar in source.tars]
-        return list(in_turn(tars))
+        return list(in_turn(self._tars(split)))
 
     def images(self, keys: Sequence[str], split: str | None = None) -> dict[str, bytes]:
         """The encoded images of some samples of a split (null: the one that is tested), by key."""
         wanted, found = set(keys), dict[str, bytes]()
-        sources = find_sources(self.shards, split or self.test_split, self.cache)
-        tars = [tar for source in sources for tar in source.tars] if wanted else []
+        tars = self._tars(split or self.test_split) if wanted else []
         for tar, path in zip(tars, in_turn(tars), strict=True):
             for key, members in read_shard(path):
                 image = next((members[name] for name in members if name in IMAGE_EXTENSIONS), None)
@@ -130,6 +128,9 @@ class ShardDataModule(LightningDataModule):
             if len(found) == len(wanted):
                 break
         return found
+
+    def _tars(self, split: str) -> list[Tar]:
+        return [tar for source in find_sources(self.shards, split, self.cache) for tar in source.tars]
 
     def _exact(
         self, split: str, collate: Collate, limit: int | None, max_bad_fraction: float | None = None

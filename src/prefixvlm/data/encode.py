@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from prefixvlm.data.sample import decode_image
+from prefixvlm.data.sample import TEXT_EXTENSIONS, decode_image
 
 QUALITY = 90
 
@@ -33,12 +33,12 @@ class Encoding:
         """Raises ValueError if an image does not decode."""
         if not self.options():
             return dict(members)
-        names = {name: _as_jpg(name) for name in members if name not in ("json", "txt")}
+        names = {name: _as_jpg(name) for name in members if name not in TEXT_EXTENSIONS}
         encoded = {
             names.get(name, name): self._image(data) if name in names else data for name, data in members.items()
         }
         if any(name[0].isdigit() for name in names):
-            encoded["json"] = _renamed(members["json"], names)
+            encoded["json"] = renamed(members["json"], names)
         return encoded
 
     def _image(self, data: bytes) -> bytes:
@@ -57,7 +57,7 @@ def _as_jpg(name: str) -> str:
     return ".".join([*name.split(".")[:-1], "jpg"])
 
 
-def _renamed(text: bytes, names: Mapping[str, str]) -> bytes:
+def renamed(text: bytes, names: Mapping[str, str]) -> bytes:
     """The json member with the new names of the support's images."""
     content = json.loads(text)
     for each in content.get("support", []):

@@ -48,6 +48,9 @@ class Manifest:
     def num_samples(self, split: str) -> int:
         return sum(shard.samples for shard in self.splits[split].shards)
 
+    def has(self, split: str) -> bool:
+        return split in self.splits and self.num_samples(split) > 0
+
     def made_like(self, other: "Manifest") -> bool:
         """Whether both are made from the same source in the same way."""
         names = ("source", "licence", "samples_per_shard", "options")
@@ -91,6 +94,23 @@ def verify(folder: Path) -> None:
             raise ValueError(f"shard {path} is not what {MANIFEST} says; delete the folder and make it again")
 
 
+def all_shards(folder: Path) -> list[tuple[str, Path, Shard | None]]:
+    """The split and the path of each shard of a folder, and what the manifest says of it.
+
+    Without a manifest it is all tars, and the split is what stands before the last hyphen of a name.
+    Raises ValueError if there are none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        return [(split, folder / each.name, each) for split, held in manifest.splits.items() for each in held.shards]
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
+    return [(path.stem.rpartition("-")[0] or "all", path, None) for path in paths]
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -106,7 +126,7 @@ def resolve_shards(shards: str, split: str, how: str = HOW_TO_MAKE) -> list[Path
     folder = Path(shards)
     if folder.is_dir():
         manifest = read_manifest(folder)
-        if manifest is not None and not (split in manifest.splits and manifest.num_samples(split)):
+        if manifest is not None and not manifest.has(split):
             raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {how}")
         if manifest is not None:
             found = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)

@@ -56,7 +56,7 @@ def _tars(shards: str, split: str, cache: Cache, prefix: str = "") -> list[Tar]:
     if not shown(shards).endswith(".tar"):
         folder = cache.folder_of(shards)
         manifest = _manifest(folder)
-        if split not in manifest.splits or not manifest.num_samples(split):
+        if not manifest.has(split):
             raise ValueError(f"{shown(shards)} holds no {split} samples, only {', '.join(manifest.splits)}")
         names = [shard.name for shard in manifest.splits[split].shards]
         return [Tar(folder / name, prefix, f"{shards.rstrip('/')}/{name}", cache) for name in names]
@@ -73,11 +73,11 @@ def _has(shards: str, split: str, cache: Cache) -> bool:
     """Whether there is such a split; what is there and damaged is an error later."""
     if is_remote(shards):
         if not shown(shards).endswith(".tar"):
-            return split in _manifest(cache.folder_of(shards)).splits
+            return _manifest(cache.folder_of(shards)).has(split)
         return cache.has(_tars(shards, split, cache)[0].url)
     folder = Path(shards)
     if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
-        return split in manifest.splits and manifest.num_samples(split) > 0
+        return manifest.has(split)
     try:
         return bool(resolve_shards(shards, split))
     except ValueError:

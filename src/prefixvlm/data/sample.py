@@ -6,18 +6,23 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.arrays import MAX_BYTES, decode_npy, decode_safetensors
+
+if TYPE_CHECKING:  # it brings torch, which takes a second and 200 MB in every process that writes shards
+    from prefixvlm.batch import ImageOrFeatures
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FEATURE_EXTENSIONS = ("npy", "safetensors")  # in an image's place: what an encoder made of it
 SEEN = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
-EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(SEEN)})|json|txt")  # 0.jpg, 1.jpg: images of the support
+TEXT_EXTENSIONS = ("json", "txt")
+EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(SEEN)})|{'|'.join(TEXT_EXTENSIONS)}")  # 0.jpg: an image of the support
 MAX_PIXELS = 50_000_000  # a 17 kB PNG can unpack to gigabytes
+BLACK = Image.new("RGB", (8, 8))  # stands in for images that need not be decoded
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,12 @@ class Sample:
     """
 
     key: str
-    image: ImageOrFeatures
+    image: "ImageOrFeatures"
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
-    support: tuple[tuple[ImageOrFeatures, str], ...] = ()
+    support: "tuple[tuple[ImageOrFeatures, str], ...]" = ()
 
     @property
     def picture(self) -> Image.Image:
@@ -88,7 +93,7 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         raise ValueError(f"{where}, sample {key}: {error}") from error
 
 
-def _seen(name: str, members: Mapping[str, bytes]) -> ImageOrFeatures:
+def _seen(name: str, members: Mapping[str, bytes]) -> "ImageOrFeatures":
     decoders = {"npy": decode_npy, "safetensors": decode_safetensors}
     return decoders.get(name.rpartition(".")[2], decode_image)(members[name])
 
@@ -147,7 +152,7 @@ def _question(content: object) -> Question:
 
 def _supporting(
     content: object, members: Mapping[str, bytes], image: Image.Image | None
-) -> tuple[ImageOrFeatures, str]:
+) -> "tuple[ImageOrFeatures, str]":
     name = content.get("image") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(name, str) or name not in members:
         raise ValueError(

@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
-from prefixvlm.data.manifest import MANIFEST, read_manifest
-from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.manifest import all_shards
+from prefixvlm.data.sample import BLACK, Sample, decode
 from prefixvlm.data.shards import count_samples, read_shard
 from prefixvlm.data.statistics import Statistics
 
@@ -21,17 +21,15 @@ FONTS = (
     "Arial Unicode.ttf",
     "DejaVuSans.ttf",
 )  # the first that is there
-BLACK = Image.new("RGB", (8, 8))
 
 
 def show(folder: Path, split: str | None, sheet: Path) -> str:
     """The table, a block for each split; the picture is written to `sheet`. split: only this one."""
-    shards = _shards(folder)
-    if split is not None and split not in shards:
-        raise ValueError(f"{folder} holds no {split}, only {', '.join(shards)}")
-    walk = [
-        (name, path, count_samples(path)) for name, paths in shards.items() for path in paths if split in (None, name)
-    ]
+    shards = all_shards(folder)
+    splits = dict.fromkeys(name for name, _, _ in shards)
+    if split is not None and split not in splits:
+        raise ValueError(f"{folder} holds no {split}, only {', '.join(splits)}")
+    walk = [(name, path, count_samples(path)) for name, path, _ in shards if split in (None, name)]
     total = sum(count for _, _, count in walk)
     if not total:
         raise ValueError(f"the shards of {folder} hold no samples")
@@ -49,21 +47,6 @@ def show(folder: Path, split: str | None, sheet: Path) -> str:
                 bar.update()
     _sheet(cells).save(sheet)
     return "\n\n".join(f"{name}\n{_table(each.rows())}" for name, each in found.items())
-
-
-def _shards(folder: Path) -> dict[str, list[Path]]:
-    """By split: of the manifest, or of the names SPLIT-*.tar."""
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        return {split: [folder / shard.name for shard in held.shards] for split, held in manifest.splits.items()}
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.tar")):
-        found.setdefault(path.stem.rpartition("-")[0] or "all", []).append(path)
-    if not found:
-        raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
-    return found
 
 
 def _decoded(key: str, members: dict[str, bytes], image: Image.Image | None = BLACK) -> Sample | None:

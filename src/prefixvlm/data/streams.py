@@ -68,13 +68,13 @@ class Source:
         """
         found = []
         for tar, count in zip(self.tars, self.counts, strict=True):
-            lengths = getattr(listed(tar.path), "text_lengths", None)
-            if lengths is None or len(lengths) != count:
+            shard = listed(tar.path)
+            if shard is None or len(shard.text_lengths) != count:
                 raise ValueError(
                     f"shard {tar.path} has no text_lengths in its manifest, which data.bucket_batches needs; "
                     "make the shards again, or set data.bucket_batches=0"
                 )
-            found.append(np.asarray(lengths, np.int64))
+            found.append(np.asarray(shard.text_lengths, np.int64))
         return found
 
     @property

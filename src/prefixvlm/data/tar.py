@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from prefixvlm.data.encode import Encoding
 from prefixvlm.data.manifest import Shard
-from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.sample import BLACK, Sample, decode
 
 Members = dict[str, bytes | Path]  # by extension; a Path is read by whoever writes the shard
-Candidate = tuple[str, Members | ValueError]  # a key and its members, or why it has none
+Candidate = tuple[str, Members | ValueError]  # a key and its members, or why it is left out
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def write_tar(task: Task) -> Iterator[int | Made]:
     """
     left_out: dict[str, str] = {}
     text_lengths = []
-    decoded = Image.new("RGB", (8, 8)) if task.encoding.options() else None  # what is encoded anew was decoded for it
+    decoded = BLACK if task.encoding.options() else None  # what is encoded anew was decoded for it
     with replacing(task.path) as file:
         with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as tar:
             for key, candidate in task.candidates:

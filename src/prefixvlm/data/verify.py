@@ -9,16 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from prefixvlm.data.manifest import MANIFEST, Shard, read_manifest, sha256
+from prefixvlm.data.manifest import MANIFEST, Shard, all_shards, sha256
 from prefixvlm.data.processes import run
-from prefixvlm.data.sample import decode
+from prefixvlm.data.sample import BLACK, TEXT_EXTENSIONS, decode
 from prefixvlm.data.shards import read_shard
 
 MOST = 20  # problems that are named
-BLACK = Image.new("RGB", (8, 8))  # stands in for images where they are not to be decoded
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def verify_folder(folder: Path, decoded: bool = False, workers: int = 1) -> str:
 
     Without a manifest, the numbers of samples and the bytes cannot be held against anything.
     """
-    checks = list(_checks(folder, decoded))
+    checks = [Check(*shard, decoded) for shard in all_shards(folder)]
     found: dict[Path, Found] = {}
     total = sum(check.shard.samples for check in checks if check.shard)
     bar = tqdm(total=total or None, desc="verifying", unit=" samples")
@@ -91,7 +89,7 @@ def check_shard(check: Check) -> Iterator[int | tuple[Path, Found]]:
             found.say(problem)
         for key, members in read_shard(check.path):
             found.keys.append(_hash(key))
-            texts = tuple(sorted({"json", "txt"} & set(members)))
+            texts = tuple(name for name in TEXT_EXTENSIONS if name in members)
             count, keys = found.texts.get(texts, (0, []))
             found.texts[texts] = (count + 1, [*keys, key][:MOST])
             try:
@@ -104,20 +102,6 @@ def check_shard(check: Check) -> Iterator[int | tuple[Path, Found]]:
     except (ValueError, OSError) as error:
         found.say(str(error))
     yield check.path, found
-
-
-def _checks(folder: Path, decoded: bool) -> Iterator[Check]:
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
-    manifest = read_manifest(folder)
-    paths = sorted(folder.glob("*.tar"))
-    if manifest is not None:
-        for split, content in manifest.splits.items():
-            yield from (Check(split, folder / shard.name, shard, decoded) for shard in content.shards)
-    elif not paths:
-        raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
-    else:
-        yield from (Check(path.stem.rpartition("-")[0], path, None, decoded) for path in paths)
 
 
 def _held_against(path: Path, shard: Shard) -> Iterator[str]:

@@ -67,10 +67,10 @@ def make_shards(
     tasks: of the folder in which they are made; those finished by an earlier run are taken from there.
     total: number of candidates, if it is known.
     """
-    if found := _already_there(out, manifest):
+    if found := already_there(out, manifest):
         return found
     with partial_folder(out) as partial:
-        if found := _already_there(out, manifest):  # by who held the folder before
+        if found := already_there(out, manifest):  # by who held the folder before
             return found
         partial.follow(_plan(manifest))
         with tqdm(total=total, desc="writing", unit=" samples") as bar:
@@ -88,14 +88,18 @@ def make_shards(
     return manifest
 
 
-def _already_there(out: Path, wanted: Manifest) -> Manifest | None:
+def already_there(out: Path, wanted: Manifest, what: str = "shards", needed: str = MANIFEST) -> Manifest | None:
+    """The manifest of `out`, if it holds these shards and the file that is needed; None if it is empty or not there.
+
+    Raises ValueError if it holds anything else.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    found = read_manifest(out) if out.is_dir() else None
+    found = read_manifest(out) if (out / needed).is_file() else None
     if found is None or not found.made_like(wanted):
-        raise ValueError(f"{out} exists and does not hold these shards; delete it or give another --out")
+        raise ValueError(f"{out} exists and does not hold these {what}; delete it or give another --out")
     verify(out)
-    print(f"{out} holds these shards already; nothing to do.")
+    print(f"{out} holds these {what} already; nothing to do.")
     return found
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from prefixvlm.metrics.bleu import bleu_scores, bleu_statistics
 from prefixvlm.metrics.cider import CiderD, DocumentFrequencies
 from prefixvlm.metrics.ngrams import count_ngrams
-from prefixvlm.metrics.pairs import Id, check_ids
-from prefixvlm.metrics.ptb import TOKENIZER, ptb_tokenize
+from prefixvlm.metrics.pairs import Id
+from prefixvlm.metrics.ptb import TOKENIZER, ptb_tokenize_all
 from prefixvlm.metrics.rouge import rouge_l
 
 
@@ -44,9 +44,7 @@ def caption_scores(
 
     document_frequencies: saved ones for CIDEr in place of those of the references, which the official score takes.
     """
-    check_ids(predictions, references)
-    candidates = {id: ptb_tokenize(prediction) for id, prediction in predictions.items()}
-    truths = {id: [ptb_tokenize(text) for text in references[id]] for id in predictions}
+    candidates, truths = ptb_tokenize_all(predictions, references)
     frequencies = document_frequencies or DocumentFrequencies.of(truths, tokenize=str)
     cider_d, statistics, ciders = CiderD(frequencies), {}, []
     # n-grams are counted once for BLEU and CIDEr, and forgotten: kept, they would take gigabytes.

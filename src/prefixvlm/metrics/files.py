@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.metrics.pairs import some
 from prefixvlm.metrics.vqa_report import Annotation
 
 
@@ -102,8 +103,7 @@ def _unique(path: Path, name: str, pairs: Iterable[tuple[Any, Any]]) -> dict[Any
     pairs = list(pairs)
     repeated = [id for id, count in Counter(id for id, _ in pairs).items() if count > 1]
     if repeated:
-        shown = ", ".join(repr(id) for id in repeated[:3]) + (", …" if len(repeated) > 3 else "")
-        raise ValueError(f"{path}: {len(repeated)} {name} come twice ({shown}); each must be there once")
+        raise ValueError(f"{path}: {len(repeated)} {name} come twice ({some(repeated)}); each must be there once")
     return dict(pairs)
 
 

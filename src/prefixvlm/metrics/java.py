@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prefixvlm.metrics.pairs import Id, check_ids
-from prefixvlm.metrics.ptb import ptb_tokenize
+from prefixvlm.metrics.pairs import Id
+from prefixvlm.metrics.ptb import ptb_tokenize_all
 
 _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
@@ -48,7 +48,8 @@ def meteor(
     timeout: seconds until the program is stopped. A ValueError says why it cannot run or that it failed.
     """
     jar = _required("meteor") / "meteor/meteor-1.5.jar"
-    candidates, truths = _tokenised(predictions, references)
+    candidates, truths = ptb_tokenize_all(predictions, references)
+    # Line breaks and METEOR's separator cannot pass: PTB words have neither ("|||" is three words).
     command = ["java", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     lines = [" ||| ".join(("SCORE", *truths[id], candidate)) for id, candidate in candidates.items()]
     statistics = _run("METEOR", command, timeout, "\n".join(lines) + "\n").splitlines()
@@ -68,7 +69,7 @@ def spice(
     It takes 8 GB of memory. timeout: as in `meteor`.
     """
     _required("spice")
-    candidates, truths = _tokenised(predictions, references)
+    candidates, truths = ptb_tokenize_all(predictions, references)
     rows = [
         {"image_id": index, "test": candidate, "refs": truths[id]}
         for index, (id, candidate) in enumerate(candidates.items())
@@ -86,17 +87,6 @@ def spice(
     if scores.keys() != set(range(len(rows))) or not all(map(math.isfinite, scores.values())):
         raise ValueError(f"SPICE gave {len(scores)} scores for {len(rows)} captions, or some that are no numbers")
     return sum(scores.values()) / len(scores), {id: scores[index] for index, id in enumerate(candidates)}
-
-
-def _tokenised(
-    predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]
-) -> tuple[dict[Id, str], dict[Id, list[str]]]:
-    """Line breaks and METEOR's separator cannot pass: PTB words have neither ("|||" is three words)."""
-    check_ids(predictions, references)
-    return (
-        {id: ptb_tokenize(text) for id, text in predictions.items()},
-        {id: [ptb_tokenize(text) for text in references[id]] for id in predictions},
-    )
 
 
 def _folder() -> Path | None:

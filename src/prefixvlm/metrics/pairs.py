@@ -1,6 +1,6 @@
 """Predictions and references go in; they come out unchanged if they belong together, else a ValueError says why not."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Id = TypeVar("Id", bound=Hashable)
@@ -24,7 +24,7 @@ def check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[st
         (predictions.keys() - references.keys(), "without references"),
     )
     if any(ids for ids, _ in differences):
-        parts = [f"{len(ids)} {what} ({_some(ids)})" for ids, what in differences if ids]
+        parts = [f"{len(ids)} {what} ({some(ids)})" for ids, what in differences if ids]
         raise ValueError(f"the ids of predictions and references differ: {' and '.join(parts)}")
     if not predictions:
         raise ValueError("there are no predictions to score")
@@ -39,7 +39,7 @@ def _check_references(id: Hashable, truths: Sequence[str]) -> None:
         raise ValueError(f"item {id!r} has no reference, so it cannot be scored")
 
 
-def _some(ids: set[Id]) -> str:
+def some(ids: Iterable[Hashable]) -> str:
     """The first three ids and, if there are more, an ellipsis."""
     names = sorted(repr(id) for id in ids)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -28,14 +28,8 @@ def ranks(scores: ArrayLike, positives: Sequence[Collection[int]]) -> NDArray[np
     return places
 
 
-def recall_at(scores: ArrayLike, positives: Sequence[Collection[int]], ks: Sequence[int] = KS) -> dict[str, float]:
-    """`recall_K` for each K: the percentage of queries with a right candidate among the first K, as `ranks` has it."""
-    places = ranks(scores, positives)
-    return {f"recall_{k}": 100.0 * int((places < k).sum()) / len(places) for k in ks}
-
-
-def retrieval_scores(scores: ArrayLike, caption_owner: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
-    """`image_to_text_recall_K` and `text_to_image_recall_K`, in percent.
+def recall_items(scores: ArrayLike, caption_owner: Sequence[int], ks: Sequence[int] = KS) -> dict[str, list[float]]:
+    """`image_to_text_recall_K` of each image and `text_to_image_recall_K` of each caption: 100 if it finds, 0 if not.
 
     scores: float[B images, S captions]. caption_owner: for each caption, which image it belongs to.
     Several captions an image are as in Karpathy and Fei-Fei 2015: an image is right if any of its captions is among
@@ -44,11 +38,14 @@ def retrieval_scores(scores: ArrayLike, caption_owner: Sequence[int], ks: Sequen
     table = np.asarray(scores)
     if table.ndim != 2 or table.shape[1] != len(caption_owner):
         raise ValueError(f"scores of shape {table.shape} do not fit {len(caption_owner)} captions")
-    text_to_image = recall_at(table.T, [{owner} for owner in caption_owner], ks)
+    of_captions = ranks(table.T, [{owner} for owner in caption_owner])
     captions: list[list[int]] = [[] for _ in table]
     for caption, owner in enumerate(caption_owner):
         captions[owner].append(caption)
-    image_to_text = recall_at(table, captions, ks)
-    return {f"image_to_text_{name}": score for name, score in image_to_text.items()} | {
-        f"text_to_image_{name}": score for name, score in text_to_image.items()
-    }
+    places = {"image_to_text": ranks(table, captions), "text_to_image": of_captions}
+    return {f"{way}_recall_{k}": (100.0 * (each < k)).tolist() for way, each in places.items() for k in ks}
+
+
+def retrieval_scores(scores: ArrayLike, caption_owner: Sequence[int], ks: Sequence[int] = KS) -> dict[str, float]:
+    """The means of `recall_items`, in percent."""
+    return {name: sum(items) / len(items) for name, items in recall_items(scores, caption_owner, ks).items()}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.bootstrap import bootstrap_interval
-from prefixvlm.metrics.retrieval import KS, ranks
+from prefixvlm.metrics.retrieval import recall_items
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.choosing import likelihoods
@@ -83,16 +83,11 @@ def recalls(
 
     Intervals draw images with their captions, out of the same candidates.
     """
-    captions: list[list[int]] = [[] for _ in predictions]
-    for number, owner in enumerate(owners):
-        captions[owner].append(number)
-    of_images, of_captions = ranks(values, captions), ranks(values.T, [{owner} for owner in owners])
     scores = {}
-    for k in KS:
-        scores[f"{prefix}image_to_text_recall_{k}"] = mean(predictions, (100.0 * (of_images < k)).tolist())
-    for k in KS:
-        found = (100.0 * (of_captions < k)).tolist()
-        interval = bootstrap_interval(found, owners)
-        score = Score(sum(found) / len(found), predictions, interval=interval, count=len(owners))
-        scores[f"{prefix}text_to_image_recall_{k}"] = score
+    for name, items in recall_items(values, owners).items():
+        if name.startswith("image"):
+            scores[prefix + name] = mean(predictions, items)
+        else:
+            value, interval = sum(items) / len(items), bootstrap_interval(items, owners)
+            scores[prefix + name] = Score(value, predictions, interval=interval, count=len(owners))
     return scores

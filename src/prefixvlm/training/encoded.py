@@ -1,6 +1,5 @@
 """A shard of images and a frozen encoder go in; its samples come out, with features in their images' places."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from prefixvlm.data.arrays import encode_npy
+from prefixvlm.data.encode import renamed
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, decode_image
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.tar import Candidate, Members
@@ -93,11 +93,9 @@ def _replaced(members: Mapping[str, bytes], found: Mapping[bytes, bytes | ValueE
         result[name] = stored
     if b'"support"' in members.get("json", b""):
         try:
-            content = json.loads(members["json"])
-            content["support"] = [{**each, "image": _stored_name(each["image"])} for each in content["support"]]
+            result["json"] = renamed(members["json"], {name: _stored_name(name) for name in members})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return result  # write_tar says what is wrong with it
-        result["json"] = json.dumps(content, ensure_ascii=False).encode()
     return result
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from prefixvlm.data.encode import Encoding
-from prefixvlm.data.manifest import MANIFEST, Manifest, Split, read_manifest, sha256, verify
+from prefixvlm.data.manifest import MANIFEST, Manifest, Split, read_manifest, sha256
 from prefixvlm.data.mixture import Shards
 from prefixvlm.data.partial import Partial
 from prefixvlm.data.tar import Task, write_tar
-from prefixvlm.data.writer import make_shards
+from prefixvlm.data.writer import already_there, make_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
 from prefixvlm.encoder.interface import Identity, ImageEncoder
 from prefixvlm.model.freezing import fingerprint
@@ -51,8 +51,8 @@ def write_features(
                 path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
                 yield Task(split, path, sidecar, samples, Encoding(), _digest(mark, shard.sha256))
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        return _already_written(out, wanted)
+    if found := already_there(out, wanted, "features", IDENTITY):
+        return found
     staging = out.with_name(f".{out.name}.features")  # whole shards, until it also says whose features they hold
     total = sum(images.num_samples(split) for split in images.splits)
     made = make_shards(wanted, staging, tasks, write_tar, 1, total)
@@ -65,15 +65,6 @@ def identify(encoder: ImageEncoder, node: dict[str, Any]) -> Identity:
     """Whose features these will be. The fingerprint is the one that a checkpoint has of this encoder."""
     printed = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.transform))
     return Identity(node, fingerprint(encoder), _digest(printed), encoder.num_features, encoder.feature_width)
-
-
-def _already_written(out: Path, wanted: Manifest) -> Manifest:
-    found = read_manifest(out) if out.is_dir() and (out / IDENTITY).is_file() else None
-    if found is None or not found.made_like(wanted):
-        raise ValueError(f"{out} exists and does not hold these features; delete it or give another --out")
-    verify(out)
-    print(f"{out} holds these features already; nothing to do.")
-    return found
 
 
 def _digest(*content: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from prefixvlm.data.sources._files import Samples
+from prefixvlm.data.sources._files import Samples, option
 
 
 class Source(Protocol):
@@ -49,10 +49,6 @@ def parameters(source: Source) -> dict[str, inspect.Parameter]:
 def takes_tars(source: Source) -> bool:
     """Whether it has tars that are used as they are."""
     return hasattr(source, "tars")
-
-
-def option(argument: str) -> str:
-    return f"--{argument.replace('_', '-')}"
 
 
 def own(source: Source, split: str) -> list[str]:

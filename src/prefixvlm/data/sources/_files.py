@@ -3,31 +3,53 @@
 Whatever is wrong with a file is a ValueError of one sentence that names it.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefixvlm.data.tar import Candidate, Members
+
 T = TypeVar("T")
-Members = dict[str, bytes | Path]  # by extension; whoever writes the shard reads the file
-Samples = Iterable[tuple[str, Members | ValueError]]  # a ValueError says why a sample is left out
+Samples = Iterable[Candidate]
 
 
 @dataclass
 class Record:
-    """A sample before its images are read. images: by the name of their member; wrong: why it cannot be a sample."""
+    """A sample before its images are read. wrong: why it cannot be one. support: by the name of their member."""
 
     key: str
-    images: dict[str, Path]
+    image: Path
     content: dict[str, Any]
     wrong: str = ""
+    support: dict[str, Path] = dataclasses.field(default_factory=dict)
+
+    @property
+    def images(self) -> dict[str, Path]:
+        return {**self.support, self.image.suffix[1:].lower(): self.image}
 
 
-def read_json(path: Path | None, kind: type[T], wanted: str) -> T:
-    """What the file holds, an object (dict) or a list."""
+def option(argument: str) -> str:
+    return f"--{argument.replace('_', '-')}"
+
+
+def given(path: Path | None, argument: str, wanted: Mapping[str, str]) -> Path:
+    """The path; wanted: by argument, what it must be. Raises ValueError if there is none."""
     if path is None:
-        raise ValueError(f"a file is not given: {wanted}")
+        raise ValueError(f"{option(argument)} is not given; it wants {wanted[argument]}")
+    return path
+
+
+def read_given(path: Path | None, argument: str, kind: type[T], wanted: Mapping[str, str]) -> tuple[Path, T]:
+    """The path, as of `given`, and what the file holds."""
+    path = given(path, argument, wanted)
+    return path, read_json(path, kind, wanted[argument])
+
+
+def read_json(path: Path, kind: type[T], wanted: str) -> T:
+    """What the file holds, an object (dict) or a list."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -83,7 +105,7 @@ class Planned:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __iter__(self) -> Iterator[tuple[str, Members | ValueError]]:
+    def __iter__(self) -> Iterator[Candidate]:
         for record in self.records:
             members: Members = {**record.images, "json": json.dumps(record.content).encode()}
             yield record.key, ValueError(record.wrong) if record.wrong else members

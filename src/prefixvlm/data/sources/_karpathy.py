@@ -26,7 +26,7 @@ def karpathy_samples(
         name, subfolder = field(image, "filename", str, annotations), image.get("filepath", "")
         captions = [field(text, "raw", str, annotations) for text in field(image, "sentences", list, annotations)]
         path = image_file(images, str(subfolder), name)
-        records.append(Record(key(image, annotations), {path.suffix[1:].lower(): path}, {"captions": captions}))
+        records.append(Record(key(image, annotations), path, {"captions": captions}))
     return with_images(records, wanted["images"])
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -47,8 +47,3 @@ def divided(splits: Mapping[str, dict[str, T]], val_share: float | None) -> dict
     val = {name: each for name, each in train.items() if share(name) < val_share}
     parts = {"train": {name: each for name, each in train.items() if name not in val}, "val": val}
     return {split: (found | parts)[split] for split in SPLITS if split in found | parts}
-
-
-def member(path: Path) -> str:
-    """The name of an image's member."""
-    return path.suffix[1:].lower()

@@ -1,6 +1,7 @@
 """The layout of VQA: files of questions and of annotations go in, one sample an image with its questions comes out."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,21 @@ from prefixvlm.data.sources._files import (
     field,
     identity,
     image_file,
-    read_json,
+    read_given,
     texts,
     with_images,
 )
 
 
 def vqa_samples(
-    questions: Path | None, annotations: Path | None, images: Path, part: str, wanted: tuple[str, str, str]
+    split: str, questions: Path | None, annotations: Path | None, images: Path, part: str, wanted: Mapping[str, str]
 ) -> Samples:
-    """Key: the COCO image id. part: of COCO, as "val2014"; wanted: what the questions, annotations and images must be.
+    """Key: the COCO image id. part: of COCO, as "val2014"; wanted: by argument, what it must be.
 
-    Without annotations the questions have no answers.
+    The questions of a split for which no annotations are wanted have no answers.
     """
-    content = read_json(questions, dict, wanted[0])
-    assert questions is not None, "read_json raises"
-    known = _annotations(annotations, wanted[1]) if annotations else None
+    known = _annotations(annotations, f"{split}_annotations", wanted) if f"{split}_annotations" in wanted else None
+    questions, content = read_given(questions, f"{split}_questions", dict, wanted)
     asked: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for question in field(content, "questions", list, questions):
         id_ = identity(question, "question_id", questions)
@@ -40,16 +40,17 @@ def vqa_samples(
     records = []
     for image, found in asked.items():
         path = image_file(images, part, f"COCO_{part}_{image:012d}.jpg")
-        records.append(Record(str(image), {"jpg": path}, {"questions": found}))
-    return with_images(records, wanted[2])
+        records.append(Record(str(image), path, {"questions": found}))
+    return with_images(records, wanted["images"])
 
 
-def _annotations(path: Path, wanted: str) -> dict[str, dict[str, Any]]:
+def _annotations(path: Path | None, argument: str, wanted: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Answers and groups by the id of the question."""
+    path, content = read_given(path, argument, dict, wanted)
     return {
         identity(each, "question_id", path): {
             "answers": answers(each, path),
             "groups": texts(each, ("answer_type", "question_type"), path),
         }
-        for each in field(read_json(path, dict, wanted), "annotations", list, path)
+        for each in field(content, "annotations", list, path)
     }

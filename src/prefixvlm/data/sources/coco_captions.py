@@ -7,7 +7,7 @@ splits that papers report, with a test of 5,000 images, see `coco`.
 from collections import defaultdict
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_json, with_images
+from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_given, with_images
 
 _ZIPS = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip (or 2017)"
 SOURCE = "COCO captions, https://cocodataset.org, with COCO's own splits"
@@ -25,9 +25,8 @@ WANTED = {
 def samples(
     split: str, images: Path, train_annotations: Path | None = None, val_annotations: Path | None = None
 ) -> Samples:
-    path = {"train": train_annotations, "val": val_annotations}[split]
-    content = read_json(path, dict, WANTED[f"{split}_annotations"])
-    assert path is not None, "read_json raises"
+    file = {"train": train_annotations, "val": val_annotations}[split]
+    path, content = read_given(file, f"{split}_annotations", dict, WANTED)
     captions: dict[str, list[str]] = defaultdict(list)
     for each in field(content, "annotations", list, path):
         captions[identity(each, "image_id", path)].append(field(each, "caption", str, path))
@@ -36,5 +35,5 @@ def samples(
         key, name = identity(image, "id", path), field(image, "file_name", str, path)
         folder = name.split("_")[1] if name.count("_") == 2 else f"{split}2017"  # COCO_val2014_000000000042.jpg
         wrong = "" if captions[key] else f"it has no captions in {path.name}"
-        records.append(Record(key, {"jpg": image_file(images, folder, name)}, {"captions": captions[key]}, wrong))
+        records.append(Record(key, image_file(images, folder, name), {"captions": captions[key]}, wrong))
     return with_images(records, WANTED["images"])

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Members
+from prefixvlm.data.tar import Members
 
 SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, labelled"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"

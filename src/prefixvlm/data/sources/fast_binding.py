@@ -58,8 +58,8 @@ def _record(episode: Any, path: Path, task: str, groups: dict[str, str]) -> Reco
     else:
         question |= {"answers": names[:1], "choices": sorted(set(names))}
     support = [{"image": member, "text": caption} for member, caption in zip(members, captions, strict=True)]
-    images = {**dict(zip(members, files, strict=True)), query.suffix[1:].lower(): query}
-    return Record(key, images, {"questions": [question], "support": support}, wrong)
+    content = {"questions": [question], "support": support}
+    return Record(key, query, content, wrong, dict(zip(members, files, strict=True)))
 
 
 def names_in(captions: Sequence[str], answer: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from prefixvlm.data.sources import _karpathy
-from prefixvlm.data.sources._files import Record, Samples, with_images
+from prefixvlm.data.sources._files import Record, Samples, given, with_images
 
 SOURCE = "Flickr8k or Flickr30k, by their own files"
 LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
@@ -37,15 +37,13 @@ def samples(
     val_list: Path | None = None,
     test_list: Path | None = None,
 ) -> Samples:
-    path = {"train": train_list, "val": val_list, "test": test_list}[split]
-    if path is None:
-        raise ValueError(f"--{split}-list is not given; it wants {WANTED[f'{split}_list']}")
+    path = given({"train": train_list, "val": val_list, "test": test_list}[split], f"{split}_list", WANTED)
     captions = _captions(tokens)
     records = []
     for name in dict.fromkeys(_lines(path)):
         stem = name.removesuffix(".jpg")
         wrong = "" if stem in captions else f"it has no captions in {tokens.name}"
-        records.append(Record(stem, {"jpg": images / f"{stem}.jpg"}, {"captions": captions.get(stem, [])}, wrong))
+        records.append(Record(stem, images / f"{stem}.jpg", {"captions": captions.get(stem, [])}, wrong))
     return with_images(records, WANTED["images"])
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_json, texts, with_images
+from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_given, texts, with_images
 
 _ZIP = "questions1.2.zip of https://cs.stanford.edu/people/dorarad/gqa/download.html"
 SOURCE = "GQA 1.2, https://cs.stanford.edu/people/dorarad/gqa"
@@ -30,9 +30,8 @@ def samples(
     val_questions: Path | None = None,
     test_questions: Path | None = None,
 ) -> Samples:
-    path = {"train": train_questions, "val": val_questions, "test": test_questions}[split]
-    content = read_json(path, dict, WANTED[f"{split}_questions"])
-    assert path is not None, "read_json raises"
+    file = {"train": train_questions, "val": val_questions, "test": test_questions}[split]
+    path, content = read_given(file, f"{split}_questions", dict, WANTED)
     asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for id_, question in content.items():
         asked[identity(question, "imageId", path)].append(
@@ -44,7 +43,7 @@ def samples(
             }
         )
     records = [
-        Record(image, {"jpg": image_file(images, "images", f"{image}.jpg")}, {"questions": found})
+        Record(image, image_file(images, "images", f"{image}.jpg"), {"questions": found})
         for image, found in asked.items()
     ]
     return with_images(records, WANTED["images"])

@@ -24,10 +24,7 @@ def held(folder: Path, val_share: float | None = None) -> list[str]:
 def samples(split: str, folder: Path, val_share: float | None = None) -> Samples:
     found = _splits(folder, val_share)[split]
     keys = _own.keys(found)
-    records = [
-        Record(keys[name], {_own.member(path): path}, {"labels": {"label": name.split("/")[0]}})
-        for name, path in found.items()
-    ]
+    records = [Record(keys[name], path, {"labels": {"label": name.split("/")[0]}}) for name, path in found.items()]
     return with_images(records, WANTED["folder"])
 
 

@@ -32,5 +32,5 @@ def samples(split: str, annotations: Path, images: Path) -> Samples:
         key, path = identity(image, "id", annotations), Path(field(image, "file_name", str, annotations))
         found = image_file(images, "validation" if captions else "test", path.name)
         texts_of_it = {"captions": captions[key], "groups": texts(image, ("domain",), annotations)}
-        records.append(Record(key, {path.suffix[1:].lower(): found}, texts_of_it))
+        records.append(Record(key, found, texts_of_it))
     return with_images(records, WANTED["images"])

@@ -36,7 +36,4 @@ def samples(
         "train": (train_questions, train_annotations, "train2014"),
         "test": (test_questions, test_annotations, "val2014"),
     }[split]
-    if annotations is None:
-        raise ValueError(f"--{split}-annotations is not given; it wants {WANTED[f'{split}_annotations']}")
-    wanted = (WANTED[f"{split}_questions"], WANTED[f"{split}_annotations"], WANTED["images"])
-    return vqa_samples(questions, annotations, images, part, wanted)
+    return vqa_samples(split, questions, annotations, images, part, WANTED)

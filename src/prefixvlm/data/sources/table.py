@@ -45,10 +45,7 @@ def held(table: Path, images: Path, val_share: float | None = None) -> list[str]
 def samples(split: str, table: Path, images: Path, val_share: float | None = None) -> Samples:
     found = _splits(table, val_share)[split]
     keys = _own.keys(found)
-    records = [
-        Record(keys[name], {_own.member(Path(name)): images / name}, _content(keys[name], rows))
-        for name, rows in found.items()
-    ]
+    records = [Record(keys[name], images / name, _content(keys[name], rows)) for name, rows in found.items()]
     return with_images(records, WANTED["images"])
 
 

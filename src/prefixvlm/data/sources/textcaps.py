@@ -6,7 +6,7 @@ The captions of test are secret. The key is the image's id.
 from collections import defaultdict
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_json, texts, with_images
+from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_given, texts, with_images
 
 _URL = "https://dl.fbaipublicfiles.com/textvqa"
 SOURCE = "TextCaps 0.1, https://textvqa.org/textcaps"
@@ -29,15 +29,14 @@ def samples(
     val_annotations: Path | None = None,
     test_annotations: Path | None = None,
 ) -> Samples:
-    path = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
-    content = read_json(path, dict, WANTED[f"{split}_annotations"])
-    assert path is not None, "read_json raises"
+    file = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
+    path, content = read_given(file, f"{split}_annotations", dict, WANTED)
     captions: dict[str, list[str]] = defaultdict(list)  # in the file an image comes once for each of its captions
     for each in field(content, "data", list, path):
         captions[identity(each, "image_id", path)] += texts(each, ("caption_str",), path).values()
     folder = "test_images" if split == "test" else "train_images"
     records = [
-        Record(image, {"jpg": image_file(images, folder, f"{image}.jpg")}, {"captions": found})
+        Record(image, image_file(images, folder, f"{image}.jpg"), {"captions": found})
         for image, found in captions.items()
     ]
     return with_images(records, WANTED["images"])

@@ -6,7 +6,7 @@ test are secret.
 
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, answers, field, image_file, read_json, texts, with_images
+from prefixvlm.data.sources._files import Record, Samples, answers, field, image_file, read_given, texts, with_images
 
 _URL = "https://vizwiz.cs.colorado.edu/VizWiz_final"
 _ZIP = f"in {_URL}/vqa_data/Annotations.zip"
@@ -30,9 +30,8 @@ def samples(
     val_annotations: Path | None = None,
     test_annotations: Path | None = None,
 ) -> Samples:
-    path = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
-    content = read_json(path, list, WANTED[f"{split}_annotations"])
-    assert path is not None, "read_json raises"
+    file = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
+    path, content = read_given(file, f"{split}_annotations", list, WANTED)
     return with_images([_record(each, split, images, path) for each in content], WANTED["images"])
 
 
@@ -46,5 +45,4 @@ def _record(each: object, split: str, images: Path, path: Path) -> Record:
         "groups": texts(each, ("answer_type",), path),
     }
     labels = {"answerable": "yes" if field(each, "answerable", int, path) else "no"} if "answerable" in each else {}
-    found = image_file(images, split, name.name)
-    return Record(name.stem, {name.suffix[1:].lower(): found}, {"questions": [question], "labels": labels})
+    return Record(name.stem, image_file(images, split, name.name), {"questions": [question], "labels": labels})

@@ -39,7 +39,4 @@ def samples(
         "val": (val_questions, val_annotations, "val2014"),
         "test": (test_questions, None, "test2015"),
     }[split]
-    if annotations is None and split != "test":
-        raise ValueError(f"--{split}-annotations is not given; it wants {WANTED[f'{split}_annotations']}")
-    wanted = (WANTED[f"{split}_questions"], WANTED.get(f"{split}_annotations", ""), WANTED["images"])
-    return vqa_samples(questions, annotations, images, part, wanted)
+    return vqa_samples(split, questions, annotations, images, part, WANTED)
