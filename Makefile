@@ -5,9 +5,10 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
+SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench sweep-mappers clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test check bench $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -50,8 +51,17 @@ eval-fast-binding: ## names given in the prompt (Frozen)
 $(BENCHMARKS:%=eval-%): eval-%: install
 	@$(BIN)/python eval.py benchmark=$(subst -,_,$*) $(if $(CKPT),ckpt='$(CKPT)') $(if $(DATA),shards='$(DATA)') $(ARGS)
 
-sweep-mappers: install ## train the default once with each mapper
-	$(BIN)/python train.py -m mapper=linear,mlp,transformer,resampler
+# Trainings and a report: make sweep-mappers [ARGS='hydra.launcher.n_jobs=4 seed=1,2,3'] [DIR=FOLDER, to go on there]
+mappers := mapper=linear,mlp,transformer,resampler
+prefix-length := mapper=transformer mapper.prefix_length=1,4,10,20
+encoders := encoder=clip_vit_b32,clip_vit_l14,siglip_b16
+sweep-mappers: ## train with each mapper: make sweep-mappers [ARGS='seed=1,2,3 hydra.launcher.n_jobs=4'] [DIR=FOLDER]
+sweep-prefix-length: ## train with prefixes of 1, 4, 10, 20
+sweep-encoders: ## train with CLIP B/32, CLIP L/14, SigLIP B/16
+$(SWEEPS:%=sweep-%): sweep-%: install
+	@dir='$(or $(DIR),outputs/sweep/$*_$(shell date +%Y-%m-%d_%H-%M-%S))'; \
+	$(BIN)/python train.py -m $($*) hydra.sweep.dir="$$dir" $(ARGS); code=$$?; \
+	if ls "$$dir"/*/objective.json > /dev/null 2>&1; then $(BIN)/prefixvlm sweep report "$$dir"; fi; exit $$code
 
 clean: ## remove what runs have written; keeps data and .venv
 	rm -rf outputs

@@ -22,6 +22,8 @@ from prefixvlm.training import run
 from prefixvlm.training.checkpoint import KEY, load
 from prefixvlm.training.demonstrations import set_demonstrations
 from prefixvlm.training.judge import Judge, judges
+from prefixvlm.training.provenance import provenance
+from prefixvlm.training.redaction import redact
 
 CONF = Path(__file__).parent / "conf"
 
@@ -79,7 +81,7 @@ def evaluate(cfg: DictConfig) -> None:
         return
     seconds = {"evaluation": round(time.perf_counter() - started, 1)}
     result, lines = join(*over_trials(seen), *over_trials(blind))
-    result |= describe(cfg.ckpt, plain(trained), plain(cfg), run.parts(module), seconds)
+    result |= describe(cfg.ckpt, redact(plain(trained)), redact(plain(cfg)), run.parts(module), seconds, provenance())
     result["checkpoint_sha256"] = hashlib.sha256(Path(cfg.ckpt).read_bytes()).hexdigest()
     result["judge"] = judge and judge.describe(module.model.encoder)
     result["missing"] = unavailable() if cfg.java else dict.fromkeys(("meteor", "spice"), "left out by java=false")

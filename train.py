@@ -1,56 +1,78 @@
 """The story of a run: build model, data and trainer; fit; test the best checkpoint; return the monitored value."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
+from lightning.pytorch import seed_everything
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
-from prefixvlm.errors import job, one_sentence
-from prefixvlm.training import run
+from prefixvlm.errors import job, one_sentence, quoted
+from prefixvlm.training import launch, run
 from prefixvlm.training.checkpoint import load
+from prefixvlm.training.last import signals
+from prefixvlm.training.redaction import redact, redact_dumps
 
 CONF = Path(__file__).parent / "conf"
 
 
-def train(cfg: DictConfig) -> float | None:
-    """One run in cfg.run_dir. Returns the best value of cfg.monitor, which a sweep compares."""
+def train(cfg: DictConfig) -> Any:
+    """One run in cfg.run_dir. Returns the best value of cfg.monitor, or of each of cfg.objectives, for a sweep."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg)
-    if cfg.init_from:
-        module.load_trained(load(cfg.init_from))
+    if cfg.init_from and not resume:
+        module.start_from(cfg.init_from)
+    torch.manual_seed(cfg.seed + launch.rank())  # all ranks begin with the same weights, but not with the same dropout
     data = build_data(cfg, module)
     trainer = build_trainer(cfg)
-    with run.finished_loggers(trainer):
-        run.announce(module, plain(cfg), trainer)
+    with run.ended(trainer, cfg.run_dir):
+        run.announce(module, redact(plain(cfg)), trainer)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         value = run.finish_fit(trainer, module, data, cfg.run_dir, cfg.monitor)
+        logged = dict(trainer.callback_metrics)
         if cfg.test and module.test_collates:
             module.load_trained(load(run.best_checkpoint(trainer, cfg.run_dir)))
             trainer.test(module, data, verbose=False)
             run.print_scores(module)
-    print(f"Run folder: {cfg.run_dir}")
+        if cfg.objectives:
+            value = run.values_of(cfg.objectives, logged | dict(trainer.callback_metrics))
+        run.write_objective(cfg.run_dir, value, trainer)
+        if trainer.is_global_zero:
+            print(f"Run folder: {cfg.run_dir}")
     return value
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @job
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> Any:
+    if launch.rank() == 0:
+        redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
-        raise ValueError(f"a sweep runs on one device a job, trainer.devices is {cfg.trainer.devices}; set it to 1")
-    return train(cfg)
+    if (count := launch.processes(cfg.trainer)) > 1:
+        overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
+        if engine := HydraConfig.get().mode == RunMode.MULTIRUN:  # a worker of submitit or Ray, with its own sys.argv
+            sys.argv = [__file__, *HydraConfig.get().overrides.task]
+        if code := launch.launch(count, cfg.run_dir, *overrides):
+            if engine:
+                raise ValueError(f"one of the job's {count} processes failed with exit code {code}")
+            sys.exit(code)
+        return run.read_objective(cfg.run_dir)
+    with signals.installed():
+        return train(cfg)
 
 
 if __name__ == "__main__":
+    launch.end_with_parent()
     run.quiet_known_warnings()
     config.register()
+    one_sentence(launch.as_one_sweep)()
     one_sentence(main, CONF)()

@@ -36,9 +36,9 @@ from tqdm import tqdm
 from transformers import GPT2LMHeadModel
 
 from prefixvlm.batch import Batch
-from prefixvlm.lm.causal import fast_dtype
 from prefixvlm.model import decoding
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.precision import fast_dtype
 
 NUM_BEAMS = 5
 LONGEST = max(caption_lengths())

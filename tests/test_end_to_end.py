@@ -95,7 +95,7 @@ def test_a_run_trains_tests_and_leaves_a_small_safe_checkpoint(trained):
     assert all(name.startswith("model.mapper.") for name in checkpoint["state_dict"])
     assert checkpoint[KEY]["config"]["mapper"]["num_layers"] == 1
     assert {"encoder", "lm"} == set(checkpoint[KEY]["identity"])
-    metrics = (folder / "csv" / "version_0" / "metrics.csv").read_text()
+    metrics = (folder / "csv" / "metrics.csv").read_text()
     assert "val/loss" in metrics
     assert "test/vqa_accuracy" in metrics
     assert not list(folder.rglob("*.tmp"))
@@ -251,7 +251,7 @@ def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
 def test_an_interrupted_run_goes_on_to_the_same_weights(parts, trained, tmp_path):
     """Killed after step 3 and run again, the run ends with the very bits of the one that nobody stopped."""
     folder, _ = trained
-    options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_train_steps=1", "test=false"]
+    options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_steps=1", "test=false"]
     with subprocess.Popen(
         [sys.executable, "train.py", *options, "data.num_workers=0"], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,

@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm.data.datamodule import ShardDataModule
@@ -19,6 +20,7 @@ from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from prefixvlm.training.features import check_features
 from prefixvlm.training.module import PrefixModule
+from prefixvlm.training.redaction import redact
 
 # Hydra would call anything that a configuration names, also one read from a checkpoint.
 ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
@@ -119,7 +121,8 @@ def build_module(cfg: DictConfig) -> LightningModule:
         parts["optim"] = make("optim", cfg.optim)
     module = make("module", cfg.module, **parts)
     # What the run was, for the checkpoint; where it ran is not part of it.
-    module.config = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    kept = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    module.config = redact(kept)
     if "encoder" in parts and parts["encoder"].identity is not None:  # the checkpoint reads images as well as features
         module.config["encoder"] = parts["encoder"].identity.encoder
     return module
@@ -195,4 +198,7 @@ def build_trainer(cfg: DictConfig) -> Trainer:
     """Trainer, loggers and callbacks; checkpoints are written atomically."""
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
     loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
-    return make("trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()])
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # LastCheckpoint saves; Lightning looks in no run's folder
+    return make("trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=plugins)

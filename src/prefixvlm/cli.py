@@ -7,6 +7,7 @@ from typing import Any
 from prefixvlm.data.command import add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
+from prefixvlm.sweep.command import add_sweep
 
 
 def main() -> None:
@@ -30,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
 
     score = commands.add_parser("score", help="score the files of any system, or compare two evaluations")
     add_score(score)
+
+    add_sweep(commands.add_parser("sweep", help="compare the jobs of a sweep"))
 
     predict = commands.add_parser("predict", help="caption images, or answer a question about each")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")

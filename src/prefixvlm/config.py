@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+
+from prefixvlm.training.launch import rank, started
 
 
 @dataclass
@@ -28,6 +30,7 @@ class TrainConfig:
     test: bool = True
     monitor: str = "val/loss"
     monitor_mode: str = "min"
+    objectives: Any = None
 
 
 @dataclass
@@ -52,7 +55,9 @@ class EvalConfig:
 
 
 def register() -> None:
-    """Make the schemas known to Hydra."""
+    """Make the schemas, and what conf/ interpolates, known to Hydra."""
+    OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("rank_zero", lambda name: None if rank() else name, replace=True)
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("eval_schema", EvalConfig)

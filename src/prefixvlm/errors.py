@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -63,6 +64,11 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
             sys.exit(USAGE)
 
     return wrapped
+
+
+def quoted(text: str) -> str:
+    """A value of an override, whatever letters it has."""
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _print(error: Exception, conf: Path | None = None) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prefixvlm.encoder.openclip import OpenClipEncoder
 
@@ -217,3 +218,49 @@ def test_weights_that_do_not_fit_or_cannot_be_had(folders: dict[str, Path], tmp_
     monkeypatch.setattr("open_clip.factory.download_pretrained", offline)
     with pytest.raises(ValueError, match=r"encoder.pretrained is openai.*no network.*set encoder.pretrained to a file"):
         OpenClipEncoder("ViT-B-32-quickgelu", pretrained="openai")
+
+
+class Casts(TorchDispatchMode):
+    """Which of the tensors are cast."""
+
+    def __init__(self, tensors) -> None:
+        super().__init__()
+        self.pointers = {tensor.data_ptr() for tensor in tensors}
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.number += args[0].data_ptr() in self.pointers
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("features", ["pooled", "patch"])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_frozen_tower_in_bfloat16_stays_so_and_is_not_cast_under_mixed_precision(folders, name, features):
+    exact = OpenClipEncoder(f"local-dir:{folders[name]}", features=features)
+    pixels = torch.rand(2, 3, SIZES[name][0], SIZES[name][0])
+    for dtype in ("bfloat16", "float32"):
+        encoder = OpenClipEncoder(f"local-dir:{folders[name]}", features=features, dtype=dtype)
+        assert {p.dtype for p in encoder.parameters()} == {getattr(torch, dtype)}
+        with Casts(encoder.parameters()) as casts, torch.autocast("cpu", torch.bfloat16):
+            found = encoder(pixels)
+        assert casts.number == 0
+        assert found.dtype == torch.float32
+        expected = exact(pixels)
+        if dtype == "float32":
+            assert torch.equal(found, expected)
+        else:
+            assert (found - expected).norm() < 0.03 * expected.norm()
+    assert encoder.num_features == exact.num_features
+
+
+def test_a_trained_tower_is_float32_and_takes_part_in_mixed_precision(folders):
+    encoder = OpenClipEncoder(f"local-dir:{folders['vit']}", trained=True, dtype="auto")
+    with Casts(encoder.parameters()) as casts, torch.autocast("cpu", torch.bfloat16):
+        encoder(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert casts.number > 0
+    assert {p.grad.dtype for p in encoder.parameters() if p.requires_grad} == {torch.float32}
+    with pytest.raises(ValueError, match="encoder.dtype is bfloat16, but a trained encoder is float32"):
+        OpenClipEncoder(f"local-dir:{folders['vit']}", trained=True, dtype="bfloat16")
+    with pytest.raises(ValueError, match="encoder.dtype is 'int8'; accepted are auto, float32, bfloat16 and float16"):
+        OpenClipEncoder(f"local-dir:{folders['vit']}", dtype="int8")

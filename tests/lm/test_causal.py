@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import CohereConfig, CohereForCausalLM
 
-from prefixvlm.lm.causal import CausalLM, fast_dtype
+from prefixvlm.lm.causal import CausalLM
+from prefixvlm.precision import fast_dtype
 from tests.conftest import byte_tokenizer, tiny_lm
 
 

@@ -192,3 +192,38 @@ def test_what_was_run_says_what_is_not_as_usual(result: Any) -> None:
     assert "75.00 80.50" in scores  # captions have no spread here
     assert "mean of 3 trials" in scores
     assert "the judge flatters" in scores
+
+
+def test_how_a_run_went_stands_apart_from_what_it_learnt(result: Any) -> None:
+    names = ("train/loss", "val/loss", "train/lr_mapper", "train/lr_encoder", "train/grad_norm", "train/prefix_norm",
+             "train/token_norm", "val/captioning_bleu_1", "val/captioning_bleu_4", "val/captioning_vocabulary",
+             "val/vqa_accuracy", "train/samples_per_second", "train/memory_gb")  # fmt: skip
+    history = [{"step": step, "name": name, "value": step + 1.0} for name in names for step in range(3)]
+    history += [{"step": step, "name": "train/bad_samples", "value": 0.0} for step in range(3)]
+    page = html.render(result, [], history, [], {})
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert titles == ["loss", "learning rate", "gradient norm", "norm of an embedding", "captioning_bleu",
+                      "vqa_accuracy", "captioning_vocabulary", "images a second", "memory, GB"]  # fmt: skip
+    assert words_of(page, "curves").index("captioning_vocabulary") < words_of(page, "curves").index("How it went")
+    assert "train/token_norm" in page
+    assert "How it went" not in html.render(result, [], history[:6], [], {})
+
+
+def test_the_tokens_that_the_prefix_is_like_stand_once_an_image(result: Any, examples: Any) -> None:
+    tokens = [" red", "\n", "<b>", *(f"t{number}" for number in range(20))]
+    known = [line | {"nearest": tokens} for line in examples if line["key"] == "v0"]
+    page = html.render(result, [], [], known + [line | {"nearest": None} for line in examples[:2]], {})
+    words = words_of(page, "said")
+    assert "the first 12 of 23" in words
+    assert words.split("What the prefix is like")[1].count("red \u23ce <b> t0") == 6
+    assert "t9" not in words
+    assert "What the prefix is like" not in html.render(result, [], [], examples, {})
+
+
+def test_the_code_and_the_command_are_told_where_they_are_known(result: Any) -> None:
+    result |= {"git": {"commit": "0123456789abcdef", "dirty": True}, "command": "eval.py ckpt=<x>"}
+    words = words_of(html.render(result, [], [], [], {}), "run")
+    assert "0123456789ab, changed since" in words
+    assert "eval.py ckpt=<x>" in words
+    result["git"] = None
+    assert "changed since" not in html.render(result, [], [], [], {})

@@ -43,6 +43,8 @@ def test_it_holds_what_doing_it_again_takes():
     assert made["evaluation"] == {"limit": 5, "few_shot": {"shots": 2}}
     assert (made["seed"], made["model"]["encoder"], made["checkpoint"]) == (1, {"name": "e"}, "a.ckpt")
     assert json.loads(json.dumps(made)) == made
+    origin = {"versions": {"torch": "2"}, "git": None, "command": "eval.py"}
+    assert describe("a.ckpt", CONFIG, EVALUATION, {}, {}, origin).items() >= origin.items()
 
 
 def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from prefixvlm.data.datamodule import ShardDataModule
@@ -65,7 +65,7 @@ def data_of(module, shards, kind=ShardDataModule, **keywords):
 
 
 def trainer_of(*callbacks, **keywords):
-    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     return Trainer(
         accelerator="cpu", devices=1, enable_checkpointing=saves, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=list(callbacks),

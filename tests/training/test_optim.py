@@ -16,6 +16,17 @@ class Model(torch.nn.Module):
         self.frozen = torch.nn.Linear(2, 2).requires_grad_(False)
 
 
+def test_each_part_has_groups_of_its_own_name_in_the_model_s_order():
+    named = [(f"model.{name}", parameter) for name, parameter in Model().named_parameters()]
+    for decay, names in (
+        (0.1, ["encoder", "encoder_no_decay", "mapper", "mapper_no_decay"]),
+        (0, ["encoder", "mapper"]),
+    ):
+        groups = Optim(torch.optim.AdamW, lr=1.0, weight_decay=decay).build(named, 10)["optimizer"].param_groups
+        assert [group["name"] for group in groups] == names
+        assert sum(len(group["params"]) for group in groups) == 4
+
+
 def test_decay_on_matrices_only_and_the_encoder_s_own_rate():
     model = Model()
     optim = Optim(torch.optim.AdamW, lr=1.0, weight_decay=0.1, encoder_lr=0.01)

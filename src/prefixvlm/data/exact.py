@@ -63,5 +63,5 @@ class ExactLoader(Loader):
 
     def __iter__(self) -> Iterator[Any]:
         batches = [np.arange(start, min(start + self.batch_size, self.num_samples)) for start in self._starts]
-        seeds = [f"{self.seed}-{start}" for start in self._starts]
+        seeds = [str(self.seed)] * len(batches)
         yield from self._read([self._walk], batches, seeds, self.budget, self.on_bad)

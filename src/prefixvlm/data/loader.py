@@ -25,7 +25,7 @@ class Loader:
     """What the loaders for training and for evaluation share.
 
     collate: makes a batch of samples; runs in the workers, so it must be picklable. Its random generator depends on
-        (seed, epoch, batch) only, not on the number of workers.
+        (seed, epoch, step) only, not on the number of workers or ranks.
     rank, world: from the main process; a spawned worker has no process group to ask.
     blind: every image is one black image, and none is decoded.
     """
@@ -130,7 +130,7 @@ class ShardLoader(Loader):
         epoch = 0 if self.planner.shuffle_buffer == 1 else self.epoch  # in order: the same batches again
         mine = range(self.batches * self.world + self.rank, len(self) * self.world, self.world)
         batches = [order[batch * self.batch_size :][: self.batch_size] for batch in mine]
-        seeds = [f"{self.seed}-{epoch}-{batch}" for batch in mine]
+        seeds = [f"{self.seed}-{epoch}-{batch // self.world}" for batch in mine]
         for result in self._read(walks, batches, seeds, self.budget, REPLACE):
             self.batches += 1
             yield result

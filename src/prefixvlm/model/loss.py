@@ -17,7 +17,8 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
         losses, gradients = [], []
         for chunk, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-            with torch.enable_grad():
+            # A backward pass under autocast would cast the head anew for each chunk.
+            with torch.enable_grad(), torch.autocast(chunk.device.type, enabled=False):
                 leaf = chunk.detach().requires_grad_()
                 loss = F.cross_entropy(logits_of(leaf), wanted, reduction="none")
                 gradients += torch.autograd.grad(loss.sum(), leaf)

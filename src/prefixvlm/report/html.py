@@ -15,8 +15,8 @@ from PIL import Image
 
 from prefixvlm.report.classes import class_view
 from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
-from prefixvlm.report.plots import History, confusion, curves
-from prefixvlm.report.progress import progress
+from prefixvlm.report.plots import History, confusion, curves, machine_curves
+from prefixvlm.report.progress import prefixes, progress
 from prefixvlm.report.table import number, score_rows, span
 
 FOLDER = Path(__file__).parent  # page.html and page.css
@@ -80,7 +80,9 @@ def render(
         is_wrong=is_wrong,
         settings=_settings(result),
         curves=curves(history),
+        machine=machine_curves(history),
         progress=progress(examples),
+        prefixes=prefixes(examples),
         said_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
         gallery=cards,
         images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},

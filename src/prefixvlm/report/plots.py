@@ -31,7 +31,27 @@ SETTINGS: dict[Any, Any] = {
     "axes.edgecolor": GRID,
 }
 RATE = "learning rate"
-MAX_POINTS, MAX_PANELS = 500, 12
+# Quantities that share a panel, or have a better name; the pattern is of the name without its stage.
+PANELS = (
+    (r"lr(_.*)?", RATE),
+    (r"grad_norm.*", "gradient norm"),
+    (r"(prefix|token)_norm", "norm of an embedding"),
+    (r"prefix_cosine", "cosine to the nearest tokens"),
+    (r"(.*)_bleu_\d", r"\1_bleu"),
+    (r"(.*)_(distinct_captions|most_frequent_share)", r"\1_diversity"),
+)
+MACHINE = {  # how a run went, not what was learnt
+    "samples_per_second": "images a second",
+    "step_seconds": "seconds a step",
+    "data_wait": "share of waiting for data",
+    "memory_gb": "memory, GB",
+    "padding": "share of padding",
+    "cut_texts": "texts cut so far",
+    "bad_samples": "bad samples so far",
+}
+LAST = ("_vocabulary", "_mean_length")
+MAX_POINTS, MAX_PANELS = 500, 18
+LARGE, SMALL = (4.8, 2.9), (3.2, 1.9)  # inches
 
 History = Sequence[dict[str, Any]]
 Points = list[tuple[float, float]]
@@ -39,14 +59,30 @@ Points = list[tuple[float, float]]
 
 def curves(history: History) -> dict[str, Markup]:
     """One picture for each quantity: `train/loss` and `val/loss` share one, losses come first, then learning rates."""
+    panels = _panels(history)
+    order = sorted(
+        (name for name in panels if name not in MACHINE),
+        key=lambda name: (name.endswith(LAST), "loss" not in name, name != RATE, "/" in name),
+    )
+    return {name: _curve(name, panels[name], LARGE) for name in order[:MAX_PANELS]}
+
+
+def machine_curves(history: History) -> dict[str, Markup]:
+    """Small pictures of how fast the run was, and of what was lost; none of what was always 0."""
+    panels = _panels(history)
+    shown = [name for name in MACHINE if any(value for points in panels.get(name, {}).values() for _, value in points)]
+    return {MACHINE[name]: _curve(MACHINE[name], panels[name], SMALL) for name in shown}
+
+
+def _panels(history: History) -> dict[str, dict[str, Points]]:
+    """The points by quantity and name."""
     panels: dict[str, dict[str, Points]] = {}
     for entry in history:
         if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
             quantity = _quantity(entry["name"])
             panels.setdefault(quantity, {}).setdefault(entry["name"], []).append((entry["step"], entry["value"]))
     panels.pop("epoch", None)
-    order = sorted(panels, key=lambda name: ("loss" not in name, name != RATE))
-    return {name: _curve(name, panels[name]) for name in order[:MAX_PANELS]}
+    return panels
 
 
 def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -78,22 +114,29 @@ def _short(label: str) -> str:
 
 def _quantity(name: str) -> str:
     """What is measured: the name without its stage. Lightning's monitor calls the rates `lr-AdamW`, `lr-AdamW/pg2`."""
-    return RATE if re.search(r"\blr\b", name) else name.split("/", 1)[-1]
+    if name.startswith("lr-"):
+        return RATE
+    quantity = name.split("/", 1)[-1]
+    for pattern, panel in PANELS:
+        if found := re.fullmatch(pattern, quantity):
+            return found.expand(panel)
+    return quantity
 
 
-def _curve(quantity: str, lines: dict[str, Points]) -> Markup:
+def _curve(quantity: str, lines: dict[str, Points], size: tuple[float, float]) -> Markup:
     with _settings():
-        figure = Figure(figsize=(4.8, 2.9))
+        figure = Figure(figsize=size)
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
             points = sorted(points)[:: math.ceil(len(points) / MAX_POINTS)]
             (line,) = axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) <= 30 else "", ms=3.5)
             line.set(color=SERIES[place % len(SERIES)], linestyle=STYLES[place % len(STYLES)])
-        axes.set(xlabel="step", ylabel=quantity)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set(xlabel="step", ylabel=quantity if size == LARGE and len(quantity) <= 30 else "")
+        axes.xaxis.set_major_locator(MaxNLocator(6 if size == LARGE else 4, integer=True))
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[:].set_visible(False)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        if size == LARGE or len(lines) > 1:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
         return _svg(figure, f"{quantity} against the step of training")
 
 

@@ -1,9 +1,7 @@
 """Reports and predictions of each task go in; metrics.json, predictions.jsonl and report.html come out together."""
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,8 +10,6 @@ from typing import Any, Protocol
 
 from prefixvlm.report.gallery import gallery_keys
 from prefixvlm.report.html import write_report
-
-PACKAGES = ("prefixvlm", "torch", "lightning", "transformers", "open_clip_torch", "webdataset", "hydra-core")
 
 
 class Predicted(Protocol):
@@ -55,8 +51,12 @@ def describe(
     evaluation: Mapping[str, Any],
     parts: Mapping[str, Any],
     seconds: Mapping[str, float],
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What was evaluated, with what: enough to do it again. config_hash: of all that may change a score."""
+    """What was evaluated, with what: enough to do it again. config_hash: of all that may change a score.
+
+    provenance: the versions, the commit and the command (training/provenance.py).
+    """
     settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
     whole = json.dumps([config, settings], sort_keys=True, default=str)
     return {
@@ -67,8 +67,8 @@ def describe(
         "evaluation": settings,
         "config_hash": hashlib.sha256(whole.encode()).hexdigest()[:16],
         "seed": config.get("seed"),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "seconds": dict(seconds),
+        **(provenance or {}),
     }
 
 

@@ -15,7 +15,8 @@ class TrainingRows:
     """Training rows of the samples of a batch.
 
     mixed: rows of every task. Otherwise a batch is of one task, drawn at random: its rows are of like length then, and
-    hardly any of it is padding.
+    hardly any of it is padding. What is drawn of a sample does not depend on the others, so however a step's samples
+    are shared out over ranks, they are trained on alike.
     """
 
     def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
@@ -26,7 +27,14 @@ class TrainingRows:
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch:
         tasks = list(self.tasks.values())
         chosen = tasks if self.mixed else [rng.choice(tasks)]
-        rows = [row for task in chosen for sample in samples for row in task.training_rows(sample, rng)]
+        drawn = rng.random()
+        own = [random.Random(f"{drawn} {sample.key}") for sample in samples]
+        rows = [
+            row
+            for task in chosen
+            for each, mine in zip(samples, own, strict=True)
+            for row in task.training_rows(each, mine)
+        ]
         return self.collate(rows, True)
 
 

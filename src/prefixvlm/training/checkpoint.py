@@ -2,6 +2,9 @@
 
 import io
 import os
+import shutil
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 KEY = "prefixvlm"  # what Lightning's checkpoint holds of ours: config, identity, version
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # where a run goes on from; and if that is damaged
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -31,7 +35,10 @@ class AtomicCheckpointIO(CheckpointIO):
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                _also_as(path, path.with_name(PREVIOUS))
             temporary.replace(path)
+            _flush_folder(path.parent)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         finally:
@@ -44,6 +51,48 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The last checkpoint in a folder that can be read, and what an interrupted write left is removed.
+
+    Says so where that is not the very last. Raises ValueError if there are some and none can be read.
+    """
+    for unfinished in folder.glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
+    problems = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.is_file():
+            try:
+                _read(path)
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                for problem in problems:
+                    print(f"{problem}; the run goes on from {path.name}, the one before it", file=sys.stderr)
+                return path
+    if problems:
+        raise ValueError(f"{'; '.join(problems)}; set resume=never to start anew")
+    return None
+
+
+def _also_as(path: Path, other: Path) -> None:
+    """A second name for a file, or a copy where the file system has no second names."""
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+
+
+def _flush_folder(folder: Path) -> None:
+    """The new name too survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -80,6 +129,9 @@ def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the checksums that it writes
+            if damaged := file.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
         reason = str(error).strip().split("\n")[0][:120]

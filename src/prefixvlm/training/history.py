@@ -4,11 +4,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from prefixvlm.training.monitor import Monitor
+
 
 class History(Callback):
     """Remembers the logged scalars, so that a checkpoint alone can draw the curves up to it.
 
-    examples: of how many validation images a task it also remembers what was said of them at each validation.
+    examples: of how many validation predictions a task it also remembers what was said at each validation, and, of
+    those images that a Monitor looks at, the nearest tokens.
     """
 
     def __init__(self, every_n_steps: int = 1, examples: int = 4) -> None:
@@ -23,9 +26,13 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
             self._add(trainer, "val/")
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            nearest = next((each.nearest for each in callbacks if isinstance(each, Monitor)), {})
             for predictions in getattr(pl_module, "predictions", {}).values():
                 shown = predictions[: self.num_examples]
-                self.examples += [{"step": trainer.global_step, **p.to_dict()} for p in shown]
+                self.examples += [
+                    {"step": trainer.global_step, **p.to_dict(), "nearest": nearest.get(p.key)} for p in shown
+                ]
 
     def _add(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():

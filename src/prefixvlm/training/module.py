@@ -1,7 +1,9 @@
 """Batches go in; Lightning's steps: losses while training, predictions and scores in a test."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
 from prefixvlm.task.prediction import Prediction
 from prefixvlm.task.rows import PromptRows, TrainingRows
-from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors
+from prefixvlm.training import rng
+from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors, load
+from prefixvlm.training.ema import AVERAGED
 from prefixvlm.training.gather import gather_by_id, on_rank_zero
 from prefixvlm.training.logger import log_predictions
 from prefixvlm.training.optim import Optim
@@ -28,7 +32,8 @@ from prefixvlm.training.optim import Optim
 class PrefixModule(LightningModule):
     """Trains the mapper (and the encoder, where that is trained) through a frozen language model.
 
-    max_target_length: tokens of a caption or an answer; longer ones are cut. config: plain data for the checkpoint.
+    max_target_length: tokens of a caption or an answer; longer ones are cut. config: plain data for the checkpoint;
+    lineage: the checkpoints from which this run's first weights come, the oldest first.
     reports, after a test: what each task's `report` says; predictions: what it was computed from.
     """
 
@@ -61,6 +66,12 @@ class PrefixModule(LightningModule):
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
         self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
         self.config: dict[str, Any] = {}
+        self.lineage: list[dict[str, Any]] = []
+        self.provenance: dict[str, Any] = {}
+        # Every rank loads the same frozen weights, which FrozenGuard makes sure of; DDP would send them to all.
+        trained = trained_state(self).keys()
+        frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
+        self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
         self.val_loss = MeanMetric()
         self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.predictions: dict[str, list[Prediction]] = {}
@@ -71,11 +82,18 @@ class PrefixModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.model(batch)
-        loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
+        total, count = self._over_ranks(losses)
+        self.log("train/loss", total / count, prog_bar=True, batch_size=1)
         self._log_reading(batch)
-        return loss
+        # DDP averages the ranks' gradients: so it is that of the mean over all tokens, however they are shared out.
+        return losses.sum() * (self.trainer.world_size / count)
+
+    def _over_ranks(self, losses: Tensor) -> Tensor:
+        """float64[2]: the sum and the number of all ranks' losses."""
+        found = torch.stack(
+            [losses.detach().sum(dtype=torch.float64), losses.new_tensor(len(losses), dtype=torch.float64)]
+        )
+        return self.trainer.strategy.reduce(found, reduce_op="sum")
 
     def _log_reading(self, batch: Batch) -> None:
         """What is lost on the way: the share of padding, and how many texts were cut and samples skipped so far."""
@@ -147,19 +165,34 @@ class PrefixModule(LightningModule):
         return {"encoder": f"{encoder} ({chosen})" if chosen else encoder, "lm": fingerprint(self.model.lm)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = trained_state(self)
-        checkpoint[KEY] = {"config": self.config, "identity": self.identity(), "rng": torch.get_rng_state()}
-        checkpoint[KEY]["cut_texts"] = int(self.cut_texts)
+        checkpoint["state_dict"] = trained_state(self) | checkpoint.pop(AVERAGED, {})  # Ema has put them there
+        checkpoint[KEY] = {
+            "config": self.config,
+            "identity": self.identity(),
+            "lineage": self.lineage,
+            "provenance": self.provenance,
+            "rng": rng.states(),
+            "cut_texts": int(self.cut_texts),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._check(checkpoint)
-        torch.set_rng_state(checkpoint[KEY]["rng"])  # dropout goes on where it was
+        rng.restore(checkpoint[KEY]["rng"], self.global_rank)  # dropout goes on where it was
+        self.lineage = checkpoint[KEY]["lineage"]
         self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
         """Take the trained tensors of a loaded checkpoint and nothing else, after every check."""
         self._check(checkpoint)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
+
+    def start_from(self, path: str) -> None:
+        """Begin with the trained tensors of another run's checkpoint, and remember which that was."""
+        checkpoint = load(path)
+        self.load_trained(checkpoint)
+        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
+        self.lineage = [*checkpoint[KEY].get("lineage", []), parent]
 
     def _check(self, checkpoint: dict[str, Any]) -> None:
         if "identity" not in checkpoint.get(KEY, {}):

@@ -17,6 +17,7 @@ class Optim:
     optimizer: a torch optimizer's constructor. warmup_steps: linear from 0; a fraction below 1 is one of all steps.
     schedule: constant, linear or cosine (both to 0) after the warm-up. weight_decay: on matrices only, not on biases
     and norms. encoder_lr: learning rate of the encoder where that is trained; null means the same as the mapper's.
+    Each part of the model has parameter groups of its own: mapper, mapper_no_decay, encoder, ...
     """
 
     def __init__(
@@ -39,18 +40,18 @@ class Optim:
 
     def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
         """What LightningModule.configure_optimizers returns. Raises ValueError if nothing is trained."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[str, dict[str, Any]] = {}
         for name, parameter in named_parameters:
             if parameter.requires_grad:
-                of_encoder = ".encoder." in f".{name}"
-                lr = self.encoder_lr if of_encoder and self.encoder_lr is not None else self.lr
-                decay = self.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((lr, decay), []).append(parameter)
+                part = name.removeprefix("model.").split(".")[0]
+                decays = bool(self.weight_decay) and parameter.ndim > 1
+                group = part if decays or not self.weight_decay else f"{part}_no_decay"
+                lr = self.encoder_lr if part == "encoder" and self.encoder_lr is not None else self.lr
+                options = {"name": group, "lr": lr, "weight_decay": self.weight_decay if decays else 0.0}
+                groups.setdefault(group, {"params": [], **options})["params"].append(parameter)
         if not groups:
             raise ValueError("no parameter is trained; choose a mapper with weights or set encoder.trained=true")
-        optimizer = self.optimizer(
-            [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
-        )
+        optimizer = self.optimizer(list(groups.values()))
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

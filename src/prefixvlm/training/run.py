@@ -1,19 +1,26 @@
 """What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
 
+import json
+import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from prefixvlm.model.freezing import count_parameters
+from prefixvlm.training.checkpoint import LAST, newest
+from prefixvlm.training.last import Stopped
+from prefixvlm.training.logger import finish
+from prefixvlm.training.provenance import provenance
 
+OBJECTIVE = "objective.json"
 RESUME = ("auto", "must", "never")
 
 
@@ -21,37 +28,45 @@ def quiet_known_warnings() -> None:
     """Silence, by name, what warns in every run and asks nothing of its user."""
     for message in (
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.15
+        r"MatMul8bitLt: inputs will be cast from",  # an int8 language model computes so
         r"Found \d+ module\(s\) in eval mode",  # the frozen parts: that is the point
         r"The '\w+_dataloader' does not have many workers",  # data.num_workers is the user's choice
+        r"It is recommended to use `self.log\('(test|val)/",  # every rank logs what rank 0 has computed for all
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
-    """The last checkpoint in run_dir, if the run is to go on from there."""
+    """The newest checkpoint in run_dir that can be read, if the run is to go on from there."""
     if resume not in RESUME:
         raise ValueError(f"resume is {resume!r}; accepted are {', '.join(RESUME)}")
-    last = Path(run_dir) / "checkpoints" / "last.ckpt"
-    if resume == "must" and not last.is_file():
-        raise ValueError(f"there is no {last} to resume from; set hydra.run.dir to the run's folder or resume=auto")
-    return str(last) if resume != "never" and last.is_file() else None
+    folder = Path(run_dir) / "checkpoints"
+    found = None if resume == "never" else newest(folder)
+    if resume == "must" and found is None:
+        raise ValueError(
+            f"there is no {folder / LAST} to resume from; set hydra.run.dir to the run's folder or resume=auto"
+        )
+    return None if found is None else str(found)
 
 
 def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) -> None:
     """Say what trains, and give the configuration to the loggers as nested values."""
-    for name, part in getattr(module, "model", module).named_children():
+    for name, part in getattr(module, "model", module).named_children() if trainer.is_global_zero else ():
         trained, frozen = count_parameters(part)
         if trained + frozen:
             print(f"{name:16} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen")
+    module.provenance = provenance()  # type: ignore[assignment]
     for logger in trainer.loggers:
-        logger.log_hyperparams(config)
+        logger.log_hyperparams({**config, "provenance": module.provenance})
 
 
 def finish_fit(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, run_dir: str, monitor: str
 ) -> float | None:
-    """Save the last state; return the best value of `monitor`, for which a run too short to validate does so now."""
-    trainer.save_checkpoint(Path(run_dir) / "checkpoints" / "last.ckpt")
+    """The best value of `monitor`; a run that was too short to validate does so now, and one to save too."""
+    last = Path(run_dir) / "checkpoints" / LAST
+    if trainer.strategy.broadcast(not last.is_file()):
+        trainer.save_checkpoint(last)
     for callback in _monitoring(trainer):
         if callback.monitor == monitor and callback.best_model_score is not None:
             return float(callback.best_model_score)
@@ -64,7 +79,7 @@ def finish_fit(
 def best_checkpoint(trainer: Trainer, run_dir: str) -> str:
     """The file of the callback that monitors a value, or else the last one."""
     best = [callback.best_model_path for callback in _monitoring(trainer) if callback.best_model_path]
-    return best[0] if best else str(Path(run_dir) / "checkpoints" / "last.ckpt")
+    return best[0] if best else str(Path(run_dir) / "checkpoints" / LAST)
 
 
 def _monitoring(trainer: Trainer) -> list[ModelCheckpoint]:
@@ -88,28 +103,53 @@ def examples(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def print_scores(module: Any) -> None:
-    for name, report in module.reports.items():
+    for name, report in module.reports.items() if module.global_rank == 0 else ():
         for score, value in report["scores"].items():
             print(f"test {name:12} {score:16} {value:8.2f}")
 
 
+def values_of(names: Sequence[str], logged: Mapping[str, Any]) -> list[float]:
+    """Logged numbers, as they were last. Raises ValueError if there is none of a name."""
+    for name in names:
+        if name not in logged:
+            raise ValueError(f"objectives has {name!r}, which was not logged; logged are {', '.join(logged)}")
+    return [float(logged[name]) for name in names]
+
+
+def read_objective(run_dir: str) -> Any:
+    """The value that another process's run has written."""
+    return json.loads((Path(run_dir) / OBJECTIVE).read_text())["value"]
+
+
+def write_objective(run_dir: str, value: float | list[float] | None, trainer: Trainer) -> None:
+    """For a sweep: what the run has reached, in run_dir/objective.json; rank 0 writes it."""
+    if trainer.is_global_zero:
+        pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        path = Path(run_dir) / OBJECTIVE
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps({"value": value, "pruned": pruned}) + "\n")
+        temporary.replace(path)
+
+
 @contextmanager
-def finished_loggers(trainer: Trainer) -> Iterator[None]:
-    """Finish wandb's run on every way out, or the next job of a sweep would go on in it (wandb #1314)."""
+def ended(trainer: Trainer, run_dir: str) -> Iterator[None]:
+    """Finish the loggers on every way out: wandb's run would go on in the next job (wandb #1314)."""
+    code, preempted = 1, False
     try:
         yield
-    except SIGTERMException:
-        sys.exit(143)  # Lightning would exit with 0, as if the run were complete
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        if not trainer.interrupted:
-            raise
-        print("\nInterrupted. The same command with this run's hydra.run.dir goes on.", file=sys.stderr)
-        sys.exit(130)
+        code = 0
+    except Stopped as stop:
+        code, preempted = int(str(stop.code)), stop.signum != signal.SIGINT
+        if trainer.is_global_zero:
+            name, step = signal.Signals(stop.signum).name, trainer.global_step
+            print(
+                f"\nStopped by {name} at step {step}. The same command with hydra.run.dir={run_dir} goes on.",
+                file=sys.stderr,
+            )
+        raise
     except MisconfigurationException as error:
         raise ValueError(str(error).strip().splitlines()[0]) from error
     finally:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
-
-                wandb.finish()
+        finish(trainer.loggers, code, preempted)
+        if torch.distributed.is_initialized() and not code:
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,82 @@
+"""A run goes in, is killed at random moments and gone on with; whether it ends as one that was not comes out.
+
+`python bench/kills.py [--kills 20] [train.py options] ...`: a whole run of the options, then the same run
+in another folder under kill -9, every time at another moment, and both last checkpoints compared bit for bit.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefixvlm.training.checkpoint import KEY, load
+
+NAMES = ("state_dict", "optimizer_states", "lr_schedulers", "ShardDataModule", "global_step")
+
+
+def end(folder: Path) -> dict[str, Any]:
+    """All that a run goes on with; paths, and Lightning's counters of what is over, aside."""
+    checkpoint = load(folder / "checkpoints" / "last.ckpt")
+    callbacks = checkpoint["callbacks"]
+    scores = [state["best_model_score"] for state in callbacks.values() if "best_model_score" in state]
+    ours = {name: value for name, value in checkpoint[KEY].items() if name != "config"}
+    return {name: checkpoint[name] for name in NAMES} | {"ours": ours, "best": scores, "log": callbacks["History"]}
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def start(options: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "train.py", "test=false", *options, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    errors = process.communicate()[1].decode()
+    if process.returncode:
+        raise SystemExit(f"train.py failed:\n{errors[-2000:]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments, options = parser.parse_known_args()
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        whole, folder = Path(temporary, "whole"), Path(temporary, "killed")
+        finish(start(options, whole))
+        last, steps, damaged = folder / "checkpoints" / "last.ckpt", [], 0
+        while len(steps) < arguments.kills:
+            process, before = start(options, folder), last.stat().st_mtime_ns if last.is_file() else 0
+            while process.poll() is None and not (last.is_file() and last.stat().st_mtime_ns > before):
+                time.sleep(0.005)
+            time.sleep(rng.random() * 0.3)
+            if process.poll() is not None:
+                break  # the run was over before all the kills
+            process.send_signal(signal.SIGKILL)
+            damaged += b"damaged" in process.communicate()[1]
+            steps.append(load(last)["global_step"])
+            print(f"kill {len(steps)} after step {steps[-1]}", flush=True)
+        finish(start(options, folder))
+        same = equal(end(folder), end(whole))
+        print(f"{len(steps)} kills, {damaged} damaged checkpoints: {'the same bits' if same else 'DIFFERENT'}")
+        sys.exit(not same)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Jobs go in, some run side by side, each in its own process group; their exit codes come out as they end."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GUARD = Path(__file__).with_name("_guard.py")
+LOG = "job.log"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # how a run ends that was told to
+POLL, GRACE = 0.05, 60.0  # seconds
+
+
+@dataclass
+class Job:
+    """num_gpus: how many it is given; None for all that fall to one of n_jobs. stopped: by a signal, before its end."""
+
+    number: int
+    command: Sequence[str]
+    folder: Path
+    label: str
+    num_gpus: int | None
+    about: Any = None
+    gpus: list[str] = field(default_factory=list)
+    started: float = 0.0
+    stopped: bool = False
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+    def start(self, env: dict[str, str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(GUARD), *self.command], stdin=subprocess.PIPE, stdout=log, stderr=log,
+                env=env, start_new_session=True,
+            )  # fmt: skip
+
+    def signal(self, number: int) -> None:
+        """Tell the job itself; SIGKILL ends its whole group."""
+        assert self.process
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+    def has_ended(self) -> bool:
+        """Also ends what the job has left of its group."""
+        assert self.process
+        assert self.process.stdin
+        if self.process.poll() is None:
+            return False
+        self.signal(signal.SIGKILL)
+        self.process.stdin.close()
+        return True
+
+
+def run(jobs: Iterator[Job], n_jobs: int, ended: Callable[[Job, int, float], None], gpus: Sequence[str]) -> int:
+    """Run all jobs, at most n_jobs side by side; a job is taken from the iterator when there is room for it.
+
+    ended: called with each job, its exit code and its seconds. Returns 0, or the signal that stopped the sweep: it is
+    handed to the jobs, which save and stop; at a second one they are killed.
+    """
+    running: list[Job] = []
+    with _forwarded(running) as received:
+        try:
+            while True:
+                while not received and len(running) < n_jobs and (job := next(jobs, None)):
+                    wanted = max(len(gpus) // n_jobs, 1) if job.num_gpus is None else job.num_gpus
+                    job.gpus = least_used(gpus, [other.gpus for other in running], wanted)
+                    job.start(environment(job.gpus, n_jobs))
+                    running.append(job)
+                    for number in received:
+                        job.signal(number)
+                if not running:
+                    return received[0] if received else 0
+                time.sleep(POLL)
+                for job in [job for job in running if job.has_ended()]:
+                    running.remove(job)
+                    assert job.process
+                    job.stopped = job.process.returncode in STOPPED or bool(received and job.process.returncode)
+                    ended(job, job.process.returncode, time.monotonic() - job.started)
+        finally:
+            _stop(running)
+
+
+@contextlib.contextmanager
+def _forwarded(running: list[Job]) -> Iterator[list[int]]:
+    """Signals to this process go to the jobs, and into the list."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for job in running:
+            job.signal(signal.SIGKILL if len(received) > 1 else signal.SIGTERM if number == signal.SIGHUP else number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(running: list[Job]) -> None:
+    """After an error of the sweep itself: the jobs save and stop, and those that do not are killed."""
+    for job in running:
+        job.signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while running and time.monotonic() < deadline:
+        running[:] = [job for job in running if not job.has_ended()]
+        time.sleep(POLL)
+    for job in running:
+        job.signal(signal.SIGKILL)
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES names, or else the numbers of all GPUs."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def least_used(gpus: Sequence[str], used: Sequence[Sequence[str]], wanted: int) -> list[str]:
+    """The GPUs of a job: free ones first; where there are too few, those that the fewest jobs share."""
+    counts = Counter(name for names in used for name in names)
+    return sorted(sorted(gpus, key=lambda name: counts[name])[:wanted], key=list(gpus).index)
+
+
+def environment(gpus: Sequence[str], n_jobs: int) -> dict[str, str]:
+    """Ours, with a job's own GPUs and its share of the cores."""
+    from prefixvlm import errors
+
+    env = dict(os.environ)
+    if not errors._wants_traceback:
+        env.pop("HYDRA_FULL_ERROR", None)  # set by one_sentence for the sweep itself
+    if gpus:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    if n_jobs > 1:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
+    return env
+
+
+def why(code: int, log: Path) -> str:
+    """How a job failed, in one line: its exit code and the line of its log that says most."""
+    if code == 137 or code == -signal.SIGKILL:
+        return "was killed (out of memory?)"
+    text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    telling = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b", line)]
+    said = (telling or lines or ["it said nothing"])[-1]
+    return f"failed with exit code {code}: {said[:300]}"

@@ -1,0 +1,102 @@
+"""The folder of a sweep goes in; a table for the terminal and one HTML file that opens offline come out."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from prefixvlm import report
+from prefixvlm.report.table import number
+from prefixvlm.sweep.compare import Effect, SetUp, chosen_metric, effects, set_ups, varied
+from prefixvlm.sweep.jobs import Job, read_jobs
+from prefixvlm.sweep.plots import by_option, side_by_side
+
+FOLDER = Path(__file__).parent  # page.html
+CSS = Path(report.__file__).parent / "page.css"
+MAX_OPTIONS, MAX_SCORES = 8, 6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a sweep has found, by one metric."""
+
+    folder: Path
+    metric: str
+    lower_is_better: bool
+    jobs: Sequence[Job]
+    found: Sequence[SetUp]
+    effects: Sequence[Effect]
+
+
+def compare(folder: Path, metric: str | None = None) -> Comparison:
+    """metric: null for what the jobs returned. Raises ValueError if there are no jobs, or none with this metric."""
+    jobs = read_jobs(folder)
+    name, lower = chosen_metric(jobs, metric)
+    return Comparison(folder, name, lower, jobs, set_ups(jobs, name, lower), effects(jobs, name))
+
+
+def text_report(sweep: Comparison) -> str:
+    """A line a set-up, the best first, and a line an option, the one that mattered most first."""
+    options = list(sweep.found[0].options)
+    seeds = any(len(each.jobs) > 1 for each in sweep.found)
+    heads = [*options, sweep.metric, *(["± std", "jobs"] if seeds else []), "job", ""]
+    lines = []
+    for each in sweep.found:
+        spread = [number(each.spread, 4), str(len(each.jobs))] if seeds else []
+        names = " ".join(job.name for job in each.jobs)
+        lines.append([*each.options.values(), number(each.mean, 4), *spread, names, each.state])
+    text = _table(heads, lines, len(options))
+    if sweep.effects:
+        heads = ["option", "share of the variance", "by chance", "values", "jobs"]
+        lines = [
+            [e.option, f"{e.eta_squared:.0%}", f"{e.by_chance:.0%}", str(e.num_values), str(e.num_jobs)]
+            for e in sweep.effects
+        ]
+        text += "\n\n" + _table(heads, lines, 1)
+    return text
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], num_words: int) -> str:
+    """Words to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    rows = [heads, ["\u2500" * width for width in widths], *lines]
+    ways = [str.ljust if place < num_words else str.rjust for place in range(len(widths))]
+    return "\n".join(
+        "  ".join(way(cell, width) for way, cell, width in zip(ways, row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def write_report(sweep: Comparison, path: Path) -> None:
+    """In one step: a reader never meets half of it."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = number
+    names = dict.fromkeys([sweep.metric, "val/loss", "train/loss"])
+    pictures = {name: picture for name in names if (picture := side_by_side(sweep.found, name))}
+    page = environment.get_template("page.html").render(
+        sweep=sweep,
+        css=Markup(CSS.read_text(encoding="utf-8")),
+        scores=_scores(sweep),
+        fixed={key: value for key, value in sweep.jobs[0].options.items() if key not in varied(sweep.jobs)},
+        pictures=pictures,
+        options={e.option: by_option(sweep.jobs, e.option, sweep.metric) for e in sweep.effects[:MAX_OPTIONS]},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _scores(sweep: Comparison) -> list[str]:
+    """What stands beside the metric: other objectives, then what was scored on the test split."""
+    names = [name for job in sweep.jobs for name in (*job.objective, *sorted(job.curves))]
+    wanted = (name for name in names if name.startswith("test/") or name in sweep.jobs[0].objective)
+    return [name for name in dict.fromkeys(wanted) if name != sweep.metric][:MAX_SCORES]

@@ -1,0 +1,116 @@
+"""What train.py and eval.py leave behind of a run: one course however often it was stopped, its origin, no secret."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.run import examples
+from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
+from tests.training.test_logger import nested, records
+
+SECRETS = {"of the environment": "environment-9876", "of a URL": "hunter2hunter2", "of an override": "overridden-4321"}
+
+
+@pytest.fixture(scope="module")
+def tracked(parts, tmp_path_factory):  # noqa: F811
+    """The folder of a run that went on after 2 of its 5 steps, with secrets all around it, and of its evaluation."""
+    folder = tmp_path_factory.mktemp("tracked") / "run"
+    environment, url, override = SECRETS.values()
+    options = [
+        *(part for part in parts if not part.startswith("logger=")),
+        "logger=[wandb,csv,tensorboard]",
+        "trainer.log_every_n_steps=1",
+        f"data.cache_dir='{folder}/https://me:{url}@host/${{oc.env:MY_SERVICE_TOKEN}}'",
+        f"+hydra.job.env_set.OTHER_API_KEY={override}",
+        f"hydra.run.dir={folder}",
+    ]
+    for steps in (2, 5):
+        run("train.py", *options, f"trainer.max_steps={steps}", MY_SERVICE_TOKEN=environment)
+    ckpt = f"ckpt={folder}/checkpoints/best.ckpt"
+    run("eval.py", ckpt, "limit=2", MY_SERVICE_TOKEN=environment)
+    return folder
+
+
+def test_no_file_of_a_run_has_a_secret_in_it(tracked):
+    files = {path: path.read_bytes() for path in tracked.rglob("*") if path.is_file()}
+    names = {path.name for path in files}
+    assert {"overrides.yaml", "hydra.yaml", "config.yaml", "hparams.yaml", "metrics.csv", "last.ckpt", "metrics.json",
+            "report.html", "wandb_id"} <= names  # fmt: skip
+    for kind, secret in SECRETS.items():
+        assert not [path for path, content in files.items() if secret.encode() in content], kind
+    overrides = yaml.safe_load((tracked / ".hydra" / "overrides.yaml").read_text())
+    assert any("https://***@host/" in override for override in overrides)
+    assert "trainer.max_steps=5" in overrides
+    config = load(tracked / "checkpoints" / "last.ckpt")[KEY]["config"]
+    assert config["data"]["cache_dir"] == f"{tracked}/https://***@host/***"
+
+
+def test_a_run_in_two_parts_is_one_run_in_every_logger(tracked):
+    with (tracked / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(5))
+    for name in ("grad_norm", "samples_per_second", "data_wait", "memory_gb", "prefix_norm", "token_norm", "padding"):
+        assert len([row for row in rows if row[f"train/{name}"]]) == 5, name
+    assert {row["val/captioning_most_frequent_share"] for row in rows} > {""}
+    (run_id,) = {record.run.run_id for record in records(tracked) if record.HasField("run")}
+    assert (tracked / "wandb_id").read_text().strip() == run_id
+    assert [record.exit.exit_code for record in records(tracked) if record.HasField("exit")] == [0, 0]
+    tables = [path.name.rsplit("_", 2)[0] for path in tracked.rglob("val/*.table.json")]
+    assert {"captioning_predictions", "vqa_predictions", "prefix_tokens"} <= set(tables)
+    events = EventAccumulator(str(tracked / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(5))
+
+
+def test_a_run_says_where_it_comes_from(tracked):
+    config = nested(tracked)
+    assert config["mapper"]["num_layers"] == 1
+    origin = config["provenance"]
+    assert origin["command"].startswith("train.py ")
+    assert {"python", "torch", "prefixvlm"} <= origin["versions"].keys()
+    stored = load(tracked / "checkpoints" / "last.ckpt")[KEY]["provenance"]
+    result = json.loads((tracked / "eval" / "metrics.json").read_text())
+    assert stored == origin
+    assert (result["git"], result["versions"]) == (origin["git"], origin["versions"])
+    assert result["command"].startswith("eval.py ")
+
+
+def test_the_report_shows_how_it_went_and_what_the_prefix_is_like(tracked):
+    page = (tracked / "eval" / "report.html").read_text()
+    for words in ("gradient norm", "norm of an embedding", "images a second", "What the prefix is like", "eval.py"):
+        assert words in page, words
+    said = examples(load(tracked / "checkpoints" / "last.ckpt"))
+    assert all(len(example["nearest"]) == 4 for example in said)  # the length of the prefix
+
+
+def ends(folder):
+    """The exit codes that wandb has, and how many of the runs were preempted."""
+    found = list(records(folder))
+    codes = [record.exit.exit_code for record in found if record.HasField("exit")]
+    return codes, sum(record.HasField("preempting") for record in found)
+
+
+def test_wandb_is_told_how_a_run_ended(parts, tmp_path):  # noqa: F811
+    options = [part for part in parts if not part.startswith("logger=")]
+    options += ["logger=[wandb,csv]", "test=false", f"hydra.run.dir={tmp_path}/run", "trainer.log_every_n_steps=1"]
+    run("train.py", *options, "monitor=val/nothing", code=2)
+    assert ends(tmp_path / "run") == ([1], 0)
+    rows = tmp_path / "run" / "csv" / "metrics.csv"
+    rows.unlink()
+    command = [sys.executable, "train.py", *options, "trainer.max_epochs=1000", "resume=never"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not rows.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert ends(tmp_path / "run") == ([1, 143], 1)
+    runs = {record.run.run_id for record in records(tmp_path / "run") if record.HasField("run")}
+    assert len(runs) == 2  # resume=never is another one

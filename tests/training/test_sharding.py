@@ -1,0 +1,54 @@
+"""A language model shared out by two real processes with gloo, held against DDP."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prefixvlm.training.checkpoint import KEY, load
+from tests.training import test_module
+
+shards = test_module.shards
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def on_two_ranks(*command, timeout=240):
+    process = subprocess.Popen(
+        [*TORCHRUN, *map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun then ends its ranks, which are in sessions of their own
+        pytest.fail("the ranks wait for each other:\n" + process.communicate()[0][-3000:])
+    assert process.returncode == 0, output[-5000:]
+
+
+@pytest.mark.slow
+def test_a_shared_out_language_model_trains_validates_and_speaks_as_under_ddp(shards, tmp_path):
+    on_two_ranks("tests/training/two_ranks.py", shards, tmp_path)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0]["ddp"]["num_batches"] != ranks[1]["ddp"]["num_batches"]  # uneven validation is part of this test
+    for found in ranks:
+        for name, other in (("sharded", "ddp"), ("sharded_on", "ddp_on")):
+            assert found[name]["train"] == pytest.approx(found[other]["train"], abs=1e-5)
+            assert found[name]["val"] == pytest.approx(found[other]["val"], abs=1e-5)
+            assert found[name]["texts"] == found[other]["texts"]
+            assert found[name]["same"]
+            assert 0.45 < found[name]["share"] < 0.55
+            assert found[other]["share"] == 1
+    assert len(ranks[0]["ddp"]["train"]) == 3
+    assert len(ranks[0]["sharded"]["texts"]) == 15
+    for name, other in (("sharded", "ddp"), ("sharded_on", "ddp_on")):
+        ours, theirs = load(tmp_path / f"{name}.ckpt"), load(tmp_path / f"{other}.ckpt")
+        assert ours[KEY]["identity"] == theirs[KEY]["identity"]
+        assert ours[KEY]["identity"]["lm"] == ranks[0]["ddp"]["whole"]
+        assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+        for key, tensor in theirs["state_dict"].items():
+            torch.testing.assert_close(ours["state_dict"][key], tensor, atol=1e-5, rtol=1e-5)
