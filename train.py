@@ -6,9 +6,9 @@ from typing import Any
 
 import hydra
 import torch
-from lightning.pytorch import seed_everything
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config
