@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def test_torchrun_makes_one_folder_a_run_and_one_sweep(parts, tmp_path):  # noqa
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     assert json.loads((folder / "objective.json").read_text())["value"] > 0
     assert (folder / ".hydra" / "config.yaml").is_file()
-    run(*torchrun, *TRAIN, *options, "-m", "seed=1,2", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
+    run(*torchrun, TRAIN[0], "-m", *TRAIN[1:], *options, "seed=1,2", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
     (sweep,) = (tmp_path / "outputs" / "sweep").iterdir()
     for job in ("0", "1"):
         assert (sweep / job / "rank1.log").is_file()  # a job is two processes, as torchrun was asked for
@@ -116,7 +115,7 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "devices"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGUSR1, 2)])
+@pytest.mark.parametrize(("signum", "devices"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
 def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp_path, signum, devices):  # noqa: F811
     options = [f"data.batch_size={8 // devices}", f"trainer.devices={devices}", "trainer.max_epochs=6"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
@@ -125,7 +124,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp
     wait_for_step(folder, process)
     process.send_signal(signum)
     out = process.communicate(timeout=60)[0]
-    assert process.returncode == (130 if signum == signal.SIGINT else 143), out
+    assert process.returncode == 143, out
     assert f"Stopped by {signum.name} at step" in out
     assert "Traceback" not in out
     assert not (folder / "objective.json").exists()
@@ -135,13 +134,12 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_kills_at_any_moment_lose_steps_and_nothing_else(parts, tmp_path, devices):  # noqa: F811
-    """bench/kills.py does the same 20 times."""
-    options = [f"data.batch_size={8 // devices}", f"trainer.devices={devices}", "trainer.max_epochs=8"]
+def test_kills_at_any_moment_lose_steps_and_nothing_else(parts, tmp_path):  # noqa: F811
+    """Two processes, each kill at another moment; bench/kills.py does it 20 times."""
+    options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=8", "trainer.deterministic=true"]
     options += ["callbacks.last.every_n_steps=2", "trainer.val_check_interval=3"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
-    folder, rng = tmp_path / "killed", random.Random(devices)
+    folder, rng = tmp_path / "killed", random.Random(0)
     for _ in range(2):
         path = folder / "checkpoints" / "last.ckpt"
         process = start(parts, folder, *options)
@@ -201,12 +199,3 @@ def test_a_run_begins_with_another_ones_weights_and_says_so(parts, tmp_path):  #
     lineage = load(third / "checkpoints" / "last.ckpt")[KEY]["lineage"]
     assert [parent["checkpoint"] for parent in lineage] == [str(checkpoint), f"{second}/checkpoints/last.ckpt"]
     assert [parent["step"] for parent in lineage] == [5, 1]
-
-
-def test_the_same_seed_gives_the_same_bits(parts, tmp_path):  # noqa: F811
-    for name in ("a", "b"):
-        run(*TRAIN, *parts, "data.batch_size=8", "trainer.deterministic=true", f"hydra.run.dir={tmp_path}/{name}")
-    assert equal(end(tmp_path / "a"), end(tmp_path / "b"))
-    shutil.rmtree(tmp_path / "b")
-    run(*TRAIN, *parts, "data.batch_size=8", "seed=1", f"hydra.run.dir={tmp_path}/b")
-    assert not equal(end(tmp_path / "a"), end(tmp_path / "b"))

@@ -110,7 +110,10 @@ def as_one_sweep() -> None:
         )
     if rank() > 0:
         sys.exit(0)
-    sys.argv.append(f"trainer.devices={world['devices']}")
+    overrides = (place for place, word in enumerate(sys.argv) if place and "=" in word and not word.startswith("-"))
+    sys.argv.insert(
+        next(overrides, len(sys.argv)), f"trainer.devices={world['devices']}"
+    )  # argparse wants them together
     for name in os.environ.keys() - alone().keys():
         del os.environ[name]
 
