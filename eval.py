@@ -1,6 +1,8 @@
 """The story of an evaluation: rebuild from a checkpoint; predict, also with black images; score; write results."""
 
 import hashlib
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,18 @@ from prefixvlm.report.results import check_writable, describe, join, write_resul
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
 from prefixvlm.report.trials import over_trials
-from prefixvlm.training import run
+from prefixvlm.training import launch, run
 from prefixvlm.training.checkpoint import KEY, load
 from prefixvlm.training.demonstrations import set_demonstrations
 from prefixvlm.training.judge import Judge, judges
+from prefixvlm.training.last import signals
 from prefixvlm.training.provenance import provenance
 from prefixvlm.training.redaction import redact
 
 CONF = Path(__file__).parent / "conf"
 
 
-def evaluate(cfg: DictConfig) -> None:
+def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     started = time.perf_counter()
     if not cfg.few_shot:
@@ -55,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
             task.variant += f"; clip={judge.clip.name}"
     trainer = make(
         "trainer",
-        {"_target_": "lightning.pytorch.Trainer", "devices": cfg.devices, "precision": trained.trainer.precision},
+        {"_target_": "lightning.pytorch.Trainer", "precision": trained.trainer.precision, **devices},
         logger=False,
         callbacks=[TQDMProgressBar()],
         enable_model_summary=False,
@@ -95,10 +98,16 @@ def evaluate(cfg: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 @job
 def main(cfg: DictConfig) -> None:
-    evaluate(cfg)
+    trainer = {"devices": cfg.devices}
+    if (count := launch.processes(trainer)) > 1:
+        with tempfile.TemporaryDirectory() as logs:
+            sys.exit(launch.launch(count, logs))
+    with signals.installed():
+        evaluate(cfg, trainer)
 
 
 if __name__ == "__main__":
+    launch.end_with_parent()
     run.quiet_known_warnings()
     config.register()
     one_sentence(main, CONF)()

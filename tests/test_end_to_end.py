@@ -1,10 +1,8 @@
 """train.py and eval.py as a user runs them, on real easy-VQA shards with a small random CLIP and GPT-2."""
 
-import contextlib
 import copy
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -199,31 +197,19 @@ def test_a_submission_is_written_without_references(trained, parts, tmp_path):
     assert "submission=FILE" in error
 
 
-def run_on_two(folder, *arguments):
-    """eval.py in two processes, of which none outlives the test."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "eval.py"]
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # gloo
-    with (folder / "out").open("w+") as out, subprocess.Popen(
-        [*command, "devices=2", *arguments], cwd=ROOT, stdout=out, stderr=out, env=env, start_new_session=True
-    ) as process:  # fmt: skip
-        try:
-            code = process.wait(timeout=200)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        out.seek(0)
-        assert code == 0, out.read()
-
-
 @pytest.mark.slow
 def test_two_processes_say_and_score_what_one_does(trained, tmp_path):
     options = [f"ckpt={trained[0]}/checkpoints/best.ckpt", "limit=5", "batch_size=2", "blind=false"]
     run("eval.py", *options, f"out={tmp_path}/one", CUDA_VISIBLE_DEVICES="")
-    run_on_two(tmp_path, *options, f"out={tmp_path}/two")
+    run("eval.py", *options, f"out={tmp_path}/two", "devices=2", CUDA_VISIBLE_DEVICES="")
     (one, one_lines), (two, two_lines) = read(tmp_path / "one"), read(tmp_path / "two")
     assert two_lines == one_lines
     assert two["tasks"] == one["tasks"]
     assert two["config_hash"] == one["config_hash"]
+    error = run("eval.py", "ckpt=nothing.ckpt", "devices=2", code=2).stderr
+    assert error.strip().splitlines() == [
+        "error: there is no checkpoint file nothing.ckpt; set ckpt to a .ckpt file of a run"
+    ]
 
 
 @pytest.mark.parametrize("debug", ["one_batch", "overfit"])

@@ -66,6 +66,11 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
     return wrapped
 
 
+def environment() -> dict[str, str]:
+    """For another process of ours: without what one_sentence has set in this one."""
+    return {name: value for name, value in os.environ.items() if _wants_traceback or name != "HYDRA_FULL_ERROR"}
+
+
 def quoted(text: str) -> str:
     """A value of an override, whatever letters it has."""
     return QuotedString(text, Quote.single).with_quotes()

@@ -148,9 +148,7 @@ def environment(gpus: Sequence[str], n_jobs: int) -> dict[str, str]:
     """Ours, with a job's own GPUs and its share of the cores."""
     from prefixvlm import errors
 
-    env = dict(os.environ)
-    if not errors._wants_traceback:
-        env.pop("HYDRA_FULL_ERROR", None)  # set by one_sentence for the sweep itself
+    env = errors.environment()
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     if n_jobs > 1:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from prefixvlm.errors import environment
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GRACE = 5.0  # seconds that the other processes have when one has failed
@@ -122,7 +124,7 @@ def alone() -> dict[str, str]:
     """The environment without what makes a process one of several."""
     return {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment().items()
         if name not in ADDRESS and not name.startswith("TORCHELASTIC_")
     }
 
@@ -150,10 +152,10 @@ def launch(count: int, logs: str | Path, *overrides: str) -> int:
     try:
         for number, file in enumerate(files):
             mine = shared | {"RANK": number, "LOCAL_RANK": number}
-            environment = {name: str(value) for name, value in mine.items()}
+            env = {name: str(value) for name, value in mine.items()}
             with file.open("ab") if number else nullcontext() as log:
                 # A group of its own: a terminal's Ctrl-C would reach it a second time.
-                crew.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, process_group=0))
+                crew.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, process_group=0))
         return _wait(crew, files)
     finally:
         for process in crew:
@@ -187,9 +189,9 @@ def _first_failed(crew: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return min(failed, key=lambda number: crew[number].returncode) if failed else None
 
 
-def end_with_parent(environment: Mapping[str, str] = os.environ) -> None:
+def end_with_parent() -> None:
     """However the process that started this one ends, so does this: one that was killed cannot end it."""
-    if parent := environment.get(PARENT):
+    if parent := os.environ.get(PARENT):
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
 
 
