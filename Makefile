@@ -27,7 +27,7 @@ demo: install ## pretrain a tiny CLIP, train a mapper to SmolLM2, evaluate; ends
 	HF_HUB_OFFLINE=1 $(BIN)/python demo.py
 
 test: check ## the whole test suite, offline
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install ## style and types
 	$(BIN)/ruff check .

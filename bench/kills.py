@@ -26,8 +26,9 @@ def end(folder: Path) -> dict[str, Any]:
     checkpoint = load(folder / "checkpoints" / "last.ckpt")
     callbacks = checkpoint["callbacks"]
     scores = [state["best_model_score"] for state in callbacks.values() if "best_model_score" in state]
-    ours = {name: value for name, value in checkpoint[KEY].items() if name != "config"}
-    return {name: checkpoint[name] for name in NAMES} | {"ours": ours, "best": scores, "log": callbacks["History"]}
+    ours = {name: value for name, value in checkpoint[KEY].items() if name not in ("config", "provenance")}
+    losses = [each for each in callbacks["History"]["records"] if each["name"].endswith("loss")]
+    return {name: checkpoint[name] for name in NAMES} | {"ours": ours, "best": scores, "losses": losses}
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -29,7 +29,7 @@ def end(folder):
     checkpoint = load(folder / "checkpoints" / "last.ckpt")
     best = [state.get("best_model_score") for state in checkpoint["callbacks"].values()]
     names = ("state_dict", "optimizer_states", "lr_schedulers", "ShardDataModule", "global_step")
-    ours = {name: value for name, value in checkpoint[KEY].items() if name != "config"}
+    ours = {name: value for name, value in checkpoint[KEY].items() if name not in ("config", "provenance")}
     return {name: checkpoint[name] for name in names} | {"best": best, "ours": ours, "losses": losses(folder)}
 
 
