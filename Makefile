@@ -34,9 +34,12 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## speed and memory beside a plain ClipCap-style loop; and of scoring; writes outputs/bench
+bench: install ## speed and memory: steps, captioning, scoring, reading shards, stored features; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
 	$(BIN)/python bench/scores.py
+	$(BIN)/python bench/reading.py
+	$(BIN)/python bench/reading.py --padding
+	$(BIN)/python bench/features.py
 
 # Scores and report of a benchmark: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='few_shot.shots=4 clip=vit_b32']
 eval-coco: ## captions, Karpathy test: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='limit=100 clip=vit_b32']
