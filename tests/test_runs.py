@@ -85,11 +85,10 @@ def test_torchrun_makes_one_folder_a_run_and_one_sweep(parts, tmp_path):  # noqa
     (folder,) = (tmp_path / "outputs" / "train").iterdir()
     assert json.loads((folder / "objective.json").read_text())["value"] > 0
     assert (folder / ".hydra" / "config.yaml").is_file()
-    run(*torchrun, TRAIN[0], "-m", *TRAIN[1:], *options, "seed=1,2", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
+    run(*torchrun, TRAIN[0], "-m", *TRAIN[1:], *options, "seed=1", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
     (sweep,) = (tmp_path / "outputs" / "sweep").iterdir()
-    for job in ("0", "1"):
-        assert (sweep / job / "rank1.log").is_file()  # a job is two processes, as torchrun was asked for
-        assert load(sweep / job / "checkpoints" / "last.ckpt")["global_step"] == 1
+    assert (sweep / "0" / "rank1.log").is_file()  # a job is two processes, as torchrun was asked for
+    assert load(sweep / "0" / "checkpoints" / "last.ckpt")["global_step"] == 1
 
 
 @pytest.mark.slow
@@ -115,17 +114,16 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "devices"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
-def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp_path, signum, devices):  # noqa: F811
-    options = [f"data.batch_size={8 // devices}", f"trainer.devices={devices}", "trainer.max_epochs=6"]
+def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp_path):  # noqa: F811
+    options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=6"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
     folder = tmp_path / "stopped"
     process = start(parts, folder, *options, "callbacks.last.every_n_steps=1")
     wait_for_step(folder, process)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     out = process.communicate(timeout=60)[0]
     assert process.returncode == 143, out
-    assert f"Stopped by {signum.name} at step" in out
+    assert "Stopped by SIGTERM at step" in out
     assert "Traceback" not in out
     assert not (folder / "objective.json").exists()
     assert_gone(folder)
