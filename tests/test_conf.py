@@ -71,7 +71,6 @@ def test_a_benchmark_names_its_source_its_split_and_a_task_that_its_nulls_leave_
     assert benchmark.source == name
     assert benchmark.shards == f"data/{name.replace('_', '-')}"
     assert benchmark.split in sources.load(name).SPLITS
-    build.check("benchmark", build.plain(benchmark))
     for task, options in build.plain(benchmark.task).items():
         given = {key: value for key, value in options.items() if value is not None}
         made = build.make(f"task.{task}", given)

@@ -4,14 +4,15 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.manifest import resolve_shards
@@ -84,9 +85,22 @@ def _check_target(axis: str, node: Mapping[str, Any], handed: Mapping[str, Any])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     accepted = [name for name in parameters if name not in handed]
-    for key in node:
+    for key, value in node.items():
         if not (key.startswith("_") and key.endswith("_")) and key not in parameters:
             raise ValueError(f"{axis}.{key} is not an option of {target}{nearest(key, accepted, f'{axis}.')}")
+        if key in parameters:
+            _check_value(f"{axis}.{key}", value, parameters[key].annotation)
+
+
+KINDS = {int: "an int", float: "a float", bool: "true or false", str: "a text", NoneType: "null"}
+
+
+def _check_value(key: str, value: Any, annotation: Any) -> None:
+    """Raise ValueError for another type than is annotated; annotations of other kinds than these say nothing."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    fits = type(value) in kinds or (type(value) is int and float in kinds) or value == MISSING
+    if not fits and all(kind in KINDS for kind in kinds):
+        raise ValueError(f"{key} is {value!r}; it must be {' or '.join(KINDS[kind] for kind in kinds)}")
 
 
 def nearest(word: str, accepted: list[str], prefix: str = "") -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from prefixvlm.batch import Row
 from prefixvlm.data import budget
 from prefixvlm.data.budget import Budget
 from prefixvlm.data.cache import Cache
@@ -20,9 +21,12 @@ from prefixvlm.data.loader import ShardLoader
 from prefixvlm.data.mixture import find_sources
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shards import read_shard
+from prefixvlm.data.writer import write_shards
 from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.rows import TrainingRows
+from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of
-from tests.data.conftest import write_tar
+from tests.data.conftest import raw_samples, write_tar
 from tests.training.test_module import data_of, module_of, trainer_of
 
 Make = Callable[..., Path]
@@ -45,9 +49,9 @@ def spoil(folder: Path, bad: Sequence[str]) -> Path:
     return folder
 
 
-def train(folder: Path, batch_size: int = 4, fraction: float = 1, **kwargs: Any) -> ShardLoader:
+def train(folder: Path, batch_size: int = 4, fraction: float = 1, collate: Any = keys, **kwargs: Any) -> ShardLoader:
     sources = find_sources(str(folder), "train", Cache())
-    return ShardLoader(sources, batch_size, keys, 6, max_bad_fraction=fraction, **kwargs)
+    return ShardLoader(sources, batch_size, collate, 6, max_bad_fraction=fraction, **kwargs)
 
 
 BAD = ["train003", "train004", "train017"]
@@ -122,6 +126,61 @@ def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: 
     all_bad = spoil(make_shards(name="bad", train=8), [f"train{n:03d}" for n in range(8)])
     with pytest.raises(ValueError, match="a whole batch is bad, and so are the 7 samples after it"):
         list(train(all_bad, 2))
+
+
+def keys_of_rows(rows: Sequence[Row], supervised: bool) -> list[str]:
+    return [row.key for row in rows]
+
+
+CAPTIONS = TrainingRows({"captioning": Captioning()}, keys_of_rows)  # type: ignore[arg-type]
+VQA = TrainingRows({"vqa": Vqa(questions_per_image=1)}, keys_of_rows)  # type: ignore[arg-type]
+
+
+def half_told(tmp_path: Path, missing: Sequence[str], split: str = "train") -> Path:
+    """24 samples; to those with these keys nothing is told, and nothing answered."""
+    samples = []
+    for key, members in raw_samples(24, split):
+        if key in missing:
+            members["json"] = b'{"questions": [{"id": "x", "question": "what?", "answers": []}]}'
+        samples.append((key, members))
+    write_shards({split: samples}, tmp_path / split, "a test", "none", 5)
+    return tmp_path / split
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rows", [CAPTIONS, VQA])
+def test_a_sample_without_what_the_task_needs_is_a_bad_one(
+    make_shards: Make, tmp_path: Path, workers: int, rows: TrainingRows
+) -> None:
+    good = list(train(make_shards(name="good", train=24), collate=rows))
+    folder = half_told(tmp_path, BAD)
+    loader = train(folder, collate=rows, num_workers=workers)
+    read = list(loader)
+    assert read == [[key for key in batch if key not in BAD] for batch in good]
+    assert sorted(loader.budget.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
+    for stop in (1, 4):
+        resumed = train(folder, collate=rows, num_workers=workers)
+        resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batches": stop})
+        assert list(resumed) == read[stop:]
+    alone = list(train(folder, 1, collate=rows, num_workers=workers))
+    assert [len(batch) for batch in alone] == [1] * 24, "a batch of none is made of the next good one"
+    ranks = [list(train(folder, 1, collate=rows, rank=rank, world=2)) for rank in range(2)]
+    assert [batch for step in zip(*ranks, strict=True) for batch in step] == alone
+    sentence = r"^shard .*\.tar: .*'(train|x).* has no (caption|answer).*; bad samples: 1, more than"
+    with pytest.raises(ValueError, match=sentence):
+        list(train(folder, fraction=0.001, collate=rows))
+    everyone = half_told(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
+    with pytest.raises(ValueError, match=r"has no (caption|answer).*; a whole batch is bad, and so are the 23 samples"):
+        list(train(everyone, collate=rows, num_workers=workers))
+
+
+def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_path: Path) -> None:
+    sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", Cache())
+    loader = ExactLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
+    assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
+    assert list(loader.budget.bad) == ["val-000000.tar: val003"]
+    with pytest.raises(ValueError, match="^sample 'val003' has no caption"):
+        list(ExactLoader(sources, 4, CAPTIONS))
 
 
 def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards: Make) -> None:

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from prefixvlm import cli
 from prefixvlm.data import sources
 from prefixvlm.data.encode import Encoding
 from prefixvlm.data.manifest import MANIFEST
@@ -108,11 +110,27 @@ def test_the_images_of_a_support_are_made_smaller_too() -> None:
     [
         ("--image-size", 0, "the image size is 0; set --image-size"),
         ("--image-quality", 101, "the image quality is 101; set --image-quality to 1 ... 100"),
-        ("--samples-per-shard", 0, "samples_per_shard is 0"),
+        ("--samples-per-shard", 0, "argument --samples-per-shard: 0 is not 1 or more"),
+        ("--workers", 0, "argument --workers: 0 is not 1 or more"),
     ],
 )
 def test_wrong_options(command: Command, option: str, value: int, sentence: str) -> None:
     assert sentence in command("easy-vqa", option, value, code=2)
+
+
+@pytest.mark.parametrize("size", [15, 100_000])
+def test_sizes_of_openmoji(command: Command, size: int) -> None:
+    assert f"the size is {size}; set --size to 16 ... 2048" in command("openmoji", "--size", size, code=2)
+
+
+def test_help_has_single_percent_signs_and_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("openmoji", "80 % train"), ("verify", "exit code 0 if it is whole, and else with 2")):
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", name, "--help"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert text in " ".join(capsys.readouterr().out.split())
 
 
 def test_terms_are_shown_and_must_be_accepted(tmp_path: Path, command: Command) -> None:

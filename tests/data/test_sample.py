@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from prefixvlm.data.sample import Question, Sample, decode
+from prefixvlm.data.sample import Question, Sample, decode, decode_image
 from tests.data.conftest import png
 
 
@@ -163,3 +163,8 @@ def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, byte
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+def test_a_reason_has_no_address_in_memory() -> None:
+    with pytest.raises(ValueError, match=r"^the image does not decode \(cannot identify image file\)$"):
+        decode_image(b"no image")

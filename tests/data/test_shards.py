@@ -123,7 +123,7 @@ def test_links_huge_members_and_compressed_tars(tmp_path: Path) -> None:
 def test_resolve_a_folder(make_shards) -> None:
     folder = make_shards(train=12, val=3)
     assert [path.name for path in resolve_shards(str(folder), "train")] == [f"train-00000{n}.tar" for n in range(3)]
-    with pytest.raises(ValueError, match="holds no test samples, only train, val; make shards with `prefixvlm shards"):
+    with pytest.raises(ValueError, match="holds no test samples, only train, val; make them again .* test=false"):
         resolve_shards(str(folder), "test")
     (folder / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"no shard .*train-000001.tar for the train split; correct data.shards"):

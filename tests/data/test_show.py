@@ -8,7 +8,7 @@ from PIL import Image
 
 from prefixvlm.data import statistics
 from prefixvlm.data.manifest import MANIFEST
-from prefixvlm.data.show import CELL, COLUMNS, LINE, LINES, MARGIN, show
+from prefixvlm.data.show import CELL, COLUMNS, KEY, LINE, LINES, MARGIN, _fonts, shortened, show
 from prefixvlm.data.statistics import Frequencies
 from prefixvlm.data.writer import write_shards
 from tests.data.conftest import Command, png, write_tar
@@ -83,7 +83,28 @@ def test_the_command(folder: Path, command: Command) -> None:
     assert (folder / "sheet.png").is_file()
     assert "holds no x, only train, val" in run(folder, "--split", "x", code=2)
     assert "there is no folder" in run(folder / "no", code=2)
+    assert "train-000000.tar is a file; give its folder" in run(folder / "train-000000.tar", code=2)
+    assert "in a folder that there is" in run(folder, "--out", folder / "no" / "sheet.png", code=2)
     assert "holds neither a manifest.json nor .tar files" in run(folder.parent, code=2)
+
+
+def test_letters_that_no_font_has_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefixvlm.data.show.FONTS", ("DejaVuSans.ttf",))
+    _fonts.cache_clear()
+    texts = ("\u9999\u8549 a b" if n % 2 else "r\u00e9d" for n in range(8))
+    train = [(f"t{n}", {"png": png(), "txt": text.encode()}) for n, text in enumerate(texts)]
+    write_shards({"train": train}, tmp_path / "out", "a test", "none")
+    table = show(tmp_path / "out", None, tmp_path / "sheet.png")
+    assert table.count("No font was found here for \u9999 \u8549, so boxes stand") == 1
+    write_shards({"train": train[::2]}, tmp_path / "latin", "a test", "none")
+    assert "No font" not in show(tmp_path / "latin", None, tmp_path / "sheet.png")
+    _fonts.cache_clear()
+
+
+def test_both_ends_of_a_long_key_are_shown() -> None:
+    assert shortened("a/b") == "a/b"
+    assert shortened("animals/of/the/world/a/cat-000001") == "animals/of/...a/cat-000001"
+    assert len(shortened("x" * 99)) == KEY
 
 
 def test_frequencies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

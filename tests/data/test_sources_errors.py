@@ -57,6 +57,16 @@ MALFORMED = [
     ("vqav2", {"test_questions": {"questions": [{"question_id": 1}]}}, "'question' is missing"),
     (
         "vqav2",
+        {"train_questions": {"data_subtype": "val2014", "questions": []}, "train_annotations": {"annotations": []}},
+        "says that it is of val2014; --train-questions wants a file of train2014",
+    ),
+    (
+        "okvqa",
+        {"train_questions": {"questions": []}, "train_annotations": {"data_subtype": "val2014", "annotations": []}},
+        "says that it is of val2014; --train-annotations wants a file of train2014",
+    ),
+    (
+        "vqav2",
         {"val_questions": {"questions": [QUESTION]}, "val_annotations": {"annotations": []}},
         "has no answers to question 2 of",
     ),

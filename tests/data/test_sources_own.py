@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.manifest import MANIFEST, read_manifest, resolve_shards
 from prefixvlm.data.sample import Question
 from prefixvlm.data.sources import _own, openmoji
@@ -91,7 +92,7 @@ def test_an_image_folder_without_splits(tmp_path: Path, command: Command) -> Non
     (tmp_path / "images" / "cat" / "1.jpg").unlink()
     command("image-folder", "--folder", tmp_path / "images", "--val-share", 0.25)
     assert keys(tmp_path, "val") == [key for key in val if key != "cat/1"], "others stay where they are"
-    assert "nothing to write for test" in command(
+    assert "nothing to write for test, only for train" in command(
         "image-folder", "--folder", tmp_path / "images", "--splits", "test", code=2
     )
     assert "has no train images" in command("image-folder", "--folder", tmp_path / "images" / "cat", code=2)
@@ -101,12 +102,77 @@ def test_an_image_folder_without_splits(tmp_path: Path, command: Command) -> Non
 
 
 def test_keys_are_unique_and_without_dots() -> None:
-    assert _own.keys(["a/b.c.jpg", "a/b_c.png", "a/b.jpg", "a/b.c.jpg", "a.d/b.jpg"]) == {
-        "a/b.c.jpg": "a/b_c",
-        "a/b_c.png": "a/b_c-2",
-        "a/b.jpg": "a/b",
-        "a.d/b.jpg": "a_d/b",
+    names = ["a/b.c.jpg", "a/b_c.png", "a/b.jpg", "a/b.c.jpg", "a.d/b.jpg"]
+    assert _own.keys({"train": names, "test": ["a/b.jpg"]}) == {
+        "train": {"a/b.c.jpg": "a/b_c", "a/b_c.png": "a/b_c-2", "a/b.jpg": "a/b", "a.d/b.jpg": "a_d/b"},
+        "test": {"a/b.jpg": "a/b-2"},
     }
+
+
+@pytest.mark.parametrize("source", ["table", "image-folder"])
+def test_shares_of_val_and_test(tmp_path: Path, command: Command, source: str) -> None:
+    names = [f"a/{n}.jpg" for n in range(60)]
+    write_images(tmp_path / "images", names)
+    table = write(tmp_path / "t.csv", "image,caption\n" + "".join(f"{name},It is {name}\n" for name in names))
+    given: list[object] = ["image-folder", "--folder", tmp_path / "images"]
+    if source == "table":
+        given = ["table", "--table", table, "--images", tmp_path / "images"]
+    command(*given, "--val-share", 0.2)
+    val = keys(tmp_path, "val")
+    (tmp_path / "out").rename(tmp_path / "before")
+    command(*given, "--val-share", 0.2, "--test-share", 0.2)
+    found = {split: keys(tmp_path, split) for split in ("train", "val", "test")}
+    assert found["val"] == val, "a share of test changes nothing of val"
+    assert sorted(key for split in found.values() for key in split) == sorted(f"a/{n}" for n in range(60))
+    assert 4 <= len(found["test"]) <= 20
+    assert "is whole" in command("verify")
+    data = ShardDataModule(str(tmp_path / "out"))
+    data.setup("fit")
+    data.setup("test")
+    assert "the share of val is 0.6" in command(*given, "--val-share", 0.6, "--test-share", 0.4, code=2)
+    assert "--test-share 1e-05 draws none of the 60" in command(*given, "--test-share", 0.00001, code=2)
+
+
+def test_what_a_row_lacks_is_left_out_with_the_reason(tmp_path: Path, command: Command) -> None:
+    write_images(tmp_path / "images", ["a.jpg", "b.jpg", "c.jpg", "d.gif"])
+    rows = ["a.jpg,A dog,What?,,q1", "a.jpg,,Who?,me,q2", "b.jpg,,,,", "c.jpg,,Why?,,", "d.gif,x,,,"]
+    text = "\n".join(["image,caption,question,answer,id", *rows])
+    shown = command("table", "--table", write(tmp_path / "t.csv", text), "--images", tmp_path / "images")
+    (a,) = read(tmp_path / "out", "train")
+    assert (a.captions, [question.id for question in a.questions]) == (("A dog",), ["q2"])
+    assert left_out(tmp_path, "train") == {
+        "a, question q1": "it has no answer",
+        "b": "it has no caption, no answered question and no label",
+        "c, question c-0": "it has no answer",
+        "c": "it has no caption, no answered question and no label",
+        "d": "d.gif is no image that is read; convert it to one of .jpg, .jpeg, .png, .webp",
+    }
+    assert "5 train samples are left out" in shown
+
+
+def test_a_table_without_texts_and_secret_answers_are_kept(tmp_path: Path, command: Command) -> None:
+    write_images(tmp_path / "images", ["a.jpg", "b.jpg"])
+    text = "image,split,question,answer\na.jpg,train,,\nb.jpg,test,What?,\n"
+    command("table", "--table", write(tmp_path / "t.csv", text), "--images", tmp_path / "images")
+    assert keys(tmp_path, "train") == ["a"]
+    assert [question.question for question in read(tmp_path / "out", "test")[0].questions] == ["What?"]
+
+
+@pytest.mark.parametrize("place", ["", "train/"])
+def test_images_outside_of_a_class_are_left_out_with_the_reason(tmp_path: Path, command: Command, place: str) -> None:
+    write_images(tmp_path / "images", [f"{place}cat/1.jpg", "loose.jpg"])
+    command("image-folder", "--folder", tmp_path / "images")
+    assert keys(tmp_path, "train") == ["cat/1"]
+    assert left_out(tmp_path, "train") == {"loose": "it lies in no folder of a class"}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_one_sentence(tmp_path: Path, command: Command, encoding: str) -> None:
+    write_images(tmp_path / "images", ["a.jpg"])
+    (tmp_path / "t.csv").write_bytes("image,caption\na.jpg,caf\u00e9\n".encode(encoding))
+    shown = command("table", "--table", tmp_path / "t.csv", "--images", tmp_path / "images", code=2)
+    assert "t.csv is not UTF-8 (" in shown
+    assert "save it as UTF-8" in shown
 
 
 CSV = """image,caption,question,answers,label,split,id,url
@@ -149,7 +215,9 @@ def test_a_table(tmp_path: Path, command: Command, kind: str) -> None:
         ("t.csv", "image,split\na.jpg,val\na.jpg,train", "row 2: the image a.jpg is in train and in val"),
         ("t.csv", "image,label\na.jpg,x\na.jpg,y", "row 2: the image a.jpg has the labels x, y"),
         ("t.csv", "image\n", "has no rows"),
-        ("t.jsonl", '{"image": "a.jpg"}\n{', "cannot be read (Expecting"),
+        ("t.jsonl", '{"image": "a.jpg"}\n{', "cannot be read (line 2, column 2: Expecting"),
+        ("t.csv", "image\n/a.jpg", "row 1: the image is '/a.jpg'; paths must be of files, relative to --images"),
+        ("t.jsonl", '{"image": "."}', "line 1: the image is '.'; paths must be of files, relative to --images"),
         ("t.jsonl", "[]", "line 1: [] is no object"),
         ("t.jsonl", '{"image": "a.jpg", "captions": [1]}', "captions is [1]; it must be a text or a list"),
         ("t.csv", "image\nno.jpg", "1 of 1 images are missing"),
@@ -190,6 +258,17 @@ def test_img2dataset_is_used_as_it_is(tmp_path: Path, command: Command) -> None:
     assert manifest is not None
     assert manifest.splits["train"].shards[0].text_lengths == [4, 4, 4]
     assert "nothing to do" in command("img2dataset", "--folder", tmp_path / "cc3m", "--val-tars", 1)
+
+
+def test_tars_of_img2dataset_for_val_and_test(tmp_path: Path, command: Command) -> None:
+    img2dataset(tmp_path / "cc3m")
+    command("img2dataset", "--folder", tmp_path / "cc3m", "--val-tars", 1, "--test-tars", 1)
+    assert sorted(os.listdir(tmp_path / "out")) == [MANIFEST, "test-00001.tar", "train-00000.tar", "val-00002.tar"]
+    assert "set --val-tars to 0 or more" in command(
+        "img2dataset", "--folder", tmp_path / "cc3m", "--val-tars", -1, code=2
+    )
+    shown = command("img2dataset", "--folder", tmp_path / "cc3m", "--val-tars", 1, "--test-tars", 2, code=2)
+    assert "holds 3 tars, of which 1 are val and 2 test" in shown
 
 
 def test_damaged_tars_of_img2dataset_are_left_out(tmp_path: Path, command: Command) -> None:

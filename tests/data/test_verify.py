@@ -96,7 +96,7 @@ def test_images_without_texts_are_whole_where_none_has_any(tmp_path: Path) -> No
     assert "is whole" in verify_folder(tmp_path / "out")
 
 
-def test_a_repeated_key_within_a_shard_and_across_shards_but_not_across_splits(make_shards: Make) -> None:
+def test_a_repeated_key_within_a_shard_across_shards_and_across_splits(make_shards: Make) -> None:
     folder = make_shards(train=12, val=3)
     members = members_of(folder / "train-000001.tar")
     renamed = [(name.replace("train007", "train001"), data) for name, data in members]
@@ -106,7 +106,52 @@ def test_a_repeated_key_within_a_shard_and_across_shards_but_not_across_splits(m
     assert "sample train005 comes twice" in problems(unlisted(folder, [*members, *members[:2]]))[0]
     write_tar(folder / "train-000001.tar", members)
     write_tar(folder / "val-000001.tar", members)
-    assert "is whole" in verify_folder(folder)
+    found = problems(folder)
+    assert found[0] == "the key train005 comes twice, in train-000001.tar and val-000001.tar"
+    assert len(found) == 5
+
+
+def test_a_question_id_twice(make_shards: Make) -> None:
+    folder = make_shards(train=12)
+    members = members_of(folder / "train-000001.tar")
+    again = [(name, data.replace(b'"train7-0"', b'"train1-0"')) for name, data in members]
+    assert problems(unlisted(folder, again)) == [
+        "the question id train1-0 comes twice, in train-000000.tar and train-000001.tar"
+    ]
+
+
+def test_tars_that_no_split_has(make_shards: Make) -> None:
+    folder = make_shards(train=5)
+    write_tar(folder / "trian-000001.tar", [("a.png", png())])
+    assert problems(folder) == ["shard trian-000001.tar is in the folder, but manifest.json does not have it"]
+    (folder / MANIFEST).unlink()
+    assert problems(folder) == [
+        "shard trian-000001.tar is named for none of train, val, test, as train-000000.tar is",
+    ]
+    (folder / "train-000000.tar").unlink()
+    assert "is whole" in verify_folder(folder), "a pattern may name them so"
+
+
+def test_totals_that_do_not_fit_and_a_manifest_that_is_none(make_shards: Make, command: Command) -> None:
+    folder = make_shards(train=5)
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"samples": 5', '"samples": 6', 1))
+    assert "its totals are {'samples': 6, " in problems(folder)[0]
+    (folder / MANIFEST).write_text("[]")
+    assert "is not a manifest of shards (it holds a list, not an object)" in command("verify", folder, code=2, out=None)
+    path = folder / "train-000000.tar"
+    assert f"{path} is a file; give its folder" in command("verify", path, code=2, out=None)
+
+
+def test_every_wrong_member_is_named(make_shards: Make) -> None:
+    folder = make_shards(train=5)
+    members = members_of(folder / "train-000000.tar")
+    found = problems(unlisted(folder, [("a.py", b""), *members, ("b.exe", b""), *members[:2]], "train-000000.tar"))
+    assert [problem.split(": ", 1)[1][:22] for problem in found] == [
+        "member 'a.py' is not K",
+        "member 'b.exe' is not ",
+        "sample train000 comes ",
+    ]
 
 
 def test_images_that_do_not_decode_only_when_asked(make_shards: Make) -> None:
@@ -143,6 +188,8 @@ def test_the_command(make_shards: Make, command: Command) -> None:
 
     assert "is whole: 12 samples" in run(folder)
     assert "is whole: 12 samples" in run("--out", folder, "--decode")
+    assert "the folder is both" in run(folder, "--out", folder.parent, code=2)
+    assert "--workers: 0 is not 1 or more" in command("verify", folder, code=2, out=None, workers=0)
     (folder / "train-000000.tar").unlink()
     (folder / "train-000001.tar").write_bytes(b"")
     lines = run(folder, code=2).splitlines()

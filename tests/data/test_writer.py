@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,8 +76,11 @@ def test_a_second_run_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_something_else_is_never_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "out")
     for change in ({"source": "another"}, {"samples_per_shard": 4}):
-        with pytest.raises(ValueError, match="out exists and does not hold these shards; delete it or give another"):
+        with pytest.raises(ValueError, match="out exists and does not hold these shards; delete it or give") as caught:
             write(tmp_path / "out", **change)
+        ((name, value),) = change.items()
+        assert f"its {name} is " in str(caught.value)
+        assert str(caught.value).endswith(f"and not {value!r})")
     (tmp_path / "out" / "train-000001.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"train-000001.tar is not what manifest.json says; delete the folder"):
         write(tmp_path / "out")
@@ -119,7 +123,8 @@ def test_an_interrupted_run_is_gone_on_with(
     assert_alike(tmp_path / "out", tmp_path / "whole")
     for name, stat in before.items():
         assert (tmp_path / "out" / name).stat().st_mtime_ns == stat.st_mtime_ns
-    assert "starting over" not in capsys.readouterr().out
+    told = "Finished shards are kept in" in capsys.readouterr().err
+    assert told == isinstance(error, KeyboardInterrupt)
 
 
 def assert_alike(one: Path, other: Path) -> None:
@@ -129,14 +134,16 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"source": "another"}, {"samples_per_shard": 4}, {"encoding": Encoding(2)}])
-def test_what_is_finished_of_another_plan_is_not_used(
-    tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_finished_of_another_plan_is_not_used(tmp_path: Path, change: dict[str, Any]) -> None:
     same: dict[str, Any] = {"source": "a test", "licence": "none", "samples_per_shard": 5}
     with pytest.raises(RuntimeError):
         write_shards({"train": interrupted(12, RuntimeError())}, tmp_path / "out", **same)
+    kept = sorted((tmp_path / ".out.partial").rglob("*"))
+    with pytest.raises(ValueError, match=r"with other arguments or files has finished; .* \(rm -r .*\.out\.partial\)"):
+        write_shards({"train": raw_samples(4, "v")}, tmp_path / "out", **same | change)
+    assert sorted((tmp_path / ".out.partial").rglob("*")) == kept
+    shutil.rmtree(tmp_path / ".out.partial")
     write_shards({"train": raw_samples(4, "v")}, tmp_path / "out", **same | change)
-    assert "starting over" in capsys.readouterr().out
     write_shards({"train": raw_samples(4, "v")}, tmp_path / "whole", **same | change)
     assert_alike(tmp_path / "out", tmp_path / "whole")
 

@@ -5,6 +5,7 @@ The models are small and random, but real: open_clip's ViT and ModifiedResNet, G
 
 import io
 import json
+import shutil
 import sys
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 
 from prefixvlm import cli
 from prefixvlm.build import build_data, build_module, encoder_choice, evaluation, make
-from prefixvlm.data.manifest import read_manifest, verify
+from prefixvlm.data.manifest import MANIFEST, read_manifest, verify
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.writer import write_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of
@@ -404,3 +405,12 @@ def test_what_cannot_be_is_one_sentence(made, stored, tmp_path, monkeypatch, cap
 def test_features_json_is_what_makes_a_folder_one_of_features(stored, tmp_path):
     assert (stored("vit", features="pooled") / IDENTITY).is_file()
     assert identity_of(str(tmp_path)) is None
+
+
+def test_plain_tars_without_a_manifest_are_encoded_too(made, tmp_path):
+    shutil.copytree(made / "images", tmp_path / "plain")
+    (tmp_path / "plain" / MANIFEST).unlink()
+    encoder = MeanEncoder()
+    manifest = write_features(encoder, {}, tmp_path / "plain", tmp_path / "out")
+    assert {split: manifest.num_samples(split) for split in manifest.splits} == NUM
+    assert write_features(encoder, {}, tmp_path / "plain", tmp_path / "out") == manifest

@@ -12,6 +12,9 @@ from prefixvlm.data.processes import default_workers
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
 
 
+CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of its problems."
+
+
 def add_shards(parser: argparse.ArgumentParser) -> Any:
     """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`.
 
@@ -20,14 +23,15 @@ def add_shards(parser: argparse.ArgumentParser) -> Any:
     names = parser.add_subparsers(required=True, metavar="NAME")
     for name in sources.names():
         _add_source(names, name)
-    _add_verify(names.add_parser("verify", help="find everything that is wrong with a folder of shards"))
+    verify = "find everything that is wrong with a folder of shards"
+    _add_verify(names.add_parser("verify", help=verify, description=f"{verify[0].upper()}{verify[1:]}. {CODES}"))
     _add_show(names.add_parser("show", help="what a folder of shards holds, with a picture of some samples"))
     return names
 
 
 def _add_source(names: Any, name: str) -> None:
     source = sources.load(name)
-    about = f"{source.SOURCE}. Licence: {source.LICENCE}.\n\n{source.__doc__}".replace("%", "%%")
+    about = f"{source.SOURCE}. Licence: {source.LICENCE}.\n\n{source.__doc__}"
     command = names.add_parser(
         name, help=source.SOURCE, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,15 +54,21 @@ def _add_source(names: Any, name: str) -> None:
         command.add_argument("--image-size", type=int, metavar="S", help=size)
         quality = "save images anew as JPEG of this quality, 1 to 100 (with --image-size: 90)"
         command.add_argument("--image-quality", type=int, metavar="Q", help=quality)
-        command.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="1000 unless set")
+        command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="1000 unless set")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
     _add_workers(command)
     command.set_defaults(run=_write, source=name)
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
 def _add_workers(command: argparse.ArgumentParser) -> None:
     workers = "processes; the number of cores, up to 8, unless set"
-    command.add_argument("--workers", type=int, default=default_workers(), metavar="N", help=workers)
+    command.add_argument("--workers", type=_positive, default=default_workers(), metavar="N", help=workers)
 
 
 def _add_folder(command: argparse.ArgumentParser, *names: str) -> None:
@@ -87,8 +97,9 @@ def _verify(arguments: argparse.Namespace) -> None:
     from prefixvlm.data.verify import verify_folder
 
     folder = arguments.folder or arguments.same_folder
-    if folder is None:
-        raise ValueError("the folder is not given; give it as `prefixvlm shards verify DIR`")
+    if folder is None or (arguments.same_folder or folder) != folder:
+        given = "is not given" if folder is None else f"is both {folder} and {arguments.same_folder}"
+        raise ValueError(f"the folder {given}; give one, as `prefixvlm shards verify DIR`")
     print(verify_folder(folder, arguments.decode, arguments.workers))
 
 
@@ -110,11 +121,10 @@ def _write(arguments: argparse.Namespace) -> None:
         print(source.TERMS)
         raise ValueError(f"{source.SOURCE} has the terms above; if you accept them, give --accept-terms as well")
     chosen = getattr(arguments, "splits", None)
-    splits = [split for split in sources.splits(source, given) if chosen is None or split in chosen]
-    if missing := set(chosen or ()) - set(splits):
-        raise ValueError(
-            f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(splits) or 'none'}"
-        )
+    held = sources.splits(source, given)
+    splits = [split for split in held if chosen is None or split in chosen]
+    if missing := set(chosen or ()) - set(held):
+        raise ValueError(f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(held)}")
     if sources.takes_tars(source):
         from prefixvlm.data.adopt import adopt_tars
 

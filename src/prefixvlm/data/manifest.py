@@ -12,6 +12,10 @@ import braceexpand
 
 MANIFEST = "manifest.json"
 HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` and set data.shards to their folder"
+OTHER_SPLITS = {
+    "val": "make them again with this split, as by --val-share",
+    "test": "make them again with this split, as by --test-share, or train with test=false",
+}
 
 
 @dataclass
@@ -51,32 +55,42 @@ class Manifest:
     def has(self, split: str) -> bool:
         return split in self.splits and self.num_samples(split) > 0
 
-    def made_like(self, other: "Manifest") -> bool:
-        """Whether both are made from the same source in the same way."""
+    def made_of(self) -> dict[str, Any]:
+        """The source, and how the shards are made of it."""
         names = ("source", "licence", "samples_per_shard", "options")
-        return list(self.splits) == list(other.splits) and all(getattr(self, n) == getattr(other, n) for n in names)
+        return {"splits": list(self.splits), **{name: getattr(self, name) for name in names}}
+
+    def totals(self) -> dict[str, int]:
+        shards = [shard for split in self.splits.values() for shard in split.shards]
+        return {"samples": sum(shard.samples for shard in shards), "bytes": sum(shard.bytes for shard in shards)}
 
     def to_json(self) -> str:
-        shards = [shard for split in self.splits.values() for shard in split.shards]
-        totals = {"samples": sum(shard.samples for shard in shards), "bytes": sum(shard.bytes for shard in shards)}
-        text = json.dumps({"totals": totals, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"totals": self.totals(), **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
         return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda found: "".join(found[0].split()), text)  # on one line
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder of shards, None if it has none. Raises ValueError if it is not one."""
+def read_manifest(folder: Path, exactly: bool = False) -> Manifest | None:
+    """The manifest of a folder of shards, None if it has none. Raises ValueError if it is not one.
+
+    exactly: its totals must fit its shards, too.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        content.pop("totals")
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        totals = content.pop("totals")
         splits = {name: Split([Shard(**shard) for shard in split.pop("shards")], **split)
                   for name, split in content.pop("splits").items()}  # fmt: skip
         shards = [shard for split in splits.values() for shard in split.shards]
         if not all(Path(shard.name).name == shard.name and isinstance(shard.samples, int) for shard in shards):
             raise ValueError("a shard is not in the folder itself, or its number of samples is not a number")
-        return Manifest(splits=splits, **content)
+        manifest = Manifest(splits=splits, **content)
+        if exactly and totals != manifest.totals():
+            raise ValueError(f"its totals are {totals}, but those of its shards {manifest.totals()}")
+        return manifest
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a manifest of shards ({error}); make the shards again") from error
 
@@ -101,7 +115,7 @@ def all_shards(folder: Path) -> list[tuple[str, Path, Shard | None]]:
     Raises ValueError if there are none.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise ValueError(f"{folder} is a file; give its folder" if folder.exists() else f"there is no folder {folder}")
     manifest = read_manifest(folder)
     if manifest is not None:
         return [(split, folder / each.name, each) for split, held in manifest.splits.items() for each in held.shards]
@@ -116,14 +130,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolve_shards(shards: str, split: str, how: str = HOW_TO_MAKE) -> list[Path]:
+def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
     """The shards of a split: of a folder with a manifest, of a folder with SPLIT-*.tar, or of a pattern with {split}.
 
     A pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar" may hold braces and wildcards.
     Raises ValueError if there are none, or if one that is named is missing or has another size than in the manifest.
-    how: the end of its sentence, what to do.
+    how: the end of its sentence, what to do, if not what there usually is.
     """
     folder = Path(shards)
+    others = "{split}" in shards or any(folder.glob("*.tar"))  # shards of their own
+    how = how or (OTHER_SPLITS.get(split, HOW_TO_MAKE) if others else HOW_TO_MAKE)
     if folder.is_dir():
         manifest = read_manifest(folder)
         if manifest is not None and not manifest.has(split):

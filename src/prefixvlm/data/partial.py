@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,13 +20,18 @@ class Partial:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards, self.done, self._plan = folder / "shards", folder / "done", folder / "plan"
+        self.foreign = False  # of another plan
 
     def follow(self, plan: str) -> None:
-        """Keeps what is there if it is of this plan, and else starts over and says so."""
-        if self._plan.is_file() and self._plan.read_text() != plan:
-            print(f"{self.folder} is of a run with other arguments or files; starting over.")
-            self._plan.unlink()
-        if not self._plan.is_file():
+        """Keeps what is there if it is of this plan. Raises ValueError if something is finished of another one."""
+        other = self._plan.is_file() and self._plan.read_text() != plan
+        if other and not self.empty:
+            self.foreign = True
+            raise ValueError(
+                f"{self.folder} holds what an interrupted run with other arguments or files has finished; go on with "
+                f"those, or delete it (rm -r {shlex.quote(str(self.folder))}) to start over"
+            )
+        if other or not self._plan.is_file():
             for folder in (self.shards, self.done):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.shards, self.done):
@@ -55,7 +62,14 @@ def partial_folder(out: Path) -> Iterator[Partial]:
     try:
         yield partial
     except ValueError:
-        shutil.rmtree(partial.folder, ignore_errors=True)
+        if not partial.foreign:
+            shutil.rmtree(partial.folder, ignore_errors=True)
+        raise
+    except KeyboardInterrupt:
+        if not partial.empty:
+            print(
+                f"\nFinished shards are kept in {partial.folder}; the same command goes on from them.", file=sys.stderr
+            )
         raise
     finally:
         if not partial.shards.is_dir() or partial.empty:

@@ -2,7 +2,7 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -25,6 +25,7 @@ MAX_SPARES = 64
 class Reader(IterableDataset):
     """The planned batches of one rank, each with its bad samples; each worker makes every num_workers-th of them.
 
+    A sample is bad if it does not decode, or if no batch can be made of it alone, as without a caption to train on.
     on_bad: FAIL raises; SKIP leaves bad samples out, and a batch of nothing else is None; REPLACE makes such a batch of
     the next good sample of the walk, whatever the workers and wherever a run is resumed.
     """
@@ -41,33 +42,53 @@ class Reader(IterableDataset):
         try:
             arriving = _in_order(self.walks, self.batches[mine])
             for batch, seed in zip(self.batches[mine], self.seeds[mine], strict=True):
-                samples, bad = self._decoded(next(arriving) for _ in batch)
-                if not samples and self.on_bad == REPLACE:
-                    samples = [self._spare(batch[-1])]
-                yield self.collate(samples, random.Random(seed)) if samples else None, bad
+                made, bad = self._made((next(arriving) for _ in batch), seed)
+                if made is None and self.on_bad == REPLACE:
+                    made = self._spare(batch[-1], seed, bad[0][1])
+                yield made, bad
         except (ValueError, OSError) as error:
             yield error  # as a value: torch would put the worker's traceback into its sentence
 
-    def _decoded(self, arriving: Iterator[tuple[Tar, RawSample]]) -> tuple[list[Sample], list[Bad]]:
-        samples, bad = [], []
+    def _made(self, arriving: Iterable[tuple[Tar, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
+        """The batch of those that are good, None without any, and the bad ones."""
+        found: list[tuple[Tar, str, Sample]] = []
+        bad: list[Bad] = []
         for tar, raw in arriving:
             try:
-                samples.append(decode_from(tar, raw, self.image))
+                found.append((tar, raw[0], decode_from(tar, raw, self.image)))
             except ValueError as error:
                 if self.on_bad == FAIL:
                     raise
-                bad.append((f"{tar.prefix}{tar.path.name}: {raw[0]}", str(error)))
-        return samples, bad
+                bad.append((_name(tar, raw[0]), str(error)))
+        try:
+            return self._collated([sample for _, _, sample in found], seed), bad
+        except ValueError:
+            if self.on_bad == FAIL:
+                raise
+        good = []
+        for tar, key, sample in found:
+            try:
+                self._collated([sample], seed)
+                good.append(sample)
+            except ValueError as error:
+                bad.append((_name(tar, key), f"shard {tar.path}: {error}"))
+        return self._collated(good, seed), bad
 
-    def _spare(self, number: int) -> Sample:
+    def _collated(self, samples: list[Sample], seed: str) -> Any:
+        return self.collate(samples, random.Random(seed)) if samples else None
+
+    def _spare(self, number: int, seed: str, reason: str) -> Any:
         total = sum(count for walk in self.walks for _, count in walk)
         spares = (number + np.arange(1, min(MAX_SPARES, total - 1) + 1)) % total
-        for tar, raw in _in_order(self.walks, [spares]):
-            try:
-                return decode_from(tar, raw, self.image)
-            except ValueError:
-                continue
-        raise ValueError(f"a whole batch is bad, and so are the {len(spares)} samples after it; make the shards again")
+        for each in _in_order(self.walks, [spares]):
+            made, _ = self._made([each], seed)
+            if made is not None:
+                return made
+        raise ValueError(f"{reason}; a whole batch is bad, and so are the {len(spares)} samples after it")
+
+
+def _name(tar: Tar, key: str) -> str:
+    return f"{tar.prefix}{tar.path.name}: {key}"
 
 
 def decode_from(tar: Tar, raw: RawSample, image: Image.Image | None = None) -> Sample:

@@ -110,7 +110,8 @@ def decode_image(data: bytes) -> Image.Image:
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
             return _to_rgb(image)
     except Exception as error:  # on damaged bytes PIL raises OSError, SyntaxError, struct.error and many others
-        raise ValueError(f"the image does not decode ({' '.join(str(error).split())})") from error
+        reason = re.sub(r" <.* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))  # of a buffer in memory
+        raise ValueError(f"the image does not decode ({reason})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import re
 import tarfile
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
@@ -14,6 +14,7 @@ from prefixvlm.data.manifest import MANIFEST, Shard, read_manifest
 from prefixvlm.data.sample import EXTENSION, MAX_BYTES, SEEN, TEXT_EXTENSIONS
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members, by extension
+Say = Callable[[str], None]
 MAX_HEADER = 2**20  # bytes of a long name or of the fields of a member
 MAX_SAMPLE = 4 * MAX_BYTES
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
@@ -25,13 +26,18 @@ class _Tar(NamedTuple):
     headers: tarfile.TarFile
 
 
-def read_shard(path: Path, wanted: Container[int] | None = None) -> Iterator[RawSample]:
+def _refuse(problem: str) -> None:
+    raise ValueError(problem)
+
+
+def read_shard(path: Path, wanted: Container[int] | None = None, say: Say = _refuse) -> Iterator[RawSample]:
     """The samples of a shard in their order; `wanted`: only those with these numbers, the others' bytes are not read.
 
     Raises ValueError naming the shard if it is damaged, cut short, splits or repeats a sample, or has foreign members.
+    say: is told of all these, but for damage, instead; a foreign or repeated member is passed over then.
     """
     with _open(path) as tar:
-        for number, (key, members) in enumerate(_samples(tar)):
+        for number, (key, members) in enumerate(_samples(tar, say)):
             if wanted is None or number in wanted:
                 yield key, {extension: _read(tar, info) for extension, info in members.items()}
 
@@ -41,7 +47,7 @@ def count_samples(path: Path) -> int:
     if (shard := listed(path)) is not None:
         return shard.samples
     with _open(path) as tar:
-        return sum(1 for _ in _samples(tar))
+        return sum(1 for _ in _samples(tar, _refuse))
 
 
 def listed(path: Path) -> Shard | None:
@@ -111,26 +117,29 @@ def _read(tar: _Tar, info: tarfile.TarInfo) -> bytes:
     return data
 
 
-def _samples(tar: _Tar) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def _samples(tar: _Tar, say: Say) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     path, seen = tar.path, set[str]()
-    for key, entries in groupby(_entries(tar), key=itemgetter(0)):
+    for key, entries in groupby(_entries(tar, say), key=itemgetter(0)):
         if key in seen:
-            raise ValueError(f"shard {path}: sample {key} comes twice or its members are not neighbours")
+            say(f"shard {path}: sample {key} comes twice or its members are not neighbours")
+            continue
         seen.add(key)
         members: dict[str, tarfile.TarInfo] = {}
         for _, extension, info in entries:
             if extension in members:
-                raise ValueError(f"shard {path}: sample {key} has two members .{extension}; a key must be unique")
+                say(f"shard {path}: sample {key} has two members .{extension}; a key must be unique")
+                continue
             members[extension] = info
         if sum(info.size for info in members.values()) > MAX_SAMPLE:
-            raise ValueError(f"shard {path}: sample {key} has more than {MAX_SAMPLE} bytes; give it fewer images")
+            say(f"shard {path}: sample {key} has more than {MAX_SAMPLE} bytes; give it fewer images")
+            continue
         yield key, members
     shard = listed(path)
     if shard is not None and len(seen) != shard.samples:
-        raise ValueError(f"shard {path} holds {len(seen)} samples, but {MANIFEST} says {shard.samples}; make it again")
+        say(f"shard {path} holds {len(seen)} samples, but {MANIFEST} says {shard.samples}; make it again")
 
 
-def _entries(tar: _Tar) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def _entries(tar: _Tar, say: Say) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Key, extension and header of each member.
 
     Not webdataset's own reader: like tarfile, it takes a damaged header for the end of the shard, without a word.
@@ -147,9 +156,11 @@ def _entries(tar: _Tar) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
         try:
             check_member(key, extension)
         except ValueError as error:
-            raise ValueError(f"shard {path}: {error}") from error
+            say(f"shard {path}: {error}")
+            continue
         if not info.isreg() or info.issparse() or not 0 <= info.size <= MAX_BYTES:
-            raise ValueError(f"shard {path}: member {info.name} is not a plain file of at most {MAX_BYTES} bytes")
+            say(f"shard {path}: member {info.name} is not a plain file of at most {MAX_BYTES} bytes")
+            continue
         yield key, extension.lower(), info
     _check_end(tar)
 

@@ -3,20 +3,22 @@
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from prefixvlm.data.manifest import MANIFEST, Shard, all_shards, sha256
+from prefixvlm.data.manifest import MANIFEST, Shard, all_shards, read_manifest, sha256
 from prefixvlm.data.processes import run
 from prefixvlm.data.sample import BLACK, TEXT_EXTENSIONS, decode
 from prefixvlm.data.shards import read_shard
 
 MOST = 20  # problems that are named
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Check:
 class Found:
     """What a shard holds and what is wrong with it.
 
-    keys: a hash of 8 bytes for each sample's. texts: by the text members of a sample, how many samples have just these,
-    and the first keys of them.
+    keys, questions: a hash of 8 bytes for each sample's key and each question's id. texts: by the text members of a
+    sample, how many samples have just these, and the first keys of them.
     """
 
     problems: list[str] = field(default_factory=list)
     more: int = 0  # problems that are not named
     keys: array = field(default_factory=lambda: array("Q"))
+    questions: array = field(default_factory=lambda: array("Q"))
     texts: dict[tuple[str, ...], tuple[int, list[str]]] = field(default_factory=dict)
 
     def say(self, problem: str) -> None:
@@ -55,6 +58,9 @@ def verify_folder(folder: Path, decoded: bool = False, workers: int = 1) -> str:
     Without a manifest, the numbers of samples and the bytes cannot be held against anything.
     """
     checks = [Check(*shard, decoded) for shard in all_shards(folder)]
+    everything = Found()
+    for problem in _of_folder(folder, checks):
+        everything.say(problem)
     found: dict[Path, Found] = {}
     total = sum(check.shard.samples for check in checks if check.shard)
     bar = tqdm(total=total or None, desc="verifying", unit=" samples")
@@ -64,15 +70,16 @@ def verify_folder(folder: Path, decoded: bool = False, workers: int = 1) -> str:
                 bar.update(result)
             else:
                 found[result[0]] = result[1]
-    everything = Found()
     for check in checks:
         for problem in found[check.path].problems:
             everything.say(problem)
         everything.more += found[check.path].more
     for split in dict.fromkeys(check.split for check in checks):
         shards = {check.path: found[check.path] for check in checks if check.split == split}
-        for problem in (*_half(split, shards), *_repeated(shards)):
+        for problem in (*_half(split, shards), *_repeated(shards, "question id", lambda each: each.questions, _ids)):
             everything.say(problem)
+    for problem in _repeated(found, "key", lambda each: each.keys, _keys):
+        everything.say(problem)
     if everything.problems:
         raise _error(folder, everything)
     listed = "" if all(check.shard for check in checks) else f"; without a {MANIFEST}, no counts and bytes are checked"
@@ -87,13 +94,14 @@ def check_shard(check: Check) -> Iterator[int | tuple[Path, Found]]:
     try:
         for problem in _held_against(check.path, check.shard) if check.shard else ():
             found.say(problem)
-        for key, members in read_shard(check.path):
+        for key, members in read_shard(check.path, say=found.say):
             found.keys.append(_hash(key))
             texts = tuple(name for name in TEXT_EXTENSIONS if name in members)
             count, keys = found.texts.get(texts, (0, []))
             found.texts[texts] = (count + 1, [*keys, key][:MOST])
             try:
-                decode(key, members, f"shard {name}", None if check.decode else BLACK)
+                sample = decode(key, members, f"shard {name}", None if check.decode else BLACK)
+                found.questions.extend(_hash(question.id) for question in sample.questions)
             except ValueError as error:
                 found.say(str(error))
             yield 1
@@ -102,6 +110,21 @@ def check_shard(check: Check) -> Iterator[int | tuple[Path, Found]]:
     except (ValueError, OSError) as error:
         found.say(str(error))
     yield check.path, found
+
+
+def _of_folder(folder: Path, checks: list[Check]) -> Iterator[str]:
+    """What is wrong with the names of the tars and with the manifest."""
+    try:
+        listed = read_manifest(folder, exactly=True) is not None
+    except ValueError as error:
+        yield str(error)
+        listed = True
+    if listed:
+        for name in sorted({path.name for path in folder.glob("*.tar")} - {check.path.name for check in checks}):
+            yield f"shard {name} is in the folder, but {MANIFEST} does not have it"
+    elif any(check.split in SPLITS for check in checks):
+        for name in (check.path.name for check in checks if check.split not in SPLITS):
+            yield f"shard {name} is named for none of {', '.join(SPLITS)}, as {SPLITS[0]}-000000.tar is"
 
 
 def _held_against(path: Path, shard: Shard) -> Iterator[str]:
@@ -130,29 +153,38 @@ def _half(split: str, shards: dict[Path, Found]) -> Iterator[str]:
                 )
 
 
-def _repeated(shards: dict[Path, Found]) -> Iterator[str]:
-    """Keys that are in more than one shard."""
+def _repeated(
+    shards: dict[Path, Found], what: str, of: Callable[[Found], array], names: Callable[[str, Any], list[str]]
+) -> Iterator[str]:
+    """Those that come more than once. of: their hashes; names: themselves, of a sample."""
     if not shards:
         return
-    hashes, counts = np.unique(np.concatenate([found.keys for found in shards.values()]), return_counts=True)
+    hashes, counts = np.unique(np.concatenate([of(found) for found in shards.values()]), return_counts=True)
     twice = hashes[counts > 1][:MOST]
     where: dict[str, list[str]] = defaultdict(list)
     for path, found in shards.items():
-        if len(twice) and np.isin(twice, found.keys).any():
-            for key in _keys(path):
-                if _hash(key) in twice:
-                    where[key].append(path.name)
-    for key, names in where.items():
-        if len(names) > 1:
-            yield f"the key {key} comes twice, in {' and '.join(dict.fromkeys(names))}"
+        if len(twice) and np.isin(twice, of(found)).any():
+            for name in _named(path, names):
+                if _hash(name) in twice:
+                    where[name].append(path.name)
+    for name, places in where.items():
+        if len(places) > 1:
+            yield f"the {what} {name} comes twice, in {' and '.join(dict.fromkeys(places))}"
 
 
-def _keys(path: Path) -> Iterable[str]:
-    try:
-        for key, _ in read_shard(path):
-            yield key
-    except (ValueError, OSError):
-        return  # named already
+def _named(path: Path, names: Callable[[str, Any], list[str]]) -> Iterator[str]:
+    with suppress(ValueError, OSError):  # named already
+        for key, members in read_shard(path, say=lambda _: None):
+            with suppress(ValueError):
+                yield from names(key, members)
+
+
+def _keys(key: str, _: Any) -> list[str]:
+    return [key]
+
+
+def _ids(key: str, members: Any) -> list[str]:
+    return [question.id for question in decode(key, members, "", BLACK).questions]
 
 
 def _hash(key: str) -> int:

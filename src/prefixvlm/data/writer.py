@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -96,11 +97,20 @@ def already_there(out: Path, wanted: Manifest, what: str = "shards", needed: str
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     found = read_manifest(out) if (out / needed).is_file() else None
-    if found is None or not found.made_like(wanted):
-        raise ValueError(f"{out} exists and does not hold these {what}; delete it or give another --out")
+    if found is None or (made := found.made_of()) != wanted.made_of():
+        told = f" ({_differences(made, wanted.made_of())})" if found is not None else ""
+        raise ValueError(f"{out} exists and does not hold these {what}; delete it or give another --out{told}")
     verify(out)
     print(f"{out} holds these {what} already; nothing to do.")
     return found
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    return "; ".join(
+        f"its {name} {'are' if name in ('splits', 'options') else 'is'} {value!r} and not {wanted[name]!r}"
+        for name, value in found.items()
+        if value != wanted[name]
+    )
 
 
 def _plan(manifest: Manifest) -> str:

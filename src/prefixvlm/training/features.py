@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from prefixvlm.data.encode import Encoding
-from prefixvlm.data.manifest import MANIFEST, Manifest, Split, read_manifest, sha256
+from prefixvlm.data.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, sha256
 from prefixvlm.data.mixture import Shards
 from prefixvlm.data.partial import Partial
+from prefixvlm.data.shards import count_samples
 from prefixvlm.data.tar import Task, write_tar
 from prefixvlm.data.writer import already_there, make_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
@@ -28,19 +29,20 @@ def write_features(
 
     node: of the configuration, which built the encoder. Names, keys and texts stay. All is written or, whatever
     happens, nothing; shards that an interrupted run finished are not made again.
-    Raises ValueError for an encoder that is trained or reads features itself, and for shards without a manifest.
+    Raises ValueError for an encoder that is trained or reads features itself, and where there are no image shards.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; set --batch-size to 1 or more")
     if encoder.trained or encoder.identity is not None:
         kind = "is trained, so its features would not stay" if encoder.trained else "reads stored features itself"
         raise ValueError(f"the encoder {kind}; features are computed by a frozen encoder that sees images")
-    images = read_manifest(shards)
-    if images is None or identity_of(str(shards)) is not None:
-        raise ValueError(f"--shards is {shards}, which is not a folder of image shards with a {MANIFEST}")
+    if not any(shards.glob("*.tar")) or identity_of(str(shards)) is not None:
+        raise ValueError(f"--shards is {shards}, which is not a folder of image shards")
+    images = read_manifest(shards) or _manifest_of(shards)
     encode = Encode(encoder.eval().to(_device(device)), batch_size)
     identity = identify(encoder, node)
-    mark = _digest(vars(identity), sha256(shards / MANIFEST))
+    listed = (shards / MANIFEST).is_file()
+    mark = _digest(vars(identity), sha256(shards / MANIFEST) if listed else images.to_json())
     wanted = Manifest(f"features {mark} of: {images.source}", images.licence, images.samples_per_shard,
                       {split: Split() for split in images.splits})  # fmt: skip
 
@@ -59,6 +61,15 @@ def write_features(
     write_identity(staging, identity, encode.black())
     staging.rename(out)
     return made
+
+
+def _manifest_of(folder: Path) -> Manifest:
+    """What a manifest would say of a folder of plain tars, whose names say their splits."""
+    splits: dict[str, Split] = {}
+    for split, path, _ in all_shards(folder):
+        shard = Shard(path.name, count_samples(path), path.stat().st_size, sha256(path))
+        splits.setdefault(split, Split()).shards.append(shard)
+    return Manifest(f"the tars of {folder.resolve().name}", "see where they come from", 0, splits)
 
 
 def identify(encoder: ImageEncoder, node: dict[str, Any]) -> Identity:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.tar import Candidate, Members
 
 T = TypeVar("T")
@@ -108,7 +109,16 @@ class Planned:
     def __iter__(self) -> Iterator[Candidate]:
         for record in self.records:
             members: Members = {**record.images, "json": json.dumps(record.content).encode()}
-            yield record.key, ValueError(record.wrong) if record.wrong else members
+            wrong = record.wrong or _unread(record.images)
+            yield record.key, ValueError(wrong) if wrong else members
+
+
+def _unread(images: Mapping[str, Path]) -> str:
+    """Why one of the images cannot be read, by its name alone."""
+    for path in images.values():
+        if path.suffix[1:].lower() not in IMAGE_EXTENSIONS:
+            return f"{path.name} is no image that is read; convert it to one of .{', .'.join(IMAGE_EXTENSIONS)}"
+    return ""
 
 
 def with_images(records: list[Record], wanted: str) -> Planned:

@@ -7,21 +7,23 @@ from typing import TypeVar
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
-VAL_SHARE = "X: the share of the training images that becomes val, as 0.1; drawn by their names, so always the same"
+VAL_SHARE = "X: about this share of the training images becomes val, as 0.1; drawn by their names, so always the same"
+TEST_SHARE = "X: about this share of the training images becomes test, as 0.1; drawn likewise"
 
 
-def keys(names: Iterable[str]) -> dict[str, str]:
-    """A key for each path of an image: without its extension, "_" for dots, numbered where that makes two alike."""
-    found: dict[str, str] = {}
+def keys(splits: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
+    """By split, a key for each path of an image: no extension, "_" for dots, numbered where that makes two alike."""
+    found: dict[str, dict[str, str]] = {split: {} for split in splits}
     taken: set[str] = set()
-    for name in dict.fromkeys(names):
-        path = PurePosixPath(name)
-        wanted = key = str(path.with_name(path.stem)).replace(".", "_")
-        number = 2
-        while key in taken:
-            key, number = f"{wanted}-{number}", number + 1
-        taken.add(key)
-        found[name] = key
+    for split, names in splits.items():
+        for name in dict.fromkeys(names):
+            path = PurePosixPath(name)
+            wanted = key = str(path.with_name(path.stem)).replace(".", "_")
+            number = 2
+            while key in taken:
+                key, number = f"{wanted}-{number}", number + 1
+            taken.add(key)
+            found[split][name] = key
     return found
 
 
@@ -30,20 +32,23 @@ def share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 
-def check_share(val_share: float | None) -> None:
-    if val_share is not None and not 0 < val_share < 1:
-        raise ValueError(f"the share of val is {val_share}; set --val-share to more than 0 and less than 1")
-
-
-def divided(splits: Mapping[str, dict[str, T]], val_share: float | None) -> dict[str, dict[str, T]]:
-    """The images of each split, by name, with a share of train as val if one is wanted."""
-    check_share(val_share)
+def divided(
+    splits: Mapping[str, dict[str, T]], val_share: float | None, test_share: float | None
+) -> dict[str, dict[str, T]]:
+    """The images of each split, by name, with shares of train as val and test if they are wanted."""
+    shares = {split: value for split, value in (("val", val_share), ("test", test_share)) if value is not None}
     found = {split: dict(splits[split]) for split in SPLITS if splits.get(split)}
-    if val_share is None:
-        return found
-    if "val" in found:
-        raise ValueError("there is a val already; leave --val-share out")
-    train = found.get("train", {})
-    val = {name: each for name, each in train.items() if share(name) < val_share}
-    parts = {"train": {name: each for name, each in train.items() if name not in val}, "val": val}
-    return {split: (found | parts)[split] for split in SPLITS if split in found | parts}
+    for split, value in shares.items():
+        if not 0 < value < 1 or sum(shares.values()) >= 1:
+            raise ValueError(f"the share of {split} is {value}; set --{split}-share to more than 0, all to less than 1")
+        if split in found:
+            raise ValueError(f"there is a {split} already; leave --{split}-share out")
+    rest, first = found.get("train", {}), 0.0
+    for split, value in shares.items():
+        drawn = {name: each for name, each in rest.items() if first <= share(name) < first + value}
+        if not drawn:
+            raise ValueError(f"--{split}-share {value} draws none of the {len(rest)} training images; set it to more")
+        found[split], first = drawn, first + value
+    drawn_names = {name for split in shares for name in found[split]}
+    found["train"] = {name: each for name, each in rest.items() if name not in drawn_names}
+    return {split: found[split] for split in SPLITS if found.get(split)}

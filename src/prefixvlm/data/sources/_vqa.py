@@ -12,6 +12,7 @@ from prefixvlm.data.sources._files import (
     field,
     identity,
     image_file,
+    option,
     read_given,
     texts,
     with_images,
@@ -25,8 +26,10 @@ def vqa_samples(
 
     The questions of a split for which no annotations are wanted have no answers.
     """
-    known = _annotations(annotations, f"{split}_annotations", wanted) if f"{split}_annotations" in wanted else None
+    told_by = f"{split}_annotations"
+    known = _annotations(annotations, told_by, wanted, part) if told_by in wanted else None
     questions, content = read_given(questions, f"{split}_questions", dict, wanted)
+    _check_part(content, questions, f"{split}_questions", part)
     asked: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for question in field(content, "questions", list, questions):
         id_ = identity(question, "question_id", questions)
@@ -44,9 +47,17 @@ def vqa_samples(
     return with_images(records, wanted["images"])
 
 
-def _annotations(path: Path | None, argument: str, wanted: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _check_part(content: dict[str, Any], path: Path, argument: str, part: str) -> None:
+    """Raises ValueError for a file that says itself that it is of another split, as val2014 or test-dev2015."""
+    said = content.get("data_subtype", part)
+    if said not in (part, part.replace("test", "test-dev")):
+        raise ValueError(f"{path} says that it is of {said}; {option(argument)} wants a file of {part}")
+
+
+def _annotations(path: Path | None, argument: str, wanted: Mapping[str, str], part: str) -> dict[str, dict[str, Any]]:
     """Answers and groups by the id of the question."""
     path, content = read_given(path, argument, dict, wanted)
+    _check_part(content, path, argument, part)
     return {
         identity(each, "question_id", path): {
             "answers": answers(each, path),

@@ -35,8 +35,8 @@ _WIDTH = 1.3  # of a glyph, in sizes of the font
 
 def samples(split: str, language: str = "en", size: int = 64) -> Samples:
     """In the order of their names."""
-    if size < 16:
-        raise ValueError(f"the size is {size}; set --size to 16 or more")
+    if not 16 <= size <= 2048:
+        raise ValueError(f"the size is {size}; set --size to 16 ... 2048")
     found = [(symbol, name) for symbol, name in _names(language).items() if _split(symbol) == split]
     return [(_key(symbol), _members(symbol, name, size)) for symbol, name in found]
 

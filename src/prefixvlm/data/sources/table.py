@@ -8,13 +8,14 @@ Columns, of which only image must be there:
   id                  of the question; else it is made from the image's name
   label               the class of the image
   split               train (also where it is empty), val or test
-Several rows of one image become one sample. The key is the image's path without extension.
+Several rows of one image become one sample. The key is the image's path without extension. Where others of the split
+have texts or answers, an image without any text and a question without an answer are left out; the manifest says which.
 """
 
 import csv
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefixvlm.data.sources import _own
@@ -28,28 +29,42 @@ WANTED = {
     "table": "FILE: a CSV, TSV or JSONL file with the columns that are described above",
     "images": "DIR: the folder of the images",
     "val_share": _own.VAL_SHARE,
+    "test_share": _own.TEST_SHARE,
 }
 TEXTS = ("image", "question", "id", "label", "split")
 LISTS = {"caption": "captions", "captions": "captions", "answer": "answers", "answers": "answers"}
 Row = dict[str, Any]
 
 
-def held(table: Path, images: Path, val_share: float | None = None) -> list[str]:
+def held(table: Path, images: Path, val_share: float | None = None, test_share: float | None = None) -> list[str]:
     """The splits that there are."""
     unused = dict.fromkeys(name for _, row in _rows(table) for name in row if name not in (*TEXTS, *LISTS))
     if unused:
         print(f"{table}: {', '.join(map(repr, unused))} are not used; --help says which columns are.")
-    return list(_splits(table, val_share))
+    return list(_splits(table, val_share, test_share))
 
 
-def samples(split: str, table: Path, images: Path, val_share: float | None = None) -> Samples:
-    found = _splits(table, val_share)[split]
-    keys = _own.keys(found)
-    records = [Record(keys[name], images / name, _content(keys[name], rows)) for name, rows in found.items()]
+def samples(
+    split: str, table: Path, images: Path, val_share: float | None = None, test_share: float | None = None
+) -> Samples:
+    splits = _splits(table, val_share, test_share)
+    keys = _own.keys(splits)[split]
+    contents = {name: _content(keys[name], rows) for name, rows in splits[split].items()}
+    told = any(contents.values())
+    answered = any(question["answers"] for each in contents.values() for question in each.get("questions", []))
+    records = []
+    for name, content in contents.items():
+        asked = content.pop("questions", [])
+        kept = [question for question in asked if question["answers"] or not answered]
+        left = [f"{keys[name]}, question {question['id']}" for question in asked if question not in kept]
+        records += [Record(key, images / name, {}, "it has no answer") for key in left]
+        content |= {"questions": kept} if kept else {}
+        wrong = "" if content or not told else "it has no caption, no answered question and no label"
+        records.append(Record(keys[name], images / name, content, wrong))
     return with_images(records, WANTED["images"])
 
 
-def _splits(table: Path, val_share: float | None) -> dict[str, dict[str, list[Row]]]:
+def _splits(table: Path, val_share: float | None, test_share: float | None) -> dict[str, dict[str, list[Row]]]:
     """By split, the rows of each image."""
     found: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
     of: dict[str, str] = {}
@@ -66,7 +81,7 @@ def _splits(table: Path, val_share: float | None) -> dict[str, dict[str, list[Ro
         found[split].setdefault(image, []).append(row)
     if not of:
         raise ValueError(f"{table} has no rows; it must be {WANTED['table']}")
-    return _own.divided(found, val_share)
+    return _own.divided(found, val_share, test_share)
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Row]]:
@@ -78,7 +93,7 @@ def _rows(table: Path) -> Iterator[tuple[str, Row]]:
             if table.suffix == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield f"{table}, line {number}", json.loads(line)
+                        yield f"{table}, line {number}", _loaded(line, number)
                 return
             for number, row in enumerate(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ","), 1):
                 if None in row or None in row.values():
@@ -87,8 +102,17 @@ def _rows(table: Path) -> Iterator[tuple[str, Row]]:
                     if name in row:
                         row[name] = row[name].split("|")
                 yield f"{table}, row {number}", row
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{table} is not UTF-8 ({error.reason}); save it as UTF-8") from error
         except (ValueError, csv.Error, RecursionError) as error:
             raise ValueError(f"{table} cannot be read ({error}); it must be {WANTED['table']}") from error
+
+
+def _loaded(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
 def _checked(row: object, where: str) -> Row:
@@ -106,6 +130,9 @@ def _checked(row: object, where: str) -> Row:
             found[name] = str(value).strip()
     if not found.get("image"):
         raise ValueError(f"{where}: it has no image; the columns are {', '.join(row)}")
+    path = PurePosixPath(found["image"])
+    if path.is_absolute() or not path.name:
+        raise ValueError(f"{where}: the image is {found['image']!r}; paths must be of files, relative to --images")
     if found.get("answers") and "question" not in found:
         raise ValueError(f"{where}: it has an answer and no question")
     return found
