@@ -57,8 +57,12 @@ def processes(trainer: MutableMapping[str, Any]) -> int:
         )
     if not given and int(trainer.get("num_nodes", 1)) > 1:
         raise ValueError("trainer.num_nodes is for those who start a process a device: use torchrun or srun")
-    trainer.update(given)
-    return 1 if given else asked
+    if not given:
+        return asked
+    trainer["num_nodes"] = given["num_nodes"]
+    if asked != given["devices"]:  # else it may be a list, which says which they are
+        trainer["devices"] = given["devices"]
+    return 1
 
 
 def num_devices(accelerator: str, devices: Any) -> int:
