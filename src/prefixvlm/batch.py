@@ -16,6 +16,23 @@ from torch import Tensor
 ImageOrFeatures = Image.Image | NDArray[np.floating]  # float[N, D]: what an encoder made of the image, stored
 IGNORE_INDEX = -100  # a label that is not supervised; torch's default for cross entropy
 IMAGE_ID = -1  # stands in input_ids where a prefix embedding goes; no vocabulary has it
+LEARNED_ID = -2  # stands where a task's own learned embedding goes (FROMAGe's [RET])
+
+
+class Said(str):
+    """A text in a row that the model is to say itself, as its turns in a dialogue: supervised, with EOS after it."""
+
+    __slots__ = ()
+
+
+class Markup(str):
+    """A text in a row whose special tokens are read as such: what a chat template puts around what is said."""
+
+    __slots__ = ()
+
+
+LEARNED = Markup()  # in a row: where LEARNED_ID goes
+Part = ImageOrFeatures | str
 
 
 @dataclass(frozen=True)
@@ -27,16 +44,22 @@ class Row:
     key: the sample's key in its shard. id: unique within a task. references: the true captions or answers.
     choices: what the answer is one of, if that is known. groups: names of the groups it is also scored in.
     context: what stands before the prompt: demonstrations, with their images.
+    values: what a head should say of the row. tags: the number of the tag of each text of the prompt, IGNORE_INDEX for
+    one that has none.
+    paired: an image that is encoded with the row and not read in it.
     """
 
-    prompt: tuple[ImageOrFeatures | str, ...]
+    prompt: tuple[Part, ...]
     target: str = ""
     key: str = ""
     id: str = ""
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
-    context: tuple[ImageOrFeatures | str, ...] = ()
+    context: tuple[Part, ...] = ()
+    values: tuple[float, ...] = ()
+    tags: tuple[int, ...] = ()
+    paired: ImageOrFeatures | None = None
 
     @property
     def text(self) -> str:
@@ -44,14 +67,14 @@ class Row:
         return "".join(part for part in self.prompt if isinstance(part, str))
 
     @property
-    def parts(self) -> tuple[ImageOrFeatures | str, ...]:
+    def parts(self) -> tuple[Part, ...]:
         """All that the model is given."""
         return self.context + self.prompt
 
     def without_images(self) -> "Row":
         """With <image> where one stood in the context."""
         context = "".join(part if isinstance(part, str) else "<image>" for part in self.context)
-        return replace(self, prompt=(self.text,), context=(context,) if context else ())
+        return replace(self, prompt=(self.text,), context=(context,) if context else (), paired=None)
 
 
 @dataclass
@@ -65,6 +88,10 @@ class Batch:
     image_index: int[R], which of the B images fills each run of IMAGE_ID, in reading order over all rows.
     rows: for each of the S rows the Rows, without their images, that it answers: several where they read alike, as
     every image's "what colour is it?" does in a blind evaluation. Empty in training.
+    task: whose rows these are; where tasks share a batch, one of them.
+    values: float32[S, K], what a head should say of each row. tags: int64[S, T], of the last token of each text that
+    has one, IGNORE_INDEX elsewhere. paired: int[S], which of the B images belongs to each row without being read in it.
+    All three are None where rows have none.
     """
 
     pixel_values: Tensor
@@ -73,10 +100,14 @@ class Batch:
     labels: Tensor
     image_index: Tensor
     rows: list[list[Row]] = field(default_factory=list)
+    task: str = ""
+    values: Tensor | None = None
+    tags: Tensor | None = None
+    paired: Tensor | None = None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, rows=self.rows, **tensors)
+        return replace(self, rows=self.rows, task=self.task, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -91,14 +122,20 @@ class Batch:
         runs = self._runs_of_rows()
         chosen = torch.tensor(numbers, device=self.input_ids.device)
         width = int(self.attention_mask[chosen].sum(1).max())
-        images, image_index = torch.cat([runs[number] for number in numbers]).unique(return_inverse=True)
+        paired = self.paired[chosen] if self.paired is not None else chosen[:0]
+        read = torch.cat([*(runs[number] for number in numbers), paired])
+        images, index = read.unique(return_inverse=True)
         return Batch(
             self.pixel_values[images],
             self.input_ids[chosen, :width],
             self.attention_mask[chosen, :width],
             self.labels[chosen, :width],
-            image_index,
+            index[: len(read) - len(paired)],
             [self.rows[number] for number in numbers] if self.rows else [],
+            self.task,
+            None if self.values is None else self.values[chosen],
+            None if self.tags is None else self.tags[chosen, :width],
+            None if self.paired is None else index[len(read) - len(paired) :],
         )
 
     def _runs_of_rows(self) -> list[Tensor]:

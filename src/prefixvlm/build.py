@@ -1,30 +1,25 @@
 """A configuration goes in; module, data and trainer come out: the only caller of Hydra's instantiate."""
 
-import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.sources import how_to_make
 from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
+from prefixvlm.targets import check, nearest
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from prefixvlm.training.features import check_features
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.redaction import redact
-
-# Hydra would call anything that a configuration names, also one read from a checkpoint.
-ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
 
 
 def plain(cfg: Any) -> Any:
@@ -59,57 +54,6 @@ def encoder_choice(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     return plain(OmegaConf.merge(OmegaConf.load(choices[name]), changes))
 
 
-def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None:
-    """Every `_target_` is allowed and takes every key given to it; a ValueError names the nearest key that it takes."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            _check_target(axis, node, handed or {})
-        for key, value in node.items():
-            check(f"{axis}.{key}", value)
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            check(f"{axis}[{index}]", value)
-
-
-def _check_target(axis: str, node: Mapping[str, Any], handed: Mapping[str, Any]) -> None:
-    target = node["_target_"]
-    allowed = isinstance(target, str) and target.startswith(ALLOWED_TARGETS)
-    try:
-        found = get_object(target) if allowed else None
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{axis}._target_ is {target!r}, which there is not") from error
-    # prefixvlm.some_module.torch.load has the right beginning, but it is not ours.
-    if found is None or not f"{getattr(found, '__module__', '')}.".startswith(ALLOWED_TARGETS):
-        raise ValueError(f"{axis}._target_ is {target!r}; accepted are names under {', '.join(ALLOWED_TARGETS)}")
-    parameters = inspect.signature(found).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    accepted = [name for name in parameters if name not in handed]
-    for key, value in node.items():
-        if not (key.startswith("_") and key.endswith("_")) and key not in parameters:
-            raise ValueError(f"{axis}.{key} is not an option of {target}{nearest(key, accepted, f'{axis}.')}")
-        if key in parameters:
-            _check_value(f"{axis}.{key}", value, parameters[key].annotation)
-
-
-KINDS = {int: "an int", float: "a float", bool: "true or false", str: "a text", NoneType: "null"}
-
-
-def _check_value(key: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError for another type than is annotated; annotations of other kinds than these say nothing."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    fits = type(value) in kinds or (type(value) is int and float in kinds) or value == MISSING
-    if not fits and all(kind in KINDS for kind in kinds):
-        raise ValueError(f"{key} is {value!r}; it must be {' or '.join(KINDS[kind] for kind in kinds)}")
-
-
-def nearest(word: str, accepted: list[str], prefix: str = "") -> str:
-    """The end of an error message: the nearest accepted word, or all of them."""
-    if close := difflib.get_close_matches(word, accepted, n=1, cutoff=0.5):
-        return f"; did you mean {prefix}{close[0]}?"
-    return f"; accepted are {', '.join(sorted(accepted))}"
-
-
 def build_module(cfg: DictConfig) -> LightningModule:
     """Encoder, language model, and the mapper between them, whose widths are theirs; then the steps around them."""
     parts: dict[str, Any] = {}
@@ -118,6 +62,8 @@ def build_module(cfg: DictConfig) -> LightningModule:
             parts["encoder"] = make("encoder", cfg.encoder)
     if cfg.get("lm"):
         parts["lm"] = make("lm", cfg.lm)
+        for name, node in (cfg.get("tune") or {}).items():
+            make(f"tune.{name}", node).apply(parts["lm"])
     if cfg.get("mapper"):
         if not {"encoder", "lm"} <= parts.keys():
             raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
@@ -128,6 +74,7 @@ def build_module(cfg: DictConfig) -> LightningModule:
             feature_width=encoder.feature_width,
             num_features=encoder.num_features,
             lm_width=parts["lm"].width,
+            grid=encoder.grid,
         )
     if cfg.get("task"):
         parts["task"] = {name: make(f"task.{name}", node) for name, node in cfg.task.items()}

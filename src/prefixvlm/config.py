@@ -17,6 +17,7 @@ class TrainConfig:
     encoder: Any = None
     mapper: Any = None
     lm: Any = None
+    tune: Any = field(default_factory=dict)
     task: Any = None
     module: Any = MISSING
     optim: Any = None

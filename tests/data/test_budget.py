@@ -128,7 +128,7 @@ def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: 
         list(train(all_bad, 2))
 
 
-def keys_of_rows(rows: Sequence[Row], supervised: bool) -> list[str]:
+def keys_of_rows(rows: Sequence[Row], supervised: bool, task: str) -> list[str]:
     return [row.key for row in rows]
 
 

@@ -51,7 +51,7 @@ def test_a_batch_without_any_image_is_an_error(lm_model):
 def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, images):
     collate = collator_of(lm_model)
     collate.bos_ids = [7]
-    prompt, _ = collate.tokenize(Row((images[0], "a", images[0], "b")))
+    prompt = collate.tokenize(Row((images[0], "a", images[0], "b")), supervised=False).ids
     a, b = byte_tokenizer()("ab").input_ids
     assert prompt == [IMAGE_ID] * 3 + [7, a] + [IMAGE_ID] * 3 + [b]
 

@@ -83,10 +83,10 @@ def test_a_demonstration_has_the_tokens_of_a_training_row(model, images, name):
     found = few_shot_of(1)(task, asked_row(task, images[0]))
     (trained,) = task.training_rows(POOL[shown(found)[0]], random.Random(0))
     collate = collator_of(model)
-    prompt, target = collate.tokenize(trained)
-    ids, _ = collate.tokenize(found)
-    alone, _ = collate.tokenize(replace(found, context=()))
-    assert ids == prompt + target[:-1] + token_ids(model.lm.tokenizer, "\n") + alone
+    shown_ids = collate.tokenize(trained).ids
+    ids = collate.tokenize(found, supervised=False).ids
+    alone = collate.tokenize(replace(found, context=()), supervised=False).ids
+    assert ids == shown_ids[:-1] + token_ids(model.lm.tokenizer, "\n") + alone
 
 
 def test_demonstrations_depend_on_the_seed_and_the_row_alone(images):

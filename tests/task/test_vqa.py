@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.data.collate import continuation_ids
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.model.closed import score_answers
@@ -125,7 +126,7 @@ def test_ranked_answers_are_tokenized_as_they_were_trained(images):
     model = tiny_model("gpt2")
     task = Vqa(answers=["red"])
     (row,) = task.training_rows(Sample("k", images[0], (), (Question("q", "what?", ("red",)),)), random.Random(0))
-    _, target_ids = collator_of(model).tokenize(row)
+    target_ids = [label for label in collator_of(model).tokenize(row).labels if label != IGNORE_INDEX]
     assert target_ids[:-1] == continuation_ids(model.lm.tokenizer, " Answer:", " red")
 
 

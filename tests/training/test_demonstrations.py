@@ -41,7 +41,7 @@ def contexts(shards, task="captioning", blind=False, **options):
     data = data_of(module, shards, ShardDataModule, blind=blind)
     set_demonstrations(module, data, FewShot(**options))
     rows = []
-    module.test_collates[task].collate = lambda found, with_targets: rows.extend(found)
+    module.test_collates[task].collate = lambda found, with_targets, task: rows.extend(found)
     for loader in data.test_dataloader()[list(module.tasks).index(task) :][:1]:
         list(loader)
     return {row.key: [part if isinstance(part, str) else part.getpixel((0, 0)) for part in row.context] for row in rows}

@@ -79,7 +79,7 @@ def test_val_loss_is_the_mean_over_all_tokens_of_uneven_batches(shards):
     trainer = trainer_of()
     trainer.validate(module, data, verbose=False)
     with torch.no_grad():
-        losses = [module.model(batch) for batch in data.val_dataloader()[0]]
+        losses = [module.model(batch) for (batch,) in data.val_dataloader()[0]]
     assert len(losses) == 3
     expected = torch.cat(losses).mean()
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -7,14 +7,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Batch, ImageOrFeatures, Row
+from prefixvlm.batch import (
+    IGNORE_INDEX,
+    IMAGE_ID,
+    LEARNED,
+    LEARNED_ID,
+    Batch,
+    ImageOrFeatures,
+    Markup,
+    Row,
+    Said,
+)
 
 
 class Collator:
     """Makes batches for one encoder and one language model.
 
     transform: a PIL image to float[3, H, W]; where it reads_features, stored ones to float32[N, D].
-    tokenizer: a Hugging Face tokenizer. bos_ids stand before the first text.
+    tokenizer: a Hugging Face tokenizer. start_ids stand before everything, bos_ids before the first text, end_ids after
+    every prompt.
     max_target_length: longer targets are cut, and lose their EOS. max_positions: what the language model can read,
     images included; a target is cut to fit, a prompt that does not fit is an error.
     """
@@ -30,43 +41,48 @@ class Collator:
         max_target_length: int | None = None,
         max_positions: int | None = None,
         reads_features: bool = False,
+        start_ids: Sequence[int] = (),
+        end_ids: Sequence[int] = (),
     ) -> None:
         self.transform, self.reads_features = transform, reads_features
         self.tokenizer = tokenizer
         self.prefix_length = prefix_length
         self.bos_ids = list(bos_ids)
+        self.start_ids, self.end_ids = list(start_ids), list(end_ids)
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.max_target_length = max_target_length
         self.max_positions = max_positions
 
-    def __call__(self, rows: Sequence[Row], supervised: bool = True) -> Batch:
+    def __call__(self, rows: Sequence[Row], supervised: bool = True, task: str = "") -> Batch:
         """Rows to a Batch; supervised=False, for evaluation, leaves targets out and makes one row of those alike.
 
         Raises ValueError for a prompt that does not fit.
         """
         images: dict[int, tuple[int, ImageOrFeatures]] = {}  # by identity: one encoding for rows that share an image
-        image_index, all_ids, all_labels = [], [], []
+
+        def place(image: ImageOrFeatures) -> int:
+            return images.setdefault(id(image), (len(images), image))[0]
+
         alike = {} if supervised else _alike(rows)
-        for row in rows if supervised else [group[0] for group in alike.values()]:
-            for part in row.parts:
-                if not isinstance(part, str):
-                    image_index.append(images.setdefault(id(part), (len(images), part))[0])
-            prompt_ids, target_ids = self.tokenize(row)
-            if not supervised:
-                target_ids = []
-            all_ids.append(prompt_ids + target_ids)
-            all_labels.append([IGNORE_INDEX] * len(prompt_ids) + target_ids)
+        read = rows if supervised else [group[0] for group in alike.values()]
+        image_index = [place(part) for row in read for part in row.parts if not isinstance(part, str)]
+        texts = [self.tokenize(row, supervised) for row in read]
+        paired = [place(row.paired) for row in read if row.paired is not None]
         if not images:
             raise ValueError("a batch needs at least one image; none of its rows has one")
-        width = max(map(len, all_ids))
+        width = max(len(text.ids) for text in texts)
         return Batch(
             pixel_values=torch.stack([self._transformed(image) for _, image in images.values()]),
-            input_ids=_pad(all_ids, width, self.pad_id),
-            attention_mask=torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in all_ids]),
-            labels=_pad(all_labels, width, IGNORE_INDEX),
-            image_index=torch.tensor(image_index),
+            input_ids=_pad([text.ids for text in texts], width, self.pad_id),
+            attention_mask=torch.tensor([[at < len(text.ids) for at in range(width)] for text in texts]),
+            labels=_pad([text.labels for text in texts], width, IGNORE_INDEX),
+            image_index=torch.tensor(image_index, dtype=torch.long),
             rows=[[row.without_images() for row in group] for group in alike.values()],
+            task=task,
+            values=torch.tensor([row.values for row in read]) if read[0].values else None,
+            tags=_pad([text.tags for text in texts], width, IGNORE_INDEX) if read[0].tags else None,
+            paired=torch.tensor(paired) if paired else None,
         )
 
     def _transformed(self, image: ImageOrFeatures) -> Tensor:
@@ -76,33 +92,61 @@ class Collator:
             )
         return self.transform(image)
 
-    def tokenize(self, row: Row) -> tuple[list[int], list[int]]:
-        """The ids of the prompt (images as runs of IMAGE_ID) and of the target with its EOS."""
-        prompt_ids: list[int] = []
-        bos = self.bos_ids
-        last_text = ""
+    def tokenize(self, row: Row, supervised: bool = True) -> "Tokens":
+        """The ids of what is given (images as runs of IMAGE_ID) and, where supervised, of the target with its EOS."""
+        text = Tokens()
+        text.add(self.start_ids)
+        bos, last, tags = self.bos_ids, "", iter([IGNORE_INDEX] * len(_texts(row.context)) + list(row.tags))
         for part in row.parts:
-            if isinstance(part, str):
-                prompt_ids += bos + self._ids(part)
-                bos, last_text = [], part
+            if not isinstance(part, str):
+                text.add([IMAGE_ID] * self.prefix_length)
+                last = ""
+                continue
+            if part is LEARNED:
+                text.add([LEARNED_ID])
+            elif isinstance(part, Said):
+                text.add([*self._going_on(last, part), self.eos_id], supervised=True)
+            elif isinstance(part, Markup):
+                text.add(self.tokenizer(part, add_special_tokens=False).input_ids)
             else:
-                prompt_ids += [IMAGE_ID] * self.prefix_length
-                last_text = ""
-        if bos:
-            prompt_ids += bos
-        target_ids = [*continuation_ids(self.tokenizer, last_text, row.target), self.eos_id]
-        target_ids = target_ids[: self.max_target_length]
-        if self.max_positions is not None:
-            if len(prompt_ids) >= self.max_positions:
-                raise ValueError(
-                    f"sample {row.key!r}: the prompt has {len(prompt_ids)} tokens with its images, and the language "
-                    f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
-                )
-            target_ids = target_ids[: self.max_positions - len(prompt_ids)]
-        return prompt_ids, target_ids
+                text.add(bos + token_ids(self.tokenizer, part))
+            bos, last = [], part
+            text.tags[-1:] = [next(tags, IGNORE_INDEX)]
+        text.add(bos + self.end_ids)
+        if self.max_positions is not None and len(text.ids) >= self.max_positions:
+            raise ValueError(
+                f"sample {row.key!r}: the prompt has {len(text.ids)} tokens with its images, and the language "
+                f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
+            )
+        if supervised and row.target:
+            room = None if self.max_positions is None else self.max_positions - len(text.ids)
+            target = [*self._going_on(last, row.target), self.eos_id][: self.max_target_length]
+            text.add(target[:room], supervised=True)
+        return text
 
-    def _ids(self, text: str) -> list[int]:
-        return token_ids(self.tokenizer, text)
+    def _going_on(self, last: str, text: str) -> list[int]:
+        """The ids of a text after another; after markup it begins without a space."""
+        if isinstance(last, Markup):
+            return token_ids(self.tokenizer, text.lstrip())
+        return continuation_ids(self.tokenizer, last, text)
+
+
+class Tokens:
+    """A row as ids, with a label and a tag for each, IGNORE_INDEX where it has none."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+        self.tags: list[int] = []
+
+    def add(self, ids: list[int], supervised: bool = False) -> None:
+        self.ids += ids
+        self.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
+        self.tags += [IGNORE_INDEX] * len(ids)
+
+
+def _texts(parts: Sequence[Any]) -> list[str]:
+    return [part for part in parts if isinstance(part, str)]
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,56 +1,70 @@
-"""A batch goes in; through encoder, mapper and frozen language model, the loss of each supervised token comes out."""
+"""A batch goes in; through encoder, mapper and language model, the loss of each supervised token comes out."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from prefixvlm.batch import IGNORE_INDEX, Batch
+from prefixvlm.batch import Batch
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.loss import token_losses
-from prefixvlm.model.packing import Packing, keeps_texts_apart
 from prefixvlm.model.splice import splice
 
 
 class PrefixLM(nn.Module):
-    """A frozen language model that reads images as a learned prefix (Frozen, eq. 1; ClipCap, eq. 4)."""
+    """A frozen language model that reads images as a learned prefix (Frozen, eq. 1; ClipCap, eq. 4).
 
-    def __init__(self, encoder: ImageEncoder, mapper: Mapper, lm: CausalLM) -> None:
+    heads: what some tasks have say of a row in the place of text, by the task's name.
+    feature_noise: standard deviation of the Gaussian noise on features in training, after which each has its norm back
+    (CapDec). label_smoothing: of the training loss.
+    """
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        mapper: Mapper,
+        lm: LanguageModel,
+        heads: Mapping[str, nn.Module] | None = None,
+        feature_noise: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
+        if feature_noise < 0 or not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"module.feature_noise is {feature_noise} and module.label_smoothing {label_smoothing}; accepted are 0 "
+                "or more, and 0 to below 1"
+            )
         self.encoder = encoder
         self.mapper = mapper
         self.lm = lm
-        self._packs: bool | None = None  # not known yet
+        self.heads = nn.ModuleDict(heads or {})
+        self.feature_noise, self.label_smoothing = feature_noise, label_smoothing
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float[B, P, E]."""
-        return self.mapper(self.encoder(pixel_values))
+        return self.mapper(self.features(pixel_values))
 
-    def inputs_embeds(self, batch: Batch) -> Tensor:
-        """What the language model reads: float[S, T, E]."""
-        return splice(batch.input_ids, self.prefix_embeds(batch.pixel_values), batch.image_index, self.lm.embed)
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values: float[B, 3, H, W] -> float[B, N, D], in training with noise."""
+        features = self.encoder(pixel_values)
+        if not (self.training and self.feature_noise):
+            return features
+        noisy = features + self.feature_noise * torch.randn_like(features)
+        return noisy * (features.norm(dim=-1, keepdim=True) / noisy.norm(dim=-1, keepdim=True))
+
+    def inputs_embeds(self, batch: Batch, learned: Tensor | None = None) -> Tensor:
+        """What the language model reads: float[S, T, E]. learned: float[E], where LEARNED_ID stands."""
+        prefixes = self.prefix_embeds(batch.pixel_values)
+        return splice(batch.input_ids, prefixes, batch.image_index, self.lm.embed, learned)
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross entropy of each supervised token, in reading order: float32[number of labels that are not ignored].
 
         Text is right-padded, so positions count from 0 in each row; the logits of other positions are never computed.
         """
-        targets = batch.labels[:, 1:]
-        supervised = targets != IGNORE_INDEX
-        hidden = self._hidden_at(batch, supervised)
-        return token_losses(hidden, targets[supervised], self.lm.logits)
-
-    def _hidden_at(self, batch: Batch, wanted: Tensor) -> Tensor:
-        """Hidden states at the wanted positions, bool[S, T - 1]: float[number of them, E'].
-
-        Padding is not computed where the language model allows: several texts then share a row.
-        """
-        embeds, mask = self.inputs_embeds(batch), batch.attention_mask
-        if self._packs is None:
-            self._packs = keeps_texts_apart(self.lm)
-        if self._packs and not mask.all():
-            packing = Packing.of_mask(mask)
-            packed = self.lm.hidden(embeds.flatten(0, 1)[packing.source], None, packing.positions)
-            return packed.flatten(0, 1)[packing.place[:, :-1][wanted]]
-        positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return self.lm.hidden(embeds, mask, positions)[:, :-1][wanted]
+        hidden, targets = self.lm.before_labels(self.inputs_embeds(batch), batch.attention_mask, batch.labels)
+        head_is_trained = any(parameter.requires_grad for parameter in self.lm.head.parameters())
+        smoothing = self.label_smoothing if self.training else 0.0
+        return token_losses(hidden, targets, self.lm.logits, head_is_trained, smoothing)

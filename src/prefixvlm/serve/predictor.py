@@ -37,5 +37,5 @@ class Predictor:
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             rows += task.prompt_rows(Sample(str(path), image, captions=("",), questions=questions))
-        batch = collate(rows, False).to(self.module.device)
+        batch = collate(rows, False, name).to(self.module.device)
         return [prediction.prediction for prediction in task.predict(self.module.model, batch)]

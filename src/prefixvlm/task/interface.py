@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model import decoding
@@ -31,6 +33,7 @@ class Task:
     variant: str  # how predictions are compared with references; stands beside every score
     main_score: str  # the score whose items are `correct`
     needs_references = True
+    has_head = False  # whether it reads hidden states, by a head that is trained, in the place of text
     judges: Sequence[Callable[[Sequence[Prediction]], dict[str, Score]]] = ()  # each adds scores of its own
 
     def __init__(self, decoding: dict[str, Any] | None = None) -> None:
@@ -48,6 +51,14 @@ class Task:
         stop = self.decoding["stop"]
         if not isinstance(stop, list | tuple) or not all(isinstance(each, str) and each for each in stop):
             raise ValueError(f"task.{self.name}.decoding.stop is {stop!r}; give a list of texts, or [] for none")
+
+    def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
+        """What is trained for this task besides the mapper."""
+        return None
+
+    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
+        """What training lessens, of each thing that is supervised: float32[number of them]."""
+        return model(batch)
 
     def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """What a task must know of all samples before it is evaluated on them; their images are black here."""

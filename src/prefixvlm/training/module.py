@@ -11,10 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from prefixvlm.batch import Batch
+from prefixvlm.batch import IGNORE_INDEX, Batch
 from prefixvlm.data.collate import Collator
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.freezing import fingerprint, trained_state
 from prefixvlm.model.prefix_lm import PrefixLM
@@ -32,7 +32,8 @@ from prefixvlm.training.optim import Optim
 class PrefixModule(LightningModule):
     """Trains the mapper (and the encoder, where that is trained) through a frozen language model.
 
-    max_target_length: tokens of a caption or an answer; longer ones are cut. config: plain data for the checkpoint;
+    max_target_length: tokens of a caption or an answer; longer ones are cut. feature_noise, label_smoothing: see
+    PrefixLM. config: plain data for the checkpoint;
     lineage: the checkpoints from which this run's first weights come, the oldest first.
     reports, after a test: what each task's `report` says; predictions: what it was computed from.
     """
@@ -41,15 +42,21 @@ class PrefixModule(LightningModule):
         self,
         encoder: ImageEncoder,
         mapper: Mapper,
-        lm: CausalLM,
+        lm: LanguageModel,
         task: Mapping[str, Task],
         optim: Optim,
         max_target_length: int | None = 128,
+        feature_noise: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen tensors are not in the file; on_load_checkpoint checks the others
-        self.model = PrefixLM(encoder, mapper, lm)
         self.tasks = dict(task)
+        for name, each in self.tasks.items():
+            each.name = name
+        heads = {name: each.head(lm.state_width, lm.width, encoder.feature_width) for name, each in self.tasks.items()}
+        given = {name: head for name, head in heads.items() if head is not None}
+        self.model = PrefixLM(encoder, mapper, lm, given, feature_noise, label_smoothing)
         self.optim = optim
         collate = Collator(
             encoder.transform,
@@ -61,6 +68,8 @@ class PrefixModule(LightningModule):
             max_target_length=max_target_length,
             max_positions=lm.max_positions,
             reads_features=encoder.identity is not None,
+            start_ids=lm.start_ids,
+            end_ids=lm.end_ids,
         )
         self.train_collate = TrainingRows(self.tasks, collate)
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
@@ -81,12 +90,18 @@ class PrefixModule(LightningModule):
         return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.model(batch)
+        losses = self.tasks[batch.task].losses(self.model, batch)
         total, count = self._over_ranks(losses)
         self.log("train/loss", total / count, prog_bar=True, batch_size=1)
         self._log_reading(batch)
         # DDP averages the ranks' gradients: so it is that of the mean over all tokens, however they are shared out.
-        return losses.sum() * (self.trainer.world_size / count)
+        return losses.sum() * (self.trainer.world_size / count) + self._unused()
+
+    def _unused(self) -> Tensor | float:
+        """Zero, with a gradient for every trained tensor: DDP waits for each, and a batch of one task has not all."""
+        if not self.model.heads or len(self.tasks) == 1:
+            return 0.0
+        return torch.stack([0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]).sum()
 
     def _over_ranks(self, losses: Tensor) -> Tensor:
         """float64[2]: the sum and the number of all ranks' losses."""
@@ -98,7 +113,8 @@ class PrefixModule(LightningModule):
     def _log_reading(self, batch: Batch) -> None:
         """What is lost on the way: the share of padding, and how many texts were cut and samples skipped so far."""
         last = batch.attention_mask.sum(1, keepdim=True) - 1
-        cut = batch.labels.gather(1, last) != self.model.lm.eos_id  # a text that is whole ends with EOS
+        ends = batch.labels.gather(1, last)  # a text that is whole ends with EOS
+        cut = (ends != self.model.lm.eos_id) & (ends != IGNORE_INDEX)
         self.cut_texts = self.cut_texts.to(cut.device) + cut.sum()  # read when it is logged, so no step waits for it
         self.log("train/cut_texts", self.cut_texts.float(), batch_size=1)
         self.log("train/padding", 1 - batch.attention_mask.float().mean(), batch_size=1)
@@ -108,12 +124,13 @@ class PrefixModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._begin(self._loaders(self.trainer.val_dataloaders)[1:])
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if dataloader_idx:
             self._predict(batch, dataloader_idx - 1)
             return
-        losses = self.model(batch)
-        self.val_loss.update(losses.mean(), weight=len(losses))
+        for each in batch:
+            losses = self.tasks[each.task].losses(self.model, each)
+            self.val_loss.update(losses.mean(), weight=len(losses))
 
     def on_validation_epoch_end(self) -> None:
         # The metric sums over ranks and tokens; a mean of the ranks' means would be wrong where they differ in size.

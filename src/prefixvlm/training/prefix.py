@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from torch.utils.hooks import RemovableHandle
 
 from prefixvlm.batch import Batch
-from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 
 CHUNK = 8192  # rows of the embedding matrix at a time
@@ -51,14 +51,14 @@ def keys_of_images(batch: Batch, limit: int) -> list[str]:
 
 
 @torch.no_grad()
-def token_norm(lm: CausalLM) -> float:
+def token_norm(lm: LanguageModel) -> float:
     """The mean L2 norm of the token embeddings."""
     norms = [embeddings.norm(dim=-1) for embeddings in _embeddings(lm, lm.model.device)]
     return float(torch.cat(norms).mean())
 
 
 @torch.no_grad()
-def nearest_tokens(lm: CausalLM, prefix: Tensor) -> tuple[list[list[str]], float]:
+def nearest_tokens(lm: LanguageModel, prefix: Tensor) -> tuple[list[list[str]], float]:
     """prefix: float[B, P, E] -> for each of the B images the P tokens of the largest cosine, and the mean of those."""
     directions = normalize(prefix.float(), dim=-1)
     best = directions.new_full(prefix.shape[:2], -2.0)
@@ -70,7 +70,7 @@ def nearest_tokens(lm: CausalLM, prefix: Tensor) -> tuple[list[list[str]], float
     return [[str(lm.tokenizer.decode([token])) for token in tokens] for tokens in ids.tolist()], float(best.mean())
 
 
-def _embeddings(lm: CausalLM, device: torch.device) -> Iterator[Tensor]:
+def _embeddings(lm: LanguageModel, device: torch.device) -> Iterator[Tensor]:
     """The token embeddings, float32[up to CHUNK, E] at a time."""
     number = min(len(lm.tokenizer), len(lm.model.get_input_embeddings().weight))  # type: ignore[arg-type]
     for ids in torch.arange(number, device=device).split(CHUNK):

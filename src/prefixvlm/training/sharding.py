@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.training.module import PrefixModule
 
 
@@ -37,7 +37,7 @@ class ShardedLMStrategy(DDPStrategy):
         super().setup(trainer)
 
 
-def shard(lm: CausalLM, device: str) -> None:
+def shard(lm: LanguageModel, device: str) -> None:
     """Share each block out among all ranks; what is no block stays whole. device: cuda or cpu, where they compute."""
     if getattr(lm.model, "is_quantized", False):
         raise ValueError("a quantised language model cannot be shared out; set lm.quantization=null or trainer=ddp")
@@ -55,7 +55,7 @@ class InStep(Callback):
     Without gradients a rank tells the others before it reads; who has read all goes on with a dummy while others read.
     """
 
-    def __init__(self, lm: CausalLM) -> None:
+    def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
         self.waits = False
         lm.model.base_model.register_forward_pre_hook(self._announce)

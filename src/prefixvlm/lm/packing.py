@@ -1,11 +1,13 @@
 """The lengths of right-padded texts go in; where each goes in fewer and fuller rows, with nothing mixed, comes out."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from prefixvlm.lm.causal import CausalLM
+if TYPE_CHECKING:
+    from prefixvlm.lm.causal import CausalLM
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Packing:
         return cls(source.view(-1, width), positions.view(-1, width), place)
 
 
-def keeps_texts_apart(lm: CausalLM) -> bool:
+def keeps_texts_apart(lm: "CausalLM") -> bool:
     """Whether a text reads nothing of the other texts in its row: the gradient between them is then exactly 0.
 
     Models without positions (ALiBi) or with convolutions, and some attention kernels, do not heed a restart.

@@ -6,7 +6,7 @@ from transformers import BloomConfig, BloomForCausalLM, OPTForCausalLM
 
 from prefixvlm.batch import Row
 from prefixvlm.lm.causal import CausalLM
-from prefixvlm.model.packing import Packing, keeps_texts_apart
+from prefixvlm.lm.packing import Packing, keeps_texts_apart
 from tests.conftest import byte_tokenizer, collator_of, tiny_lm
 
 
@@ -27,8 +27,8 @@ def test_losses_and_gradients_equal_those_with_padding(model, images):
     packed = model(batch)
     (gradient,) = torch.autograd.grad(packed.mean(), model.mapper.linear.weight)
     # OPT does not tell transformers' mask where its positions restart.
-    assert model._packs == (not isinstance(model.lm.model, OPTForCausalLM))
-    model._packs = False
+    assert model.lm.packs == (not isinstance(model.lm.model, OPTForCausalLM))
+    model.lm.packs = False
     padded = model(batch)
     torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(

@@ -1,0 +1,131 @@
+"""What a language model is: embeddings in, hidden states out; it owns its tokenizer, and nothing of it is trained
+unless a way of tuning says so."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
+from transformers.cache_utils import Cache
+
+from prefixvlm.lm.blocks import blocks_of, compile_blocks, recompute
+
+
+def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
+    """GPT-2's GELU as torch's own: the same formula in one operation instead of eight, each with a tensor to keep."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+    return model
+
+
+class LanguageModel(nn.Module):
+    """A frozen language model; gradients pass through it to what it reads. Subclasses define the methods below.
+
+    width: E, of what it reads. state_width: E', of its hidden states. eos_id ends every text; pad_id fills rows (it is
+    masked, and never trained); bos_ids stand before the first text where the tokenizer puts them there (Llama, OPT), and are empty
+    elsewhere (GPT-2, SmolLM2). start_ids stand before everything, end_ids after every prompt (BERT, T5).
+    max_positions: None where there is no limit.
+    generates: whether it can say what comes next. encodes_prompts: whether prompts are read by an encoder apart (T5).
+    tuned_modules: those that follow train() where something of the model is tuned: with dropout, or adapters.
+    own_weights_tuned: whether weights that it was loaded with are tuned; mixed precision is then for it too.
+    """
+
+    generates = True
+    encodes_prompts = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+    ) -> None:
+        super().__init__()
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no EOS token, so texts could never end; set one with lm.eos_token")
+        self.model = fuse_gelu(model).requires_grad_(False)
+        self.tuned_modules: list[nn.Module] = []
+        self.own_weights_tuned = False
+        self.eval()
+        self.tokenizer = tokenizer
+        self.width = self.state_width = self._embedding().embedding_dim
+        self.eos_id = int(tokenizer.eos_token_id)
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id)
+        self.bos_ids = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id and i != self.eos_id]
+        if tokenizer.bos_token_id == self.eos_id and tokenizer("").input_ids[:1] == [self.eos_id]:
+            self.bos_ids = [self.eos_id]  # OPT: one id serves as both
+        self.start_ids: list[int] = []
+        self.end_ids: list[int] = []
+        self.max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.compiled = bool(compile)
+        self.check()
+        if activation_checkpointing:
+            recompute(self.blocks)
+        if compile:
+            compile_blocks(self.blocks, "inductor" if compile is True else str(compile))
+
+    def check(self) -> None:
+        """Refuse, with a ValueError, a model that does what the subclass cannot."""
+
+    def train(self, mode: bool = True) -> "LanguageModel":
+        """Stay in eval mode, but for what is tuned: a frozen model has no dropout."""
+        super().train(False)
+        for module in self.tuned_modules:
+            module.train(mode)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embedding().weight.dtype
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in reading order."""
+        return blocks_of(self.model)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """input_ids: int[...] -> float[..., E]."""
+        return self._embedding()(input_ids)
+
+    def hidden(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
+    ) -> Tensor:
+        """What a model that generates says next after each position; see CausalLM."""
+        raise TypeError(f"{type(self).__name__} does not define hidden")
+
+    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        """Last hidden states at some positions of right-padded rows.
+
+        embeds: float[S, T, E]; mask, wanted: bool[S, T] -> float[number wanted, E'], in reading order.
+        """
+        raise TypeError(f"{type(self).__name__} does not define states")
+
+    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The states that say each supervised token, and those tokens: float[N, E'], int[N], in reading order.
+
+        embeds: float[S, T, E]; mask: bool[S, T]; labels: int[S, T], IGNORE_INDEX where not supervised.
+        """
+        raise TypeError(f"{type(self).__name__} does not define before_labels")
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""
+        with self.autocast(hidden):
+            return self.head(hidden).float()
+
+    @property
+    def head(self) -> nn.Module:
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        return head
+
+    def autocast(self, like: Tensor) -> Any:
+        """Mixed precision is off where weights are frozen: it would cast them at each call."""
+        return torch.autocast(like.device.type, enabled=self.own_weights_tuned and torch.is_autocast_enabled())
+
+    def _embedding(self) -> nn.Embedding:
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding

@@ -1,0 +1,53 @@
+"""What a task with a head is: rows of text and images in; numbers out, which it makes a prediction of."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefixvlm.batch import Batch, Row
+from prefixvlm.model.head import Outputs, RowHead
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.interface import MAX_ROWS, Task
+from prefixvlm.task.prediction import Prediction
+
+
+class HeadTask(Task):
+    """Subclasses set num_outputs and define rows with values, `loss` and `read`.
+
+    prompt: what stands after the image. hidden_width: of an MLP; null for a linear head. pooling: last, the state of a
+    row's last token, or mean, over all of it.
+    """
+
+    has_head = True
+    num_outputs: int
+
+    def __init__(
+        self, prompt: str = "", hidden_width: int | None = None, dropout: float = 0.0, pooling: str = "last"
+    ) -> None:
+        self.prompt, self.hidden_width, self.dropout, self.pooling = prompt, hidden_width, dropout, pooling
+        self.decoding: dict[str, Any] = {"method": "head", "pooling": pooling}
+
+    def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module:
+        return RowHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout), self.pooling)
+
+    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
+        assert batch.values is not None, "every row of this task has values"
+        return self.loss(model.heads[self.name](model, batch), batch.values)
+
+    @torch.no_grad()
+    def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
+        return [
+            self.read(row, numbers)
+            for part in batch.split(MAX_ROWS)
+            for rows, numbers in zip(part.rows, model.heads[self.name](model, part).tolist(), strict=True)
+            for row in rows
+        ]
+
+    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """outputs: float32[S, K]; values: float32[S, K'] -> float32[S]."""
+        raise TypeError(f"{type(self).__name__} does not define loss")
+
+    def read(self, row: Row, numbers: list[float]) -> Prediction:
+        """What K numbers say of a row."""
+        raise TypeError(f"{type(self).__name__} does not define read")
