@@ -35,7 +35,7 @@ def test_choice_composes_and_binds(choice):
     cfg = composed("train", choice, "run_dir=outputs/x")
     for axis in TRAIN:
         handed = {
-            "mapper": dict.fromkeys(("feature_width", "num_features", "lm_width")),
+            "mapper": dict.fromkeys(("feature_width", "num_features", "lm_width", "grid")),
             "module": dict.fromkeys(("encoder", "mapper", "lm", "task", "optim")),
             "trainer": dict.fromkeys(("callbacks", "logger", "plugins")),
         }

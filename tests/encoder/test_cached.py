@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -29,6 +29,19 @@ def test_the_widths_and_the_identity_are_the_original_encoders(folder):
     assert encoder.identity == IDENTITY_OF_X == CachedEncoder(f"{folder}/{{split}}-*.tar").identity
     assert not list(encoder.parameters())
     assert str(IDENTITY_OF_X) == "0123 (model_name=x, features=patch)"
+
+
+def test_a_grid_is_kept_where_it_is_known_and_folders_without_one_are_the_same(tmp_path):
+    known = replace(IDENTITY_OF_X, grid=(1, 2))
+    write_identity(tmp_path, known, BLACK_FEATURES)
+    encoder = CachedEncoder(str(tmp_path))
+    assert encoder.grid == encoder.identity.grid == (1, 2)
+    assert encoder.identity == IDENTITY_OF_X
+    content = asdict(known)
+    del content["grid"]
+    (tmp_path / IDENTITY).write_text(json.dumps(content))
+    assert CachedEncoder(str(tmp_path)).grid is None
+    assert CachedEncoder(str(tmp_path)).identity == known
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -74,6 +87,9 @@ def test_a_folder_that_holds_no_features_is_refused(tmp_path):
         {"encoder": "openclip"},
         {"other": 1},
         {"transform": None},
+        {"grid": [1, 3]},
+        {"grid": [-1, -2]},
+        {"grid": 2},
     ],
 )
 def test_a_damaged_identity_is_one_sentence(folder, change):

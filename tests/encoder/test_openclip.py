@@ -144,6 +144,55 @@ def test_a_trained_encoder_gets_a_gradient_in_every_trained_weight(folders: dict
         assert not encoder(torch.randn(1, 3, SIZES[name][0], SIZES[name][0])).requires_grad
 
 
+@torch.no_grad()
+def test_chosen_layers_stand_side_by_side(folders: dict[str, Path]) -> None:
+    pixel_values = torch.randn(2, 3, 32, 32)
+    model = tower(folders["vit"])
+    blocks = [recorded(model, model.visual.transformer.resblocks[i], pixel_values)[:, 1:] for i in (0, 2)]
+    encoder = OpenClipEncoder(f"local-dir:{folders['vit']}", features="patch", layer=[0, -1])
+    torch.testing.assert_close(encoder(pixel_values), torch.cat(blocks, dim=-1))
+    assert (encoder.grid, encoder.feature_width) == ((4, 4), 64)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_another_image_size_changes_grid_and_transform_alone(folders: dict[str, Path], name: str) -> None:
+    folder, size = f"local-dir:{folders[name]}", SIZES[name][0]
+    own = OpenClipEncoder(folder, features="patch")
+    larger = OpenClipEncoder(folder, features="patch", image_size=2 * size)
+    assert larger.grid == (2 * own.grid[0], 2 * own.grid[1])
+    assert larger.transform(Image.new("RGB", (50, 40))).shape == (3, 2 * size, 2 * size)
+    weights = larger.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in own.state_dict().items() if v.shape == weights[k].shape)
+    if name == "resnet":
+        with pytest.raises(ValueError, match=r"image_size is 128, but this attention pool has positions for 64 only"):
+            OpenClipEncoder(folder, image_size=128)
+        assert OpenClipEncoder(folder, image_size=64).grid is None
+    else:
+        assert OpenClipEncoder(folder, image_size=2 * size)(torch.randn(1, 3, 2 * size, 2 * size)).shape[1] == 1
+
+
+@torch.no_grad()
+def test_positions_of_a_larger_image_are_interpolated(folders: dict[str, Path]) -> None:
+    own, larger = (OpenClipEncoder(f"local-dir:{folders['vit']}", image_size=size) for size in (None, 64))
+    positions, wider = own.visual.positional_embedding, larger.visual.positional_embedding
+    assert torch.equal(wider[0], positions[0])  # the class token's
+    assert (len(positions), len(wider)) == (17, 65)
+    torch.testing.assert_close(wider[1:].mean(0), positions[1:].mean(0), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_is_frozen_and_the_same_in_each_run(folders: dict[str, Path], name: str) -> None:
+    folder = f"local-dir:{folders[name]}"
+    first, own = OpenClipEncoder(folder, "random"), OpenClipEncoder(folder)
+    torch.manual_seed(7)
+    second = OpenClipEncoder(folder, "random")
+    assert all(torch.equal(value, first.state_dict()[key]) for key, value in second.state_dict().items())
+    assert any(not torch.equal(value, own.state_dict()[key]) for key, value in first.state_dict().items())
+    assert not any(p.requires_grad for p in first.parameters())
+    with pytest.raises(ValueError, match="pretrained is random, which is for a frozen control"):
+        OpenClipEncoder(folder, "random", trained=True)
+
+
 def test_only_the_needed_parts_of_the_model_stay(folders: dict[str, Path]) -> None:
     for name in ("vit", "vit_custom_text"):
         names = {name for name, _ in OpenClipEncoder(f"local-dir:{folders[name]}").named_parameters()}

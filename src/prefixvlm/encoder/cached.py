@@ -34,6 +34,7 @@ class CachedEncoder(ImageEncoder):
         if self.identity is None:
             raise ValueError(f"encoder.features_of is {features_of}, which has no {IDENTITY}; {HOW_TO_MAKE}")
         self.num_features, self.feature_width = self.identity.num_features, self.identity.feature_width
+        self.grid = self.identity.grid
         black = _read_black(_folder(features_of) / BLACK, (self.num_features, self.feature_width))
         self.transform = StoredFeatures(black, str(features_of))
 
@@ -81,13 +82,15 @@ def identity_of(shards: str) -> Identity | None:
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text())
+        if (grid := content.get("grid")) is not None:
+            content["grid"] = _read_grid(grid, content["num_features"])
         identity = Identity(**content)
         texts, numbers = (identity.fingerprint, identity.transform), (identity.num_features, identity.feature_width)
         if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
             raise TypeError("fingerprint and transform must be texts, num_features and feature_width numbers")
         if not isinstance(identity.encoder, dict):
             raise TypeError("encoder must be an object")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} does not say whose features these are ({error}); {HOW_TO_MAKE}") from error
     return identity
 
@@ -96,6 +99,13 @@ def write_identity(folder: Path, identity: Identity, black: NDArray[np.floating]
     """What identity_of and CachedEncoder read. black: the features of a black image, float[N, D]."""
     (folder / BLACK).write_bytes(black.astype("<f2").tobytes())
     (folder / IDENTITY).write_text(json.dumps(asdict(identity), indent=1) + "\n")
+
+
+def _read_grid(grid: Any, num_features: Any) -> tuple[int, int]:
+    match grid:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0 and rows * columns == num_features:
+            return rows, columns
+    raise TypeError(f"grid must be rows and columns of {num_features} features")
 
 
 def _folder(shards: str) -> Path:

@@ -9,7 +9,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
-from prefixvlm.encoder.openclip import LOAD_ERRORS, OpenClipEncoder, check_name, first_line, load_clip
+from prefixvlm.encoder.openclip import OpenClipEncoder, check_name, load_clip
+from prefixvlm.encoder.tower import LOAD_ERRORS, first_line
 
 KEYS = ("clip.name", "clip.pretrained")  # what messages call the two settings
 

@@ -1,7 +1,7 @@
 """What an image encoder is: pixel values in, features out; it owns its transform and its widths."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class Identity:
     """Which features these are: all that has a part in their values.
 
     encoder: the node of the configuration, with `_target_`, that builds the encoder. fingerprint: of its weights.
-    transform: a hash of what its printed form says of it.
+    transform: a hash of what its printed form says of it. grid: rows and columns; folders of old do not say.
     """
 
     encoder: dict[str, Any]
@@ -20,6 +20,7 @@ class Identity:
     transform: str
     num_features: int
     feature_width: int
+    grid: tuple[int, int] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.encoder.items() if name != "_target_")
@@ -30,6 +31,7 @@ class ImageEncoder(nn.Module):
     """Pixels to features. Subclasses set the attributes in their constructor and define forward.
 
     feature_width: D. num_features: N, 1 for a pooled encoder.
+    grid: rows and columns of N features in reading order; None for a pooled encoder, or where it is not known.
     transform: a PIL image to float[3, H, W]; picklable, for it runs in loader workers.
     trained: False if not one weight may change; it then has no gradients and stays in eval mode.
     identity: of stored features, whose; None for an encoder that computes its own.
@@ -37,6 +39,7 @@ class ImageEncoder(nn.Module):
 
     feature_width: int
     num_features: int
+    grid: tuple[int, int] | None = None
     transform: Callable[[Any], Tensor]
     trained: bool = False
     identity: Identity | None = None

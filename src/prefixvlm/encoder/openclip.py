@@ -1,122 +1,85 @@
 """An open_clip model's name in, its image tower as an encoder out."""
 
 import difflib
-import pickle
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
-import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from safetensors import SafetensorError
 from torch import Tensor
 
-from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.precision import dtype_of
+from prefixvlm.encoder.tower import LOAD_ERRORS, RANDOM, TowerEncoder, check_random, first_line, on_meta, same_draws
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 KEYS = ("encoder.model_name", "encoder.pretrained")  # what messages call the two settings of a model
-LOAD_ERRORS = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AssertionError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
 
 
-class OpenClipEncoder(ImageEncoder):
-    """Any open_clip image tower (ViT, ModifiedResNet, timm), frozen unless trained.
+class OpenClipEncoder(TowerEncoder):
+    """Any open_clip image tower (ViT, ModifiedResNet, timm), frozen unless trained; see TowerEncoder.
 
     model_name: an open_clip name, or local-dir:PATH to a folder with open_clip_config.json and weights.
-    pretrained: a tag of that name or a weights file; None with local-dir, whose weights are in the folder.
-    features: "pooled", the vector that CLIP compares with text, or "patch", one vector a patch before any pooling.
-    layer: which block's patches (-2 the last but one, as in LLaVA; for a ModifiedResNet 0 is the stem, 4 the last
-        stage); None is the last with its final norm.
-    normalize: divide each feature by its L2 norm.
-    dtype: of a frozen tower: auto (see precision.fast_dtype), float32, bfloat16 or float16; features are float32.
+    pretrained: a tag of that name, a weights file, or "random" for a frozen control; None with local-dir, whose
+        weights are in the folder, or to train from scratch.
+    features: "pooled" is the vector that CLIP compares with text.
+    layer: for a ModifiedResNet 0 is the stem, 4 the last stage.
     """
-
-    visual: Any  # open_clip's towers share attributes, but no type
 
     def __init__(
         self,
         model_name: str,
         pretrained: str | None = None,
         features: str = "pooled",
-        layer: int | None = None,
+        layer: int | list[int] | None = None,
         normalize: bool = False,
         trained: bool = False,
         dtype: str = "float32",
+        image_size: int | None = None,
+        average_pooling: int = 1,
+        pixel_shuffle: int = 1,
     ) -> None:
-        super().__init__()
-        if features not in ("pooled", "patch"):
-            raise ValueError(f"encoder.features is {features!r}, but it must be pooled or patch")
-        if layer is not None and features == "pooled":
-            raise ValueError(f"encoder.layer is {layer}, but only patches have a layer: set encoder.features=patch")
-        if trained and dtype not in ("auto", "float32"):
-            raise ValueError(f"encoder.dtype is {dtype}, but a trained encoder is float32: set encoder.dtype=auto")
-        kept_in = torch.float32 if trained else dtype_of("encoder.dtype", dtype)
-        check_name(model_name, pretrained, trained, KEYS)
-        self.layer, self.normalize, self.trained, self.pooled = layer, normalize, trained, features == "pooled"
-        self.visual = load_clip(model_name, pretrained, KEYS).visual  # the text tower goes
-        self.transform = image_transform_v2(PreprocessCfg(**self.visual.preprocess_cfg), is_train=False)
+        super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
+        check_random(pretrained, trained)
+        empty = pretrained == RANDOM or on_meta()
+        check_name(model_name, None if empty else pretrained, trained or empty, KEYS)
+        with same_draws(pretrained):
+            self.visual = load_clip(model_name, pretrained, KEYS, image_size, empty).visual  # the text tower goes
         if hasattr(self.visual, "output_tokens"):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
-        if isinstance(self.visual, ModifiedResNet) and not self.pooled:
-            self.visual.attnpool = None
-        self.visual.to(kept_in)
-        self._measure()
-
-    def _measure(self) -> None:
-        """Sets the widths by a dry run, and which weights are trained: those that the features depend on."""
-        self.visual.eval().requires_grad_(self.trained)
+        if isinstance(self.visual, ModifiedResNet):
+            self._resize_resnet(image_size)
+        self.transform = image_transform_v2(PreprocessCfg(**self.visual.preprocess_cfg), is_train=False)
         size = self.visual.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        features = self(torch.zeros(1, 3, height, width))
-        self.num_features, self.feature_width = features.shape[1:]
-        if self.trained:
-            parameters = [p for p in self.visual.parameters() if p.requires_grad]
-            gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.requires_grad_(gradient is not None)  # DDP fails over a trained weight without a gradient
-        self.train()
+        self.measure(*((size, size) if isinstance(size, int) else size))
 
-    def train(self, mode: bool = True) -> "OpenClipEncoder":
-        """A frozen encoder stays in eval mode: without gradients its batch norms would still move."""
-        return super().train(mode and self.trained)
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: float[B, 3, H, W] -> features: float[B, N, D]."""
-        pixel_values = pixel_values.to(next(self.visual.parameters()).dtype)
-        # Mixed precision is for what is trained: it would cast a frozen tower anew at each call.
-        own = nullcontext() if self.trained else torch.autocast(pixel_values.device.type, enabled=False)
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()), own:
-            features = self.visual(pixel_values)[:, None] if self.pooled else self._patches(pixel_values)
-            features = features.float()
-            return F.normalize(features, dim=-1) if self.normalize else features
-
-    def _patches(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: float[B, 3, H, W] -> float[B, N, D], the patches in reading order, without class tokens."""
-        try:
-            output = self.visual.forward_intermediates(
-                pixel_values,
-                indices=1 if self.layer is None else [self.layer],
-                # CoCa's last norm belongs to its attention pooling and has another width.
-                normalize_intermediates=self.layer is None and getattr(self.visual, "attn_pool", None) is None,
-                intermediates_only=True,
-                # open_clip 3.3's ModifiedResNet reads this flag the wrong way round.
-                stop_early=not isinstance(self.visual, ModifiedResNet),
+    def _resize_resnet(self, image_size: int | None) -> None:
+        """Convolutions take any size; the attention pool, which patches go without, only its own."""
+        if not self.pooled:
+            self.visual.attnpool = None
+        if image_size is None or image_size == self.visual.image_size:
+            return
+        if self.pooled:
+            raise ValueError(
+                f"encoder.image_size is {image_size}, but this attention pool has positions for "
+                f"{self.visual.image_size} only: set encoder.image_size=null or encoder.features=patch"
             )
-        except AssertionError as error:
-            raise ValueError(f"encoder.layer is {self.layer}, but this encoder has no such layer ({error})") from error
-        return output["image_intermediates"][0].flatten(2).transpose(1, 2)
+        self.visual.image_size = image_size
+        self.visual.preprocess_cfg["size"] = image_size
+
+    def _pooled(self, pixel_values: Tensor) -> Tensor:
+        return self.visual(pixel_values)
+
+    def _maps(self, pixel_values: Tensor) -> list[Tensor]:
+        output = self.visual.forward_intermediates(
+            pixel_values,
+            indices=1 if self.layers is None else self.layers,
+            # CoCa's last norm belongs to its attention pooling and has another width.
+            normalize_intermediates=self.layers is None and getattr(self.visual, "attn_pool", None) is None,
+            intermediates_only=True,
+            # open_clip 3.3's ModifiedResNet reads this flag the wrong way round.
+            stop_early=not isinstance(self.visual, ModifiedResNet),
+        )
+        return output["image_intermediates"]
 
 
 def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tuple[str, str]) -> None:
@@ -168,16 +131,32 @@ def check_pretrained(
         )
 
 
-def load_clip(model_name: str, pretrained: str | None, keys: tuple[str, str]) -> Any:
-    """Both towers, in float32; the image tower has its preprocess_cfg. Weights are read as tensors, never as code."""
+def load_clip(
+    model_name: str,
+    pretrained: str | None,
+    keys: tuple[str, str],
+    image_size: int | None = None,
+    empty: bool = False,
+) -> Any:
+    """Both towers, in float32; the image tower has its preprocess_cfg. Weights are read as tensors, never as code.
+
+    image_size: of a ViT or a timm tower; a ModifiedResNet keeps its own. empty: load no weights.
+    """
     name_key, pretrained_key = keys
+    if on_meta() and model_name.startswith(HUB):
+        raise ValueError(f"{name_key} is {model_name}, whose sizes only its repository says: set {LOCAL}PATH")
     try:
+        config = open_clip.get_model_config(model_name) or {}
+        resnet = isinstance(config.get("vision_cfg", {}).get("layers"), list)
         return open_clip.create_model(
             model_name,
-            pretrained=pretrained,
+            pretrained=None if empty else pretrained,
+            load_weights=not empty,
+            device="meta" if on_meta() else "cpu",
+            force_image_size=None if resnet else image_size,
             pretrained_text=False,
             # A repository without weights would otherwise be a random model and a warning.
-            require_pretrained=pretrained is not None or model_name.startswith((LOCAL, HUB)),
+            require_pretrained=not empty and (pretrained is not None or model_name.startswith((LOCAL, HUB))),
             weights_only=True,
         )
     except LOAD_ERRORS as error:
@@ -186,8 +165,3 @@ def load_clip(model_name: str, pretrained: str | None, keys: tuple[str, str]) ->
             f"({first_line(error)}): "
             f"if they can't be downloaded here, set {pretrained_key} to a file or {name_key} to {LOCAL}PATH"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or its kind if it says nothing, as a bare assert."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,8 +4,9 @@ from torch import Tensor, nn
 
 
 class Mapper(nn.Module):
-    """Features to a prefix. Subclasses take feature_width (D), num_features (N), lm_width (E) and what is theirs.
+    """Features to a prefix. Subclasses take feature_width (D), num_features (N), lm_width (E), grid and what is theirs.
 
+    grid: rows and columns of the features, None where there is none; only mappers with positions look at it.
     prefix_length: P, how many embeddings stand for one image.
     """
 

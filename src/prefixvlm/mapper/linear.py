@@ -16,6 +16,7 @@ class LinearMapper(Mapper):
         prefix_length: int | None = None,
         dropout: float = 0.0,
         output_std: float | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.prefix_length = one_each(prefix_length, num_features)

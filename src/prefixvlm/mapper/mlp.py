@@ -23,6 +23,7 @@ class MLPMapper(Mapper):
         activation: str = "tanh",
         dropout: float = 0.0,
         output_std: float | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:

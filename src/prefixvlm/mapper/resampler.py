@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from prefixvlm.mapper.attention import MLP, Attention
 from prefixvlm.mapper.interface import Mapper, PrefixOutput
+from prefixvlm.mapper.positions import make_positions
 
 
 class Layer(nn.Module):
@@ -29,6 +30,7 @@ class ResamplerMapper(Mapper):
     """N features to P embeddings for any N and P, at the cost of P x (N + P) attention.
 
     width: of the queries, null for lm_width.
+    positions: where in the image each feature is from: None, "sincos" or "learned"; see make_positions.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class ResamplerMapper(Mapper):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         output_std: float | None = None,
+        positions: str | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if prefix_length < 1:
@@ -51,6 +55,7 @@ class ResamplerMapper(Mapper):
         self.prefix_length = prefix_length
         self.queries = nn.Parameter(torch.randn(prefix_length, width))
         self.input = nn.Linear(feature_width, width)
+        self.positions = make_positions(positions, grid, width)
         self.layers = nn.ModuleList(Layer(width, num_heads, mlp_ratio) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, lm_width)
@@ -58,7 +63,7 @@ class ResamplerMapper(Mapper):
 
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
-        features = self.input(features)
+        features = self.positions(self.input(features))
         queries = self.queries.expand(len(features), -1, -1).to(features.dtype)
         for layer in self.layers:
             queries = layer(queries, features)

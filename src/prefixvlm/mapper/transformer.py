@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from prefixvlm.mapper.attention import MLP, Attention
 from prefixvlm.mapper.interface import Mapper, PrefixOutput
+from prefixvlm.mapper.positions import make_positions
 
 
 class Layer(nn.Module):
@@ -27,6 +28,7 @@ class TransformerMapper(Mapper):
 
     clip_length: how many tokens a pooled feature is expanded to (ClipCap's C), null for prefix_length. Each of N > 1
     features is one token, so there it must be null.
+    positions: where in the image each token is from: None, "sincos" or "learned"; see make_positions.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class TransformerMapper(Mapper):
         mlp_ratio: float = 2.0,
         dropout: float = 0.0,
         output_std: float | None = None,
+        positions: str | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if prefix_length < 1:
@@ -54,6 +58,7 @@ class TransformerMapper(Mapper):
         self.lm_width = lm_width
         expansion = (clip_length or prefix_length) if num_features == 1 else 1
         self.linear = nn.Linear(feature_width, expansion * lm_width)
+        self.positions = make_positions(positions, grid, lm_width)
         self.constants = nn.Parameter(torch.randn(prefix_length, lm_width))
         self.layers = nn.Sequential(*(Layer(lm_width, num_heads, mlp_ratio) for _ in range(num_layers)))
         self.output = PrefixOutput(lm_width, dropout, output_std)
@@ -61,6 +66,7 @@ class TransformerMapper(Mapper):
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
         tokens = self.linear(features).reshape(len(features), -1, self.lm_width)
+        tokens = self.positions(tokens)
         constants = self.constants.expand(len(features), -1, -1).to(tokens.dtype)
         tokens = self.layers(torch.cat([tokens, constants], dim=1))
         return self.output(tokens[:, -self.prefix_length :])

@@ -42,7 +42,8 @@ def write_features(
     encode = Encode(encoder.eval().to(_device(device)), batch_size)
     identity = identify(encoder, node)
     listed = (shards / MANIFEST).is_file()
-    mark = _digest(vars(identity), sha256(shards / MANIFEST) if listed else images.to_json())
+    known = {name: value for name, value in vars(identity).items() if name != "grid"}  # folders of old do not say it
+    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json())
     wanted = Manifest(f"features {mark} of: {images.source}", images.licence, images.samples_per_shard,
                       {split: Split() for split in images.splits})  # fmt: skip
 
@@ -75,7 +76,9 @@ def _manifest_of(folder: Path) -> Manifest:
 def identify(encoder: ImageEncoder, node: dict[str, Any]) -> Identity:
     """Whose features these will be. The fingerprint is the one that a checkpoint has of this encoder."""
     printed = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.transform))
-    return Identity(node, fingerprint(encoder), _digest(printed), encoder.num_features, encoder.feature_width)
+    return Identity(
+        node, fingerprint(encoder), _digest(printed), encoder.num_features, encoder.feature_width, encoder.grid
+    )
 
 
 def _digest(*content: Any) -> str:

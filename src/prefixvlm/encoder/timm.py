@@ -1,0 +1,149 @@
+"""A timm model's name in, the model without its classifier as an encoder out."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+from PIL import Image
+from timm.models import PretrainedCfg, split_model_name_tag
+from torch import Tensor, nn
+from torchvision.transforms import Compose
+
+from prefixvlm.encoder.tower import LOAD_ERRORS, RANDOM, TowerEncoder, check_random, first_line, on_meta, same_draws
+
+
+class TimmEncoder(TowerEncoder):
+    """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT), frozen unless trained; see TowerEncoder.
+
+    model_name: timm's, with a tag of weights (resnet50.a1_in1k) or without, for its first tag.
+    pretrained: True for the tag's weights, which are downloaded once, a weights file, "random" for a frozen control,
+        or None to train from scratch.
+    features: "pooled" is what the model's classifier reads: an average for most, a ViT's class token or its attention
+        pool, VGG's second hidden layer of 4096. Patches are without class and register tokens.
+    layer: a block of a ViT; a stage of others, of which 0 is a ResNet's stem.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool | str | None = None,
+        features: str = "pooled",
+        layer: int | list[int] | None = None,
+        normalize: bool = False,
+        trained: bool = False,
+        dtype: str = "float32",
+        image_size: int | None = None,
+        average_pooling: int = 1,
+        pixel_shuffle: int = 1,
+    ) -> None:
+        super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
+        check_random(pretrained, trained)
+        check_name(model_name)
+        empty = pretrained == RANDOM or on_meta()
+        if not empty:
+            check_pretrained(model_name, pretrained, trained)
+        with same_draws(pretrained):
+            self.visual = load_timm(model_name, None if empty else pretrained, image_size)
+        if not self.pooled and not hasattr(self.visual, "forward_intermediates"):
+            raise ValueError(f"encoder.features is patch, but timm gives none of {model_name}: set pooled")
+        config = timm.data.resolve_model_data_config(self.visual, {"img_size": image_size})
+        self.transform = Compose([to_rgb, *timm.data.create_transform(**config).transforms])
+        self.measure(*config["input_size"][1:])
+
+    def _pooled(self, pixel_values: Tensor) -> Tensor:
+        features = self.visual(pixel_values)
+        if features.ndim != 2:
+            raise ValueError("encoder.features is pooled, but this model does not pool: set encoder.features=patch")
+        return features
+
+    def _maps(self, pixel_values: Tensor) -> list[Tensor]:
+        options: dict[str, Any] = {"stop_early": True, "intermediates_only": True}
+        if self.layers is not None:
+            return self.visual.forward_intermediates(pixel_values, indices=self.layers, **options)
+        # The last intermediate of an NF-ResNet lacks its activation, that of a ViT its norm.
+        final, (last,) = self.visual.forward_intermediates(pixel_values, indices=1)
+        if final.ndim == 3:
+            patches = final[:, getattr(self.visual, "num_prefix_tokens", 0) :]
+            return [patches.transpose(1, 2).unflatten(2, last.shape[2:])]
+        return [final.permute(0, 3, 1, 2) if getattr(self.visual, "output_fmt", "NCHW") == "NHWC" else final]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def check_name(model_name: str) -> None:
+    """Raises ValueError for a model or a tag that timm does not know."""
+    name, tag = split_model_name_tag(model_name)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4) or ["resnet50"]
+        raise ValueError(
+            f"encoder.model_name is {model_name!r}, which timm does not know: it knows {', '.join(near)} and others"
+        )
+    tags = [each.split(".", 1)[1] for each in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"encoder.model_name is {model_name!r}, but {name} has no weights of that tag: "
+            f"its tags are {', '.join(tags) or '(none)'}"
+        )
+
+
+def check_pretrained(model_name: str, pretrained: bool | str | None, trained: bool) -> None:
+    """Raises ValueError where weights would be random although they are frozen, or there are none to load."""
+    accepted = "set encoder.pretrained to true, a weights file or random"
+    if not pretrained and not trained:
+        raise ValueError(f"encoder.pretrained is null, which would freeze {model_name} at random weights: {accepted}")
+    if isinstance(pretrained, str) and not Path(pretrained).is_file():
+        raise ValueError(f"encoder.pretrained is {pretrained!r}, which is not a file: {accepted}")
+    if pretrained is True and not config_of(model_name).has_weights:
+        raise ValueError(f"encoder.pretrained is true, but timm has no weights of {model_name}: {accepted}")
+
+
+def config_of(model_name: str) -> Any:
+    """What timm knows of a tag's weights, or of no weights."""
+    return timm.get_pretrained_cfg(model_name) or PretrainedCfg()
+
+
+def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | None) -> nn.Module:
+    """The model without its classifier, in float32. Weights are read as tensors, never as code."""
+    options: dict[str, Any] = {}
+    if isinstance(pretrained, str):
+        options["pretrained_cfg_overlay"] = {"file": pretrained}
+    if image_size is not None and config_of(model_name).fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        with whole():
+            return timm.create_model(model_name, pretrained=bool(pretrained), num_classes=0, **options)
+    except LOAD_ERRORS as error:
+        if not pretrained:
+            raise ValueError(
+                f"encoder.model_name is {model_name}, which cannot be built with encoder.image_size={image_size} "
+                f"({first_line(error)}): set another of the two"
+            ) from error
+        raise ValueError(
+            f"encoder.pretrained is {pretrained}, but its weights could not be loaded into {model_name} "
+            f"({first_line(error)}): if they can't be downloaded here, set encoder.pretrained to a file"
+        ) from error
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Within, what is loaded must fit but for a classifier: timm would only log what stays random without one."""
+    load = nn.Module.load_state_dict
+
+    def load_whole(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        result = load(module, *arguments, **keywords)
+        if result.missing_keys or result.unexpected_keys:
+            lacks, has = result.missing_keys[:3] or "nothing", result.unexpected_keys[:3] or "nothing"
+            raise RuntimeError(f"they lack {lacks} and have {has} that is not in the model")
+        return result
+
+    nn.Module.load_state_dict = load_whole  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
