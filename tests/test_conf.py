@@ -12,7 +12,7 @@ from prefixvlm import build, config
 from prefixvlm.data import sources
 
 CONF = Path(__file__).parents[1] / "conf"
-TRAIN = ["data", "encoder", "mapper", "lm", "task", "module", "optim", "trainer", "callbacks", "logger"]
+TRAIN = ["data", "encoder", "mapper", "lm", "tune", "task", "module", "optim", "trainer", "callbacks", "logger"]
 EVAL = ["task", "clip"]
 CHOICES = {p: f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.parent.name != "hydra"}
 BENCHMARKS = [path.stem for path in CHOICES if path.parent.name == "benchmark"]

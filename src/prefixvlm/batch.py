@@ -89,9 +89,9 @@ class Batch:
     rows: for each of the S rows the Rows, without their images, that it answers: several where they read alike, as
     every image's "what colour is it?" does in a blind evaluation. Empty in training.
     task: whose rows these are; where tasks share a batch, one of them.
-    values: float32[S, K], what a head should say of each row. tags: int64[S, T], of the last token of each text that
-    has one, IGNORE_INDEX elsewhere. paired: int[S], which of the B images belongs to each row without being read in it.
-    All three are None where rows have none.
+    values: float32[S, K], in training: what a head should say of each row. tags: int64[S, T], of the last token of each
+    text that has one, IGNORE_INDEX elsewhere. paired: int[S], which of the B images belongs to each row without being
+    read in it. All three are None where rows have none.
     """
 
     pixel_values: Tensor

@@ -16,7 +16,7 @@ from prefixvlm.data.manifest import resolve_shards
 from prefixvlm.data.sources import how_to_make
 from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
 from prefixvlm.targets import check, nearest
-from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
 from prefixvlm.training.features import check_features
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.redaction import redact
@@ -62,8 +62,9 @@ def build_module(cfg: DictConfig) -> LightningModule:
             parts["encoder"] = make("encoder", cfg.encoder)
     if cfg.get("lm"):
         parts["lm"] = make("lm", cfg.lm)
-        for name, node in (cfg.get("tune") or {}).items():
-            make(f"tune.{name}", node).apply(parts["lm"])
+        with torch.random.fork_rng(devices=[]):  # the mapper is the same whatever is tuned
+            for way in _ways(cfg):
+                way.apply(parts["lm"])
     if cfg.get("mapper"):
         if not {"encoder", "lm"} <= parts.keys():
             raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
@@ -83,9 +84,34 @@ def build_module(cfg: DictConfig) -> LightningModule:
     module = make("module", cfg.module, **parts)
     # What the run was, for the checkpoint; where it ran is not part of it.
     kept = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    if "lm" in parts and parts["lm"].own_weights_tuned:  # auto would be another on a machine that is fast at it
+        kept["lm"]["dtype"] = "float32"
     module.config = redact(kept)
     if "encoder" in parts and parts["encoder"].identity is not None:  # the checkpoint reads images as well as features
         module.config["encoder"] = parts["encoder"].identity.encoder
+    return module
+
+
+def _ways(cfg: DictConfig) -> list[Any]:
+    return [make(f"tune.{name}", node) for name, node in (cfg.get("tune") or {}).items() if node]
+
+
+def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
+    """What a checkpoint holds, in float32, with what was tuned of the language model merged into its weights.
+
+    Raises ValueError if nothing was tuned, or if it cannot be merged.
+    """
+    cfg = OmegaConf.create(checkpoint[KEY]["config"])
+    if not cfg.get("tune"):
+        raise ValueError("the checkpoint has nothing to merge: it was trained without tune; set --ckpt to another")
+    if cfg.lm.get("quantization"):
+        raise ValueError("a quantised language model cannot be merged into; train with lm.quantization=null")
+    cfg.lm.dtype = "float32"
+    module = build_module(cfg)
+    assert isinstance(module, PrefixModule)
+    module.load_trained(checkpoint)
+    for way in _ways(cfg):
+        way.merge(module.model.lm)
     return module
 
 

@@ -1,6 +1,7 @@
 """The `prefixvlm` command: arguments go in, one of its subcommands runs."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
     predict.add_argument("--question", metavar="TEXT", help="what to answer; without it the images are captioned")
     predict.set_defaults(run=_predict)
+
+    merge = commands.add_parser("merge", help="put LoRA into the weights of the language model that it was trained on")
+    merge.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run with tune")
+    merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and merged.ckpt")
+    merge.set_defaults(run=_merge)
+
+    describe = commands.add_parser("describe", help="what train.py would train, and how, without reading any weights")
+    describe.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as train.py takes them: experiment=frozen")
+    describe.add_argument("--json", action="store_true", help="the same for programs")
+    describe.set_defaults(run=_describe)
+
+    clipcap = commands.add_parser("import-clipcap", help="make a checkpoint of the weights of ClipCap's own code")
+    _add_import_clipcap(clipcap)
     return parser
 
 
@@ -53,6 +67,21 @@ def _add_features(names: Any) -> None:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (%(default)s)")
     command.set_defaults(run=_features)
+
+
+def _add_import_clipcap(command: Any) -> None:
+    command.add_argument("weights", type=Path, metavar="FILE", help="ClipCap's weights: a state dict, with its GPT-2")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and clipcap.ckpt")
+    command.add_argument(
+        "--encoder", nargs="+", default=[None], metavar=("NAME", "KEY=VALUE"),
+        help="a choice of conf/encoder, and what of it is changed; default: by the features' width",
+    )  # fmt: skip
+    command.add_argument(
+        "--normalize", action="store_true", help="the features were divided by their norm, as for ClipCap's transformer"
+    )
+    command.add_argument("--tokenizer", default="gpt2", metavar="NAME", help="a local folder or a hub id (%(default)s)")
+    command.add_argument("--num-heads", type=int, metavar="N", help="of GPT-2; default: as many as are 64 wide")
+    command.set_defaults(run=_import_clipcap)
 
 
 def _features(arguments: argparse.Namespace) -> None:
@@ -73,6 +102,42 @@ def _predict(arguments: argparse.Namespace) -> None:
     predictor = Predictor(arguments.ckpt)
     for path, text in zip(arguments.images, predictor(arguments.images, arguments.question), strict=True):
         print(f"{path}\t{text}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from prefixvlm.build import build_merged
+    from prefixvlm.training.merge import merge
+
+    merge(arguments.ckpt, arguments.out, build_merged)
+    print(f"{arguments.out}: lm for transformers, merged.ckpt for eval.py and prefixvlm predict")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    from prefixvlm.config import composed_run
+    from prefixvlm.describe import describe, text_description
+
+    found = describe(composed_run(arguments.overrides))
+    print(json.dumps(found, indent=1) if arguments.json else text_description(found))
+
+
+def _import_clipcap(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from prefixvlm.build import make, plain
+    from prefixvlm.config import composed_run
+    from prefixvlm.training.clipcap import read_clipcap
+    from prefixvlm.training.clipcap_folder import write_clipcap
+
+    weights = read_clipcap(arguments.weights)
+    encoder, *changes = arguments.encoder
+    cfg = composed_run([*weights.overrides(encoder, arguments.normalize), *changes])
+    with torch.device("meta"):  # nothing is downloaded
+        shape = make("encoder", cfg.encoder)
+    given = {"feature_width": weights.feature_width, "num_features": 1, "lm_width": weights.lm_width, "grid": None}
+    mapper = make("mapper", cfg.mapper, **given)
+    kept = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
+    write_clipcap(weights, arguments.out, kept, shape, mapper, arguments.tokenizer, arguments.num_heads)
+    print(f"{arguments.out}: lm for transformers, clipcap.ckpt for eval.py and prefixvlm predict")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Typed root schema: every root value that train.py and eval.py read; a key that is not here is an error."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from prefixvlm.training.launch import rank, started
 
@@ -62,3 +65,20 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)
     store.store("eval_schema", EvalConfig)
+
+
+def composed_run(overrides: Sequence[str]) -> DictConfig:
+    """What train.py would run with these words, of conf here or beside the package, every reference resolved.
+
+    run_dir is outputs, for there is no run. Raises ValueError if there is no conf.
+    """
+    folders = [
+        folder for folder in (Path("conf"), Path(__file__).parents[2] / "conf") if (folder / "train.yaml").is_file()
+    ]
+    if not folders:
+        raise ValueError("there is no conf/train.yaml here; run this in a folder of prefixvlm")
+    register()
+    with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
+        cfg = compose("train", ["run_dir=outputs", *overrides])
+    OmegaConf.resolve(cfg)
+    return cfg

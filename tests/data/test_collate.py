@@ -43,9 +43,10 @@ def test_rows_that_read_alike_are_one_row_in_evaluation_only(lm_model, images):
     assert len(collator_of(lm_model)(rows).input_ids) == 4
 
 
-def test_a_batch_without_any_image_is_an_error(lm_model):
-    with pytest.raises(ValueError, match="at least one image"):
-        collator_of(lm_model)([Row(("text only",), "x")])
+def test_a_batch_may_be_text_alone(lm_model):
+    batch = collator_of(lm_model)([Row(("text only",), "x")])
+    assert len(batch.pixel_values) == len(batch.image_index) == 0
+    assert lm_model(batch).shape == (2,)  # x and EOS
 
 
 def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, images):

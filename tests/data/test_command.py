@@ -19,12 +19,12 @@ from prefixvlm.data.shards import read_shard
 from tests.data.conftest import Command, encoded
 
 EASY_VQA = {
-    "train-000000.tar": "4b6a2af9d2b80fcf8fe64b54c6ebccf5b6c3566cc942be9eefac615db59cbb89",
-    "train-000001.tar": "08d50c31b70ab648d0d7adbd84377f911773915d7b5fae80f2c88b74e2a3824a",
-    "train-000002.tar": "3c06ca255a33d21d017d2764176bbd0d210b86366772467dfbcef8587c350be0",
-    "train-000003.tar": "bcf5f55d02b31f162367c06aae9ccbe3cfc18f840ee3547e62dad378cf511489",
-    "val-000000.tar": "d6fd42b0eb3c95a6db537bb8c32c124159bb7b31c7bb648ec511bbd2dfb38d95",
-    "test-000000.tar": "069d237b375786a2c4229fee33da082210869bde1311b0d1894e7db82a185eec",
+    "train-000000.tar": "afe1b9c82c37eba63cd79d817d55746b9ce4c1cf7ad58241337d9f50c8146112",
+    "train-000001.tar": "1334e5f44076b368cbbeea3404ea5241ee812845a7ca4d4d53d3687a9cabcf3f",
+    "train-000002.tar": "32a199c727fe5ecf5c825d4ab53a693786ab054e6337e72d9a29fffd8a7ed0c0",
+    "train-000003.tar": "488ed255405db4274a80be33376440672f4c2d0212bfda73df75c9903fe50f08",
+    "val-000000.tar": "dfab941865f7feb0a34c66d3121f8616d0c9d20c761a2bf9af86ab732d7eda7e",
+    "test-000000.tar": "7172a5e326d6b610b80d1aa5150c28aac31a8d98bbe7cdd0342b1e65264d5769",
 }
 
 

@@ -1,8 +1,10 @@
 """The captions of easy-VQA say what its answers tell, and nothing of the published data is lost."""
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -111,7 +113,31 @@ def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list
     assert [sample.key for sample in decoded["val"]][:3] == ["train-0039", "train-0049", "train-0051"]
     assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
     _, members = next(samples("val"))
-    assert set(json.loads(read(members)["json"])) == {"captions", "questions", "labels"}
+    told = {"captions", "questions", "labels", "label_sets", "values", "boxes", "tagged"}
+    assert set(json.loads(read(members)["json"])) <= told
+
+
+def test_boxes_and_areas_are_those_of_the_shapes(decoded: dict[str, list[Sample]]) -> None:
+    """How much of its box a shape fills: all for a rectangle, pi / 4 for a circle, the drawn edge added."""
+    filled = defaultdict(list)
+    for sample in decoded["test"]:
+        for box in sample.boxes:
+            filled[box.label].append(sample.values["area"] / ((box.x1 - box.x0) * (box.y1 - box.y0)))
+    assert min(filled["rectangle"]) > 0.999
+    assert mean(filled["circle"]) == pytest.approx(math.pi / 4, abs=0.06)
+    assert max(filled["triangle"]) < 0.75
+
+
+def test_the_tags_are_of_what_is_seen_wherever_it_stands(decoded: dict[str, list[Sample]]) -> None:
+    places = Counter()
+    for sample in decoded["test"]:
+        for text in sample.tagged:
+            seen = [word for word, tag in zip(text.words, text.tags, strict=True) if tag != "O"]
+            assert seen == [sample.labels["color"], sample.labels["shape"]]
+            assert len(set(text.words)) == 6  # only the article is said twice
+            places[text.tags.index("B-SEEN")] += 1
+    assert set(places) == {1, 5}
+    assert 0.4 < places[1] / places.total() < 0.6
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Naive loops that the real ones are held against: one row, no cache, no padding, all of the text read at each step."""
 
+from collections.abc import Sequence
+
 import torch
 
 from prefixvlm.batch import Row
@@ -10,31 +12,27 @@ from tests.conftest import collator_of
 
 @torch.no_grad()
 def embeds_of(model: PrefixLM, row: Row) -> torch.Tensor:
-    return model.inputs_embeds(collator_of(model)([row], supervised=False))
+    return model.inputs_embeds(collator_of(model, chat=model.lm.chat)([row], supervised=False))
 
 
 @torch.no_grad()
-def next_logits(model: PrefixLM, embeds: torch.Tensor) -> torch.Tensor:
-    """Logits after the last position."""
-    positions = torch.arange(embeds.shape[1])[None]
-    mask = torch.ones(1, embeds.shape[1], dtype=torch.bool)
-    return model.lm.logits(model.lm.hidden(embeds, mask, positions))[0, -1]
-
-
-@torch.no_grad()
-def with_token(model: PrefixLM, embeds: torch.Tensor, token: int) -> torch.Tensor:
-    return torch.cat([embeds, model.lm.embed(torch.tensor([[token]]))], 1)
+def next_logits(model: PrefixLM, embeds: torch.Tensor, said: Sequence[int] = ()) -> torch.Tensor:
+    """Logits after the prompt's embeddings and what was said since, by the model's own forward."""
+    lm = model.lm
+    if lm.encodes_prompts:
+        return lm.model(inputs_embeds=embeds, decoder_input_ids=torch.tensor([[lm.first_id, *said]])).logits[0, -1]
+    text = lm.embed(torch.tensor([list(said)], dtype=torch.long))
+    return lm.model(inputs_embeds=torch.cat([embeds, text], 1)).logits[0, -1]
 
 
 def greedy(model: PrefixLM, row: Row, num: int) -> list[int]:
     embeds = embeds_of(model, row)
     text: list[int] = []
     for _ in range(num):
-        token = int(next_logits(model, embeds).argmax())
+        token = int(next_logits(model, embeds, text).argmax())
         if token == model.lm.eos_id:
             break
         text.append(token)
-        embeds = with_token(model, embeds, token)
     return text
 
 
@@ -45,21 +43,19 @@ def held(model: PrefixLM, row: Row, answers: list[list[int]]) -> list[int]:
     while True:
         begun = [[*answer, model.lm.eos_id] for answer in answers if answer[: len(text)] == text]
         allowed = sorted({answer[len(text)] for answer in begun})
-        logits = next_logits(model, embeds)
+        logits = next_logits(model, embeds, text)
         token = max(allowed, key=lambda id: float(logits[id]))
         if token == model.lm.eos_id:
             return text
         text.append(token)
-        embeds = with_token(model, embeds, token)
 
 
 def log_likelihood(model: PrefixLM, row: Row, ids: list[int], normalize_length: bool = False) -> float:
     """Of the tokens and the EOS after them."""
     embeds = embeds_of(model, row)
     total = 0.0
-    for token in [*ids, model.lm.eos_id]:
-        total += float(next_logits(model, embeds).log_softmax(-1)[token])
-        embeds = with_token(model, embeds, token)
+    for place, token in enumerate([*ids, model.lm.eos_id]):
+        total += float(next_logits(model, embeds, ids[:place]).log_softmax(-1)[token])
     return total / (len(ids) + 1) if normalize_length else total
 
 

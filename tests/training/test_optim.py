@@ -62,3 +62,22 @@ def test_sgd_with_momentum_trains_and_unknown_names_are_errors():
         Optim(torch.optim.SGD, lr=0.1, schedule="cosin")
     with pytest.raises(ValueError, match="no parameter is trained"):
         Optim(torch.optim.SGD, lr=0.1).build(model.frozen.named_parameters(), 10)
+
+
+def test_the_language_model_s_own_rate_and_no_decay_on_what_is_one_long():
+    named = [
+        ("model.mapper.weight", torch.nn.Parameter(torch.ones(3, 2))),
+        ("model.heads.classification.weight", torch.nn.Parameter(torch.ones(3, 2))),
+        ("model.lm.conv", torch.nn.Parameter(torch.ones(3, 2, 1, 1))),
+        ("model.lm.ia3_l", torch.nn.Parameter(torch.ones(3, 1))),
+    ]
+    optim = Optim(torch.optim.AdamW, lr=1.0, weight_decay=0.1, encoder_lr=0.01, lm_lr=0.5)
+    groups = optim.build(named, 10)["optimizer"].param_groups
+    assert [(g["name"], g["initial_lr"], g["weight_decay"]) for g in groups] == [
+        ("mapper", 1.0, 0.1),
+        ("heads", 1.0, 0.1),
+        ("lm", 0.5, 0.1),
+        ("lm_no_decay", 0.5, 0.0),
+    ]
+    groups = Optim(torch.optim.AdamW, lr=1.0, lm_lr=0.0).build(named, 10)["optimizer"].param_groups
+    assert {g["name"]: g["initial_lr"] for g in groups} == {"mapper": 1.0, "heads": 1.0, "lm": 0.0}

@@ -15,9 +15,12 @@ from prefixvlm.batch import (
     Batch,
     ImageOrFeatures,
     Markup,
+    Part,
     Row,
     Said,
 )
+
+NO_IMAGE = torch.empty(3, 1, 1)
 
 
 class Collator:
@@ -25,7 +28,7 @@ class Collator:
 
     transform: a PIL image to float[3, H, W]; where it reads_features, stored ones to float32[N, D].
     tokenizer: a Hugging Face tokenizer. start_ids stand before everything, bos_ids before the first text, end_ids after
-    every prompt.
+    every prompt. chat: makes the turns of a chat of a row's parts.
     max_target_length: longer targets are cut, and lose their EOS. max_positions: what the language model can read,
     images included; a target is cut to fit, a prompt that does not fit is an error.
     """
@@ -43,12 +46,14 @@ class Collator:
         reads_features: bool = False,
         start_ids: Sequence[int] = (),
         end_ids: Sequence[int] = (),
+        chat: Callable[[Sequence[Part]], Sequence[Part]] | None = None,
     ) -> None:
         self.transform, self.reads_features = transform, reads_features
         self.tokenizer = tokenizer
         self.prefix_length = prefix_length
         self.bos_ids = list(bos_ids)
         self.start_ids, self.end_ids = list(start_ids), list(end_ids)
+        self.chat = chat
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.max_target_length = max_target_length
@@ -69,18 +74,18 @@ class Collator:
         image_index = [place(part) for row in read for part in row.parts if not isinstance(part, str)]
         texts = [self.tokenize(row, supervised) for row in read]
         paired = [place(row.paired) for row in read if row.paired is not None]
-        if not images:
-            raise ValueError("a batch needs at least one image; none of its rows has one")
         width = max(len(text.ids) for text in texts)
         return Batch(
-            pixel_values=torch.stack([self._transformed(image) for _, image in images.values()]),
+            pixel_values=torch.stack([self._transformed(image) for _, image in images.values()] or [NO_IMAGE])[
+                : len(images)
+            ],
             input_ids=_pad([text.ids for text in texts], width, self.pad_id),
             attention_mask=torch.tensor([[at < len(text.ids) for at in range(width)] for text in texts]),
             labels=_pad([text.labels for text in texts], width, IGNORE_INDEX),
             image_index=torch.tensor(image_index, dtype=torch.long),
             rows=[[row.without_images() for row in group] for group in alike.values()],
             task=task,
-            values=torch.tensor([row.values for row in read]) if read[0].values else None,
+            values=torch.tensor([row.values for row in read]) if supervised and read[0].values else None,
             tags=_pad([text.tags for text in texts], width, IGNORE_INDEX) if read[0].tags else None,
             paired=torch.tensor(paired) if paired else None,
         )
@@ -97,21 +102,28 @@ class Collator:
         text = Tokens()
         text.add(self.start_ids)
         bos, last, tags = self.bos_ids, "", iter([IGNORE_INDEX] * len(_texts(row.context)) + list(row.tags))
-        for part in row.parts:
+        for part in self.chat(row.parts) if self.chat else row.parts:
             if not isinstance(part, str):
+                if isinstance(last, Markup):
+                    text.add(said_ids(self.tokenizer, last, ""))  # its space
                 text.add([IMAGE_ID] * self.prefix_length)
                 last = ""
                 continue
             if part is LEARNED:
                 text.add([LEARNED_ID])
             elif isinstance(part, Said):
-                text.add([*self._going_on(last, part), self.eos_id], supervised=True)
+                text.add([*said_ids(self.tokenizer, last, part), self.eos_id], supervised=True)
             elif isinstance(part, Markup):
-                text.add(self.tokenizer(part, add_special_tokens=False).input_ids)
+                text.add(markup_ids(self.tokenizer, self.tokenizer.eos_token if isinstance(last, Said) else last, part))
+            elif isinstance(last, Markup):
+                text.add(said_ids(self.tokenizer, last, part) if part.strip() else [])
             else:
                 text.add(bos + token_ids(self.tokenizer, part))
-            bos, last = [], part
-            text.tags[-1:] = [next(tags, IGNORE_INDEX)]
+            if not isinstance(part, Markup):
+                text.tags[-1:] = [next(tags, IGNORE_INDEX)]
+            if part.strip() or not isinstance(last, Markup):
+                last = part
+            bos = []
         text.add(bos + self.end_ids)
         if self.max_positions is not None and len(text.ids) >= self.max_positions:
             raise ValueError(
@@ -120,15 +132,9 @@ class Collator:
             )
         if supervised and row.target:
             room = None if self.max_positions is None else self.max_positions - len(text.ids)
-            target = [*self._going_on(last, row.target), self.eos_id][: self.max_target_length]
+            target = [*said_ids(self.tokenizer, last, row.target), self.eos_id][: self.max_target_length]
             text.add(target[:room], supervised=True)
         return text
-
-    def _going_on(self, last: str, text: str) -> list[int]:
-        """The ids of a text after another; after markup it begins without a space."""
-        if isinstance(last, Markup):
-            return token_ids(self.tokenizer, text.lstrip())
-        return continuation_ids(self.tokenizer, last, text)
 
 
 class Tokens:
@@ -146,7 +152,7 @@ class Tokens:
 
 
 def _texts(parts: Sequence[Any]) -> list[str]:
-    return [part for part in parts if isinstance(part, str)]
+    return [part for part in parts if isinstance(part, str) and not isinstance(part, Markup)]
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -158,6 +164,24 @@ def continuation_ids(tokenizer: Any, text: str, target: str) -> list[int]:
     """The ids of the target as it goes on from the text: SentencePiece puts a space before a text of its own."""
     before, both = token_ids(tokenizer, text), token_ids(tokenizer, text + target)
     return both[len(before) :] if both[: len(before)] == before else token_ids(tokenizer, target)
+
+
+def said_ids(tokenizer: Any, last: str, text: str) -> list[int]:
+    """The ids of a text as it goes on from the last; after markup it begins with the markup's space or none."""
+    if not isinstance(last, Markup):
+        return continuation_ids(tokenizer, last, text)
+    before = last.rstrip(" ")
+    return continuation_ids(tokenizer, before, last[len(before) :] + text.lstrip())
+
+
+def markup_ids(tokenizer: Any, last: str, markup: str) -> list[int]:
+    """The ids of markup as it goes on from the last text; the spaces at its end go with what is said next."""
+    last, markup = last if last.strip() else "", markup.rstrip(" ")
+    before = tokenizer(last, add_special_tokens=False).input_ids
+    both = tokenizer(last + markup, add_special_tokens=False).input_ids
+    if both[: len(before)] == before:
+        return both[len(before) :]
+    return tokenizer(markup, add_special_tokens=False).input_ids
 
 
 def _alike(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:

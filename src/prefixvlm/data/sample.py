@@ -1,7 +1,6 @@
 """What one sample of a shard may hold: the bytes of its members go in, a checked Sample comes out."""
 
 import io
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -12,6 +11,20 @@ import numpy as np
 from PIL import Image
 
 from prefixvlm.data.arrays import MAX_BYTES, decode_npy, decode_safetensors
+from prefixvlm.data.fields import (
+    Box,
+    Question,
+    Tagged,
+    box,
+    content_of,
+    list_of,
+    lists_of_texts,
+    names,
+    numbers,
+    question,
+    tagged,
+    texts,
+)
 
 if TYPE_CHECKING:  # it brings torch, which takes a second and 200 MB in every process that writes shards
     from prefixvlm.batch import ImageOrFeatures
@@ -26,26 +39,13 @@ BLACK = Image.new("RGB", (8, 8))  # stands in for images that need not be decode
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about an image; its id is unique within the data set.
-
-    answers: none where they are kept secret, as in a test split. choices: what the answer is one of, if that is known.
-    groups: what scores are also reported by, as {"answer_type": "yes/no"}.
-    """
-
-    id: str
-    question: str
-    answers: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    groups: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Sample:
     """An image (RGB), or the features that were computed of it (float[N, D]), and the texts that belong to it.
 
     labels: its class in each classification, as {"shape": "circle"}. groups: as a question's, {"domain": "near"}.
     support: images with their texts that stand before the image, as in an episode of fast binding.
+    label_sets: where several classes may be true at once, {"seen": ["circle", "red"]}. values: numbers, {"area": 0.2}.
+    boxes: where things are. tagged: texts with a tag a word.
     """
 
     key: str
@@ -55,6 +55,10 @@ class Sample:
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     support: "tuple[tuple[ImageOrFeatures, str], ...]" = ()
+    label_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = ()
+    tagged: tuple[Tagged, ...] = ()
 
     @property
     def picture(self) -> Image.Image:
@@ -79,15 +83,19 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         images = [extension for extension in members if extension in SEEN]
         if len(images) != 1:
             raise ValueError(f"it needs exactly one of .{', .'.join(SEEN)}, but has {len(images)}")
-        content = _content(members)
+        content = content_of(members)
         return Sample(
             key,
             _seen(images[0], members) if image is None else image,
             _captions(content, members),
-            tuple(_question(question) for question in _list(content, "questions")),
-            _names(content, "labels"),
-            _names(content, "groups"),
-            tuple(_supporting(each, members, image) for each in _list(content, "support")),
+            tuple(question(each) for each in list_of(content, "questions")),
+            names(content, "labels"),
+            names(content, "groups"),
+            tuple(_supporting(each, members, image) for each in list_of(content, "support")),
+            lists_of_texts(content, "label_sets"),
+            numbers(content, "values"),
+            tuple(box(each) for each in list_of(content, "boxes")),
+            tuple(tagged(each) for each in list_of(content, "tagged")),
         )
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
@@ -122,18 +130,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _content(members: Mapping[str, bytes]) -> dict[str, object]:
-    try:
-        content = json.loads(members.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the json member does not parse ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"the json member holds a {type(content).__name__}; it must hold an object")
-    return content
-
-
 def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tuple[str, ...]:
-    captions = _strings(content.get("captions", []), "captions")
+    captions = texts(content.get("captions", []), "captions")
     if captions or "txt" not in members:
         return captions
     try:
@@ -141,14 +139,6 @@ def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tu
     except UnicodeDecodeError as error:
         raise ValueError(f"the txt member is not UTF-8 ({error})") from error
     return (text,) if text else ()
-
-
-def _question(content: object) -> Question:
-    if not isinstance(content, dict) or not content.keys() >= {"id", "question", "answers"}:
-        raise ValueError(f"a question is {content!r:.80}; it must be an object with id, question and answers")
-    id_, question = _strings([content["id"], content["question"]], "id and question")
-    answers, choices = _strings(content["answers"], "answers"), _strings(content.get("choices", []), "choices")
-    return Question(id_, question, answers, choices, _names(content, "groups"))
 
 
 def _supporting(
@@ -159,30 +149,5 @@ def _supporting(
         raise ValueError(
             f"a support is {content!r:.80}; it must be an object with text and the name of an image member"
         )
-    (text,) = _strings([content.get("text")], "the text of a support")
+    (text,) = texts([content.get("text")], "the text of a support")
     return _seen(name, members) if image is None else image, text
-
-
-def _list(content: Mapping[str, object], name: str) -> list[object]:
-    value = content.get(name, [])
-    if not isinstance(value, list):
-        raise ValueError(f"{name} is {value!r:.80}; it must be a list")
-    return value
-
-
-def _names(content: Mapping[str, object], name: str) -> dict[str, str]:
-    """A flat object of texts."""
-    value = content.get(name, {})
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
-    return dict(zip(value, _strings(list(value.values()), name), strict=True))
-
-
-def _strings(content: object, name: str) -> tuple[str, ...]:
-    if not isinstance(content, list) or not all(isinstance(text, str) and text.strip() for text in content):
-        raise ValueError(f"{name} is {content!r:.80}; it must be a list of texts, none of them empty")
-    try:
-        "".join(content).encode()
-    except UnicodeEncodeError as error:  # JSON can hold half a surrogate pair, which no file can
-        raise ValueError(f"{name} is {content!r:.80}, which is not valid Unicode") from error
-    return tuple(content)

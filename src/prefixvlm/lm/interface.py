@@ -1,15 +1,18 @@
 """What a language model is: embeddings in, hidden states out; it owns its tokenizer, and nothing of it is trained
 unless a way of tuning says so."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache
 
 from prefixvlm.lm.blocks import blocks_of, compile_blocks, recompute
+from prefixvlm.lm.chat import Chat
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -21,13 +24,21 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def _window(config: PreTrainedConfig) -> int | None:
+    """How far back some layer sees; None where all see everything."""
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
+
+
 class LanguageModel(nn.Module):
     """A frozen language model; gradients pass through it to what it reads. Subclasses define the methods below.
 
     width: E, of what it reads. state_width: E', of its hidden states. eos_id ends every text; pad_id fills rows (it is
-    masked, and never trained); bos_ids stand before the first text where the tokenizer puts them there (Llama, OPT), and are empty
-    elsewhere (GPT-2, SmolLM2). start_ids stand before everything, end_ids after every prompt (BERT, T5).
-    max_positions: None where there is no limit.
+    masked, and never trained); bos_ids stand before the first text where the tokenizer puts them there (OPT), and are
+    empty elsewhere (GPT-2). start_ids stand before everything, end_ids after every prompt (BERT, T5).
+    max_positions: None where there is no limit (ALiBi, relative positions); no more than `window`, which counts padding
+    too, so that beyond it a text would not be the same alone and in a batch.
+    chat: its chat template, where texts are to be turns of a chat.
     generates: whether it can say what comes next. encodes_prompts: whether prompts are read by an encoder apart (T5).
     tuned_modules: those that follow train() where something of the model is tuned: with dropout, or adapters.
     own_weights_tuned: whether weights that it was loaded with are tuned; mixed precision is then for it too.
@@ -57,9 +68,12 @@ class LanguageModel(nn.Module):
         self.bos_ids = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id and i != self.eos_id]
         if tokenizer.bos_token_id == self.eos_id and tokenizer("").input_ids[:1] == [self.eos_id]:
             self.bos_ids = [self.eos_id]  # OPT: one id serves as both
+        self.chat: Chat | None = None
         self.start_ids: list[int] = []
         self.end_ids: list[int] = []
-        self.max_positions: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.window = _window(model.config)
+        limits = [getattr(model.config, "max_position_embeddings", None), self.window]
+        self.max_positions: int | None = min((limit for limit in limits if limit is not None), default=None)
         self.compiled = bool(compile)
         self.check()
         if activation_checkpointing:
@@ -69,6 +83,9 @@ class LanguageModel(nn.Module):
 
     def check(self) -> None:
         """Refuse, with a ValueError, a model that does what the subclass cannot."""
+
+    def require_text(self) -> None:
+        """Raise ValueError, with what to set, if it says no text."""
 
     def train(self, mode: bool = True) -> "LanguageModel":
         """Stay in eval mode, but for what is tuned: a frozen model has no dropout."""
@@ -93,7 +110,7 @@ class LanguageModel(nn.Module):
     def hidden(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
     ) -> Tensor:
-        """What a model that generates says next after each position; see CausalLM."""
+        """What a model that generates, and reads prompts and answers alike, says after each position; see CausalLM."""
         raise TypeError(f"{type(self).__name__} does not define hidden")
 
     def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
@@ -124,6 +141,13 @@ class LanguageModel(nn.Module):
     def autocast(self, like: Tensor) -> Any:
         """Mixed precision is off where weights are frozen: it would cast them at each call."""
         return torch.autocast(like.device.type, enabled=self.own_weights_tuned and torch.is_autocast_enabled())
+
+    @contextmanager
+    def reading(self, embeds: Tensor, cache: Cache | None = None) -> Iterator[None]:
+        """Around the model's own forward; without compiled code where a cache grows, for it would be made anew."""
+        eager = torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext()
+        with eager, self.autocast(embeds):
+            yield
 
     def _embedding(self) -> nn.Embedding:
         embedding = self.model.get_input_embeddings()

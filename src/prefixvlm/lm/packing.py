@@ -51,6 +51,8 @@ def keeps_texts_apart(lm: "CausalLM") -> bool:
     """
     if not lm.takes_positions:
         return False
+    training = any(module.training for module in lm.tuned_modules)
+    lm.eval()  # dropout would shift them too
     with torch.inference_mode(False), torch.enable_grad():
         embeds = lm.embed(torch.arange(6, device=lm.model.device).expand(2, -1)).detach().requires_grad_()
         positions = torch.tensor([0, 1, 2, 0, 1, 2], device=embeds.device).expand(2, -1)
@@ -58,4 +60,5 @@ def keeps_texts_apart(lm: "CausalLM") -> bool:
         # Not a sum, which the last layer norm keeps constant; not random, which would shift the training's own numbers.
         weights = torch.arange(second.numel(), device=embeds.device).sin().view_as(second).to(second.dtype)
         (gradient,) = torch.autograd.grad(second, embeds, weights)
+    lm.train(training)
     return not gradient[:, :3].any()

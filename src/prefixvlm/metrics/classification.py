@@ -29,15 +29,19 @@ def class_report(predictions: Sequence[str], references: Sequence[str]) -> Class
     predicted, support = Counter(predictions), Counter(references)
     right = Counter(truth for guess, truth in zip(predictions, references, strict=True) if guess == truth)
     classes = {
-        label: _scores(right[label], predicted[label], support[label])
+        label: scores_of(right[label], predicted[label], support[label])
         for label in sorted(predicted.keys() | support.keys())
     }
-    averages = {
-        "micro": _scores(right.total(), len(predictions), len(references)),
+    micro = scores_of(right.total(), len(predictions), len(references))
+    return ClassReport(classes, {"micro": micro, **averaged(classes)})
+
+
+def averaged(classes: dict[str, Scores]) -> dict[str, Scores]:
+    """The macro and the weighted average."""
+    return {
         "macro": _mean(classes, dict.fromkeys(classes, 1.0)),
         "weighted": _mean(classes, {label: scores["support"] for label, scores in classes.items()}),
     }
-    return ClassReport(classes, averages)
 
 
 def confusion_matrix(
@@ -124,7 +128,7 @@ def _check(predictions: Sequence[Any], references: Sequence[Any]) -> None:
         raise ValueError("there are no predictions to score")
 
 
-def _scores(right: int, predicted: int, support: int) -> Scores:
+def scores_of(right: int, predicted: int, support: int) -> Scores:
     return {
         "precision": right / predicted if predicted else 0.0,
         "recall": right / support if support else 0.0,
@@ -136,7 +140,7 @@ def _scores(right: int, predicted: int, support: int) -> Scores:
 def _mean(classes: dict[str, Scores], weights: Scores) -> Scores:
     total = sum(weights.values())
     means = {
-        name: sum(weights[label] * scores[name] for label, scores in classes.items()) / total
+        name: sum(weights[label] * scores[name] for label, scores in classes.items()) / total if total else 0.0
         for name in ("precision", "recall", "f1")
     }
     return means | {"support": sum(scores["support"] for scores in classes.values())}

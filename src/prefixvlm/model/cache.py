@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 32  # positions to spare in a new buffer
@@ -88,3 +88,24 @@ class TextCache(DynamicCache):
                 layer.select(rows, whole, tail, self.shared)
             else:
                 layer.reorder_cache(rows)  # type: ignore[arg-type]
+
+
+class PromptedCache(EncoderDecoderCache):
+    """The cache of a decoder: of the texts that it says, and of the prompts that an encoder read for it."""
+
+    self_attention_cache: TextCache
+    cross_attention_cache: TextCache
+
+    def __init__(self, config: PreTrainedConfig, prompts: Tensor) -> None:
+        """prompts: bool[S, T], their mask."""
+        super().__init__(TextCache(config), TextCache(config))
+        self.cross_attention_cache.end_prompts(prompts)
+
+    def end_prompts(self, first: Tensor) -> None:
+        """What was read so far is what every text begins with; first: bool[S, n]."""
+        self.self_attention_cache.end_prompts(first)
+
+    def select(self, rows: Tensor) -> None:
+        """As that of TextCache; texts of one prompt change places without a copy of it."""
+        self.self_attention_cache.select(rows)
+        self.cross_attention_cache.select(rows)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prefixvlm.batch import Batch
 from prefixvlm.model.decoding import one_by_one
+from prefixvlm.model.grammar import Grammar
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.reader import Reader
 
@@ -29,19 +30,31 @@ class Trie:
 
 
 @torch.no_grad()
-def held(model: PrefixLM, batch: Batch, tries: Sequence[Trie]) -> list[list[int]]:
-    """Greedy decoding held to a list: the likeliest token at each step that begins, goes on or ends an answer.
+def held(model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]) -> list[list[int]]:
+    """Greedy decoding held to a list or a grammar: at each step the likeliest token that may follow.
 
-    tries: one for each of the S rows. Returns the answers' ids, without the EOS.
+    tries: one for each of the S rows. Returns the texts' ids, without the EOS.
     """
+    return held_with_confidence(model, batch, tries)[0]
+
+
+@torch.no_grad()
+def held_with_confidence(
+    model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]
+) -> tuple[list[list[int]], list[list[float]]]:
+    """As `held`; also each token's log-likelihood among those that were allowed, the EOS's last."""
+    sure: list[list[float]] = [[] for _ in tries]
 
     def choose(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
         allowed = torch.full_like(logits, -torch.inf)
         for place, row in enumerate(rows):
             allowed[place, tries[row].following(texts[row])] = 0
-        return (logits + allowed).argmax(-1)
+        best, ids = (logits + allowed).log_softmax(-1).max(-1)
+        for row, value in zip(rows, best.tolist(), strict=True):
+            sure[row].append(value)
+        return ids
 
-    return one_by_one(Reader.of_prompts(model, batch), choose, max(trie.depth for trie in tries))
+    return one_by_one(Reader.of_prompts(model, batch), choose, max(trie.depth for trie in tries)), sure
 
 
 @torch.no_grad()
@@ -68,10 +81,7 @@ def score_answers(
 
     rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
     reader.keep(rows)
-    mask = torch.cat([reader.mask, real.repeat(num_rows, 1)], 1)
-    positions = reader.lengths[:, None] + torch.arange(width, device=device)
-    hidden = lm.hidden(lm.embed(ids.repeat(num_rows, 1)), mask, positions, reader.cache)
-    hidden = hidden.view(num_rows, len(ids), width, -1)
+    hidden = reader.extend(ids.repeat(num_rows, 1), real.repeat(num_rows, 1)).view(num_rows, len(ids), width, -1)
     for position in range(width):  # one position at a time keeps the logits small
         has = real[:, position]
         log_p = lm.logits(hidden[:, has, position]).log_softmax(-1)

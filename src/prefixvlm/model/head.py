@@ -24,7 +24,7 @@ class Outputs(nn.Sequential):
 class RowHead(nn.Module):
     """Numbers of a whole row: of its last state, or of the mean over all it reads."""
 
-    def __init__(self, outputs: Outputs, pooling: str = "last") -> None:
+    def __init__(self, outputs: nn.Module, pooling: str = "last") -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"a head's pooling is {pooling!r}; accepted are {', '.join(POOLINGS)}")

@@ -44,6 +44,8 @@ class PrefixLM(nn.Module):
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float[B, P, E]."""
+        if not len(pixel_values):  # rows of text only
+            return pixel_values.new_empty(0, self.mapper.prefix_length, self.lm.width)
         return self.mapper(self.features(pixel_values))
 
     def features(self, pixel_values: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import IMAGE_ID, Batch
-from prefixvlm.model.cache import TextCache
+from prefixvlm.lm.seq2seq import Seq2SeqLM
+from prefixvlm.model.cache import PromptedCache, TextCache
 from prefixvlm.model.prefix_lm import PrefixLM
 
 
@@ -19,7 +20,7 @@ class Reader:
     """
 
     model: PrefixLM
-    cache: TextCache
+    cache: TextCache | PromptedCache
     mask: Tensor
     lengths: Tensor
     logits: Tensor
@@ -29,6 +30,8 @@ class Reader:
         """Read the prompts. Where every row begins with an image, each image's prefix is read once for all its rows."""
         embeds = model.inputs_embeds(batch)
         mask, lm = batch.attention_mask, model.lm
+        if isinstance(lm, Seq2SeqLM):
+            return EncodedReader.of_encoded(model, lm.encode(embeds, mask), mask)
         lengths = mask.sum(1)
         cache = TextCache(lm.model.config)
         prefix_length = model.mapper.prefix_length
@@ -49,17 +52,24 @@ class Reader:
         """Go on with these rows, as `select` does, and read one more token in each; ids, rows: int[S']."""
         self.keep(rows)
         self.check_room(1)
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), 1)], 1)
-        embeds = self.model.lm.embed(ids[:, None])
-        hidden = self.model.lm.hidden(embeds, self.mask, self.lengths[:, None], self.cache)
-        self.lengths = self.lengths + 1
+        hidden = self.extend(ids[:, None], torch.ones_like(ids[:, None], dtype=torch.bool))
         self.logits = self.model.lm.logits(hidden[:, 0])
+
+    def extend(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Read on; ids: int[S, n]; real: bool[S, n], False on padding -> hidden states: float[S, n, E']."""
+        self.mask = torch.cat([self.mask, real], 1)
+        positions = self.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        self.lengths = self.lengths + real.sum(1)
+        return self._hidden(self.model.lm.embed(ids), positions)
+
+    def _hidden(self, embeds: Tensor, positions: Tensor) -> Tensor:
+        return self.model.lm.hidden(embeds, self.mask, positions, self.cache)
 
     def check_room(self, num_tokens: int) -> None:
         """Raises ValueError if a row has no room for so many more tokens: the language model has no positions there."""
-        limit = self.model.lm.max_positions
+        limit, window = self.model.lm.max_positions, self.model.lm.window
         if limit is not None and self.mask.shape[1] + num_tokens > limit:  # also padding: then look closer
-            needed = int(self.lengths.max()) + num_tokens
+            needed = (int(self.lengths.max()) if window is None else self.mask.shape[1]) + num_tokens
             if needed > limit:
                 raise ValueError(
                     f"a prompt and its answer need {needed} positions, images included, and the language model has "
@@ -75,6 +85,40 @@ class Reader:
         """As `select`, but the logits stay those of the rows before: for whoever reads on."""
         self.cache.select(rows)
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
+
+
+@dataclass
+class EncodedReader(Reader):
+    """A decoder in the middle of S texts after encoded prompts; mask and lengths are of what it says.
+
+    encoded: float[1, T, E'], for its shape: what is read of it is in the cache; prompts: bool[S, T], its mask.
+    """
+
+    encoded: Tensor
+    prompts: Tensor
+
+    @classmethod
+    def of_encoded(cls, model: PrefixLM, encoded: Tensor, prompts: Tensor) -> "EncodedReader":
+        """Read the first id, and with it the prompts: float[S, T, E'], bool[S, T]."""
+        lm = model.lm
+        assert isinstance(lm, Seq2SeqLM)
+        cache = PromptedCache(lm.decoder_config, prompts)
+        lengths = prompts.new_zeros(len(prompts), dtype=torch.long)
+        reader = cls(model, cache, prompts[:, :0], lengths, encoded[:, 0], encoded, prompts)
+        first = torch.full_like(lengths, lm.first_id)[:, None]
+        hidden = reader.extend(first, torch.ones_like(first, dtype=torch.bool))
+        cache.end_prompts(reader.mask)
+        reader.logits, reader.encoded = lm.logits(hidden[:, 0]), encoded[:1]
+        return reader
+
+    def _hidden(self, embeds: Tensor, positions: Tensor) -> Tensor:
+        assert isinstance(self.model.lm, Seq2SeqLM)
+        encoded = self.encoded.expand(len(embeds), -1, -1)
+        return self.model.lm.decode(embeds, encoded, self.prompts, self.cache)
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self.prompts = self.prompts[rows]
 
 
 def _leading_image_index(batch: Batch) -> Tensor:

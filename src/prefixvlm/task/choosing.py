@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import Batch
-from prefixvlm.data.collate import continuation_ids
+from prefixvlm.data.collate import said_ids
 from prefixvlm.model.closed import Trie, held, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 
@@ -73,7 +73,8 @@ class Choosing:
         if answers not in self._lists:
             if self.answers == CHOICES:  # each question's own: not to be kept
                 self._lists.clear()
-            spelled = {tuple(continuation_ids(model.lm.tokenizer, self.end, " " + a)): a for a in answers}
+            end = before_answers(model, self.end)
+            spelled = {tuple(said_ids(model.lm.tokenizer, end, " " + a)): a for a in answers}
             self._lists[answers] = Trie(list(spelled), model.lm.eos_id), spelled
         return self._lists[answers]
 
@@ -103,6 +104,11 @@ def likeliest(
     return best
 
 
+def before_answers(model: PrefixLM, end: str) -> str:
+    """What stands right before an answer: the prompt's end, or what the assistant's turn begins with."""
+    return model.lm.chat.opening if model.lm.chat else end
+
+
 def likelihoods(
     model: PrefixLM, batch: Batch, answers: Sequence[str], end: str, normalize_length: bool = False, space: str = " "
 ) -> Tensor:
@@ -110,7 +116,7 @@ def likelihoods(
 
     space: what stands between the prompt and an answer, as in training.
     """
-    ids = [continuation_ids(model.lm.tokenizer, end, space + answer) for answer in answers]
+    ids = [said_ids(model.lm.tokenizer, before_answers(model, end), space + answer) for answer in answers]
     width = min(len(ids), MAX_READ)
     parts = []
     for part in batch.split(max(1, MAX_READ // width)):

@@ -4,17 +4,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
-from prefixvlm.metrics.classification import class_averages, class_report, confusion_matrix, roc_auc, top_k_accuracy
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.choosing import likelihoods
+from prefixvlm.task.classes import check_classes, class_details, class_scores
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction, Score, group_names, mean, whole
+from prefixvlm.task.prediction import Prediction, Score, group_names
 
 
 class Classification(Task):
@@ -37,10 +35,7 @@ class Classification(Task):
         normalize_length: bool = False,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < 2 or len(set(classes)) < len(classes):
-            raise ValueError(f"task.classification.classes is {classes!r}; give two or more, each once")
-        if wrong := [name for name in classes if not isinstance(name, str)]:
-            raise ValueError(f"task.classification.classes has {wrong[0]!r}, which is no text; put it in quotes")
+        check_classes("task.classification", classes)
         if not prompts:
             raise ValueError("task.classification.prompts is empty; give one or more")
         self.classes, self.label, self.prompts = list(classes), label, list(prompts)
@@ -81,40 +76,14 @@ class Classification(Task):
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent: accuracy, top 5, the averages over classes; with two classes the area under the ROC curve."""
-        place = {name: number for number, name in enumerate(self.classes)}
-        values = np.array([p.values for p in predictions])
-        truths = np.array([place[p.references[0]] for p in predictions])
-        guesses = np.array([place[p.prediction] for p in predictions])
-        scores = super().scores(predictions)
-        if len(self.classes) > 5:
-            top = [top_k_accuracy([row], [truth], 5) for row, truth in zip(values, truths, strict=True)]
-            scores["accuracy_top_5"] = mean(predictions, top)
-        scores |= whole(predictions, lambda draw: class_averages(guesses[draw], truths[draw]))
-        if len(self.classes) == 2 and len(set(truths.tolist())) == 2:
-            second = values[:, 1] - values[:, 0]
-            scores |= whole(predictions, lambda draw: {"roc_auc": _roc_auc(truths[draw], second[draw])})
-        return scores
+        return super().scores(predictions) | class_scores(self.classes, predictions)
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Also `classes` (precision, recall, F1, support of each, and averages) and `confusion`."""
-        known = [p for p in predictions if p.references]
-        if not known:
-            return super().report(predictions)
-        guesses, truths = [p.prediction for p in known], [p.references[0] for p in known]
-        found = class_report(guesses, truths)
-        labels, counts = confusion_matrix(guesses, truths)
-        return super().report(predictions) | {
-            "classes": {**found.classes, "averages": found.averages},
-            "confusion": {"labels": labels, "counts": counts},
-        }
+        """Also `classes` and `confusion`."""
+        return super().report(predictions) | class_details(predictions)
 
     def _label(self, sample: Sample) -> str:
         label = sample.labels.get(self.label, "")
         if label and label not in self.classes:
             raise ValueError(f"sample {sample.key!r} is of class {label!r}; add it to task.classification.classes")
         return label
-
-
-def _roc_auc(truths: NDArray[Any], scores: NDArray[Any]) -> float:
-    """In percent; NaN for a draw of one class only."""
-    return 100 * roc_auc((truths == 1).tolist(), scores.tolist()) if 0 < truths.sum() < len(truths) else float("nan")

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model import decoding
+from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.prediction import Prediction, Score, grouped, mean
 
 METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "greedy": decoding.greedy,
     "beam": decoding.beam,
+    "clipcap_beam": clipcap_beam,
     "nucleus": decoding.nucleus,
 }
 
@@ -96,6 +98,10 @@ class Task:
             for rows, text in zip(part.rows, self.generate(model, part), strict=True)
             for row in rows
         ]
+
+    def settle(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """The predictions with what only all of them together tell."""
+        return list(predictions)
 
     def judged(self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True) -> Prediction:
         """The Prediction of a row. ended: whether the text is whole; one that was cut off is not correct."""

@@ -99,7 +99,7 @@ class PrefixModule(LightningModule):
 
     def _unused(self) -> Tensor | float:
         """Zero, with a gradient for every trained tensor: DDP waits for each, and a batch of one task has not all."""
-        if not self.model.heads or len(self.tasks) == 1:
+        if not self.model.heads:
             return 0.0
         return torch.stack([0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]).sum()
 
@@ -164,7 +164,7 @@ class PrefixModule(LightningModule):
         for (name, task), loader, number in zip(self.tasks.items(), loaders, num_batches, strict=False):
             whole = number >= len(loader)  # not where the trainer was told to stop early
             gathered = gather_by_id(self.predictions[name], loader.num_samples if whole else None)
-            self.predictions[name] = gathered
+            self.predictions[name] = gathered = task.settle(gathered)
             self.reports[name] = on_rank_zero(partial(task.report, gathered))
             for score, value in self.reports[name]["scores"].items():
                 self.log(f"{stage}/{name}_{score}", value)

@@ -15,9 +15,10 @@ class Optim:
     """How the trained parameters change.
 
     optimizer: a torch optimizer's constructor. warmup_steps: linear from 0; a fraction below 1 is one of all steps.
-    schedule: constant, linear or cosine (both to 0) after the warm-up. weight_decay: on matrices only, not on biases
-    and norms. encoder_lr: learning rate of the encoder where that is trained; null means the same as the mapper's.
-    Each part of the model has parameter groups of its own: mapper, mapper_no_decay, encoder, ...
+    schedule: constant, linear or cosine (both to 0) after the warm-up. weight_decay: on matrices only, not on biases,
+    norms and other vectors. encoder_lr, lm_lr: learning rates of the encoder and of what is tuned of the language
+    model; null means the same as the mapper's. Each part of the model has parameter groups of its own: mapper,
+    mapper_no_decay, encoder, ...
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Optim:
         warmup_steps: float = 0,
         schedule: str = "cosine",
         encoder_lr: float | None = None,
+        lm_lr: float | None = None,
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"optim.schedule is {schedule!r}; accepted are {', '.join(SCHEDULES)}")
@@ -36,22 +38,28 @@ class Optim:
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.schedule = schedule
-        self.encoder_lr = encoder_lr
+        self.own_lr = {"encoder": encoder_lr, "lm": lm_lr}
 
-    def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
-        """What LightningModule.configure_optimizers returns. Raises ValueError if nothing is trained."""
+    def groups(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """The parameter groups of what is trained, in the model's order. Raises ValueError if nothing is."""
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in named_parameters:
             if parameter.requires_grad:
                 part = name.removeprefix("model.").split(".")[0]
-                decays = bool(self.weight_decay) and parameter.ndim > 1
+                matrix = sum(size > 1 for size in parameter.shape) > 1  # IA3's vectors have a second dimension of 1
+                decays = bool(self.weight_decay) and matrix
                 group = part if decays or not self.weight_decay else f"{part}_no_decay"
-                lr = self.encoder_lr if part == "encoder" and self.encoder_lr is not None else self.lr
+                own_lr = self.own_lr.get(part)
+                lr = self.lr if own_lr is None else own_lr
                 options = {"name": group, "lr": lr, "weight_decay": self.weight_decay if decays else 0.0}
                 groups.setdefault(group, {"params": [], **options})["params"].append(parameter)
         if not groups:
             raise ValueError("no parameter is trained; choose a mapper with weights or set encoder.trained=true")
-        optimizer = self.optimizer(list(groups.values()))
+        return list(groups.values())
+
+    def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
+        """What LightningModule.configure_optimizers returns."""
+        optimizer = self.optimizer(self.groups(named_parameters))
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from prefixvlm.model.freezing import count_parameters
 from prefixvlm.training.checkpoint import LAST, newest
@@ -51,13 +52,39 @@ def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
 
 def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) -> None:
     """Say what trains, and give the configuration to the loggers as nested values."""
-    for name, part in getattr(module, "model", module).named_children() if trainer.is_global_zero else ():
-        trained, frozen = count_parameters(part)
-        if trained + frozen:
-            print(f"{name:16} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen")
+    if trainer.is_global_zero:
+        print("\n".join(what_trains(module, config.get("tune") or ())))
     module.provenance = provenance()  # type: ignore[assignment]
     for logger in trainer.loggers:
         logger.log_hyperparams({**config, "provenance": module.provenance})
+
+
+def what_trains(module: LightningModule, tuned: Iterable[str] = ()) -> list[str]:
+    """A line a part: its trained and frozen parameters, and with which learning rate and weight decay it trains.
+
+    tuned: the ways in which the language model is.
+    """
+    optim: Any = module.optim
+    groups = {id(p): group for group in optim.groups(module.named_parameters()) for p in group["params"]}
+    lines = []
+    for name, part in _parts(getattr(module, "model", module)):
+        trained, frozen = count_parameters(part)
+        shown = f"lm: {', '.join(tuned)}" if name == "lm" and tuned else name
+        line = f"{shown:16} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen"
+        if of_part := [groups[id(p)] for p in part.parameters() if p.requires_grad]:
+            decay = max(group["weight_decay"] for group in of_part)
+            line += f"   learning rate {of_part[0]['lr']:g}, weight decay {decay:g}"
+        if trained + frozen:
+            lines.append(line)
+    return lines
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, part in model.named_children():
+        if name == "heads":
+            yield from ((f"heads.{task}", head) for task, head in part.named_children())
+        else:
+            yield name, part
 
 
 def finish_fit(

@@ -17,7 +17,8 @@ from prefixvlm.training.module import PrefixModule
 class ShardedLMStrategy(DDPStrategy):
     """DDP for what is trained, FSDP2 for the frozen language model's blocks: for one that no single GPU holds.
 
-    A rank holds its share of each block, and one whole block while it computes; embeddings and head are whole on each.
+    A rank holds its share of each block's frozen weights, and one whole block while it computes; embeddings, head and
+    what is tuned (LoRA, adapters, norms) are whole on each.
     The model goes to the GPU block by block, so only the CPU's memory must hold all of it.
     """
 
@@ -38,13 +39,18 @@ class ShardedLMStrategy(DDPStrategy):
 
 
 def shard(lm: LanguageModel, device: str) -> None:
-    """Share each block out among all ranks; what is no block stays whole. device: cuda or cpu, where they compute."""
+    """Share each block's frozen weights out among all ranks; all else stays whole.
+
+    device: cuda or cpu, where they compute. Raises ValueError for a language model that cannot be shared out.
+    """
     if getattr(lm.model, "is_quantized", False):
         raise ValueError("a quantised language model cannot be shared out; set lm.quantization=null or trainer=ddp")
+    if any(all(parameter.requires_grad for parameter in block.parameters()) for block in lm.blocks):
+        raise ValueError("trainer=fsdp shares out frozen blocks, and tune trains whole ones; set trainer=ddp or tune")
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     base = lm.model.base_model
     for block in lm.blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})
     of_blocks = {parameter for block in lm.blocks for parameter in block.parameters()}
     fully_shard(base, mesh=mesh, ignored_params=set(base.parameters()) - of_blocks)  # lets blocks be fetched ahead
 

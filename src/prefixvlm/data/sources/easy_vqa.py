@@ -7,22 +7,30 @@ own, so a caption here says what the image's own answers tell, and no more.
 import hashlib
 import importlib.util
 import json
+import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from prefixvlm.data.tar import Members
 
-SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, labelled"
+SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, annotated"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
 TERMS = ""
 SPLITS = ("train", "val", "test")
 WANTED: dict[str, str] = {}  # the package holds it all
 VAL_SHARE = 0.1  # of the published training images; the published test images stay the test
 
-_COLOUR = "(?P<color>black|blue|brown|gray|green|red|teal|yellow)"
-_SHAPE = "(?P<shape>circle|rectangle|triangle)"
+COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+SHAPES = ("circle", "rectangle", "triangle")
+NAMES = (COLOURS, SHAPES)
+_COLOUR = f"(?P<color>{'|'.join(COLOURS)})"
+_SHAPE = f"(?P<shape>{'|'.join(SHAPES)})"
 _THING = f"(?:{_COLOUR} shape|{_SHAPE})"
 _COLOUR_QUESTION = re.compile(rf"what (?:color is|is the color of) the (?:shape|{_SHAPE})\?")
 _SHAPE_QUESTION = re.compile(
@@ -50,9 +58,39 @@ def samples(split: str) -> Iterator[tuple[str, Members]]:
                 {"id": f"{key}-{number}", "question": question, "answers": [answer]}
                 for number, (question, answer) in enumerate(questions[image])
             ],
-            "labels": labels(questions[image]),
+            **annotations(key, folder / "images" / f"{image}.png", labels(questions[image])),
         }
         yield key, {"png": folder / "images" / f"{image}.png", "json": json.dumps(content).encode()}
+
+
+def annotations(key: str, path: Path, told: dict[str, str]) -> dict[str, Any]:
+    """What the answers and the pixels tell: classes, the shape's share of the image, its box, and a text with tags.
+
+    The text names the shape and another one, in an order drawn by the key; the one that is seen is tagged.
+    """
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    drawn = (pixels != colours[counts.argmax()]).any(-1)  # the background has the most pixels
+    columns, rows = np.flatnonzero(drawn.any(0)), np.flatnonzero(drawn.any(1))
+    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    content: dict[str, Any] = {"labels": told, "values": {"area": round(float(drawn.mean()), 6)}}
+    if told:
+        content["label_sets"] = {"seen": sorted(told.values())}
+    if "shape" in told:
+        content["boxes"] = [{"label": told["shape"], "box": [float(edge) / len(pixels) for edge in edges]}]
+    if told.keys() == {"color", "shape"}:
+        content["tagged"] = [_tagged(told, random.Random(key))]
+    return content
+
+
+def _tagged(told: dict[str, str], rng: random.Random) -> dict[str, list[str]]:
+    """ "a red circle or a blue triangle" in words, with B-SEEN and I-SEEN on the two words of what is seen."""
+    seen = [told["color"], told["shape"]]
+    other = [rng.choice([name for name in names if name != one]) for names, one in zip(NAMES, seen, strict=True)]
+    pairs = [(seen, ["B-SEEN", "I-SEEN"]), (other, ["O", "O"])]
+    rng.shuffle(pairs)
+    (first, first_tags), (second, second_tags) = pairs
+    return {"words": ["a", *first, "or", "a", *second], "tags": ["O", *first_tags, "O", "O", *second_tags]}
 
 
 def caption(questions: Iterable[tuple[str, str]]) -> str:

@@ -1,0 +1,144 @@
+"""A configuration goes in; the shapes and sizes of its parts, and how they are trained, come out, without weights."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import Normalize
+
+from prefixvlm.build import build_module, plain
+from prefixvlm.encoder.interface import ImageEncoder
+from prefixvlm.model.freezing import count_parameters
+from prefixvlm.training.module import PrefixModule
+
+Description = dict[str, Any]
+
+
+def describe(cfg: Any) -> Description:
+    """cfg: of a run, composed. Returns {parts: {name: {trained, frozen, shape, ...}}, trained_parameters, frozen_parameters, optimisation}.
+
+    The module is the real one, on torch's meta device, so what is counted is what would be trained.
+    """
+    with torch.device("meta"):
+        module: Any = build_module(cfg)
+    parts = {}
+    for name, part in _parts(module.model):
+        trained, frozen = count_parameters(part)
+        parts[name] = {"trained": trained, "frozen": frozen}
+    if isinstance(module, PrefixModule):
+        for name, shape in _shapes(module).items():
+            parts[name] |= shape
+    trained, frozen = count_parameters(module)
+    return {
+        "parts": parts,
+        "trained_parameters": trained,
+        "frozen_parameters": frozen,
+        "optimisation": _optimisation(module, plain(cfg)),
+    }
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Those with parameters; each task's head is one."""
+    for name, part in model.named_children():
+        if name == "heads":
+            yield from ((f"heads.{task}", head) for task, head in part.named_children())
+        else:
+            yield name, part
+
+
+def _shapes(module: PrefixModule) -> dict[str, Description]:
+    encoder, mapper, lm = module.model.encoder, module.model.mapper, module.model.lm
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
+    return {
+        "encoder": {
+            "image_size": None if encoder.identity is not None else _image_size(encoder),
+            "num_features": encoder.num_features,
+            "feature_width": encoder.feature_width,
+            "grid": encoder.grid and list(encoder.grid),
+        },
+        "mapper": {"prefix_length": mapper.prefix_length, "width": lm.width},
+        "lm": {"layers": len(lm.blocks), "width": lm.width, "vocabulary": vocabulary},
+    }
+
+
+def _image_size(encoder: ImageEncoder) -> list[int]:
+    """Height and width of pixel_values."""
+    image: Any = Image.new("RGB", (64, 64))
+    for step in getattr(encoder.transform, "transforms", [encoder.transform]):
+        if not isinstance(step, Normalize):  # its mean is on the meta device
+            image = step(image)
+    return list(image.shape[1:])
+
+
+def _optimisation(module: Any, cfg: Description) -> Description:
+    """batch_size: images a step on each process; lr, weight_decay: by parameter group."""
+    optim, trainer = module.optim, cfg["trainer"]
+    groups = optim.groups(module.named_parameters())
+    return {
+        "optimizer": cfg["optim"]["optimizer"]["_target_"].rpartition(".")[2],
+        "lr": {group["name"]: group["lr"] for group in groups},
+        "weight_decay": {group["name"]: group["weight_decay"] for group in groups},
+        "schedule": optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+        "batch_size": cfg["data"]["batch_size"],
+        "accumulate_grad_batches": trainer.get("accumulate_grad_batches", 1),
+        "devices": trainer.get("devices"),
+        "max_epochs": trainer.get("max_epochs"),
+        "max_steps": trainer.get("max_steps"),
+        "precision": trainer.get("precision"),
+        "lm_dtype": (cfg.get("lm") or {}).get("dtype"),
+    }
+
+
+def text_description(description: Description) -> str:
+    """A line a part, then how it is trained."""
+    rows: list[tuple[str, ...]] = [("part", "shape", "trained", "frozen")]
+    for name, part in description["parts"].items():
+        rows.append((name, _shape(name, part), millions(part["trained"]), millions(part["frozen"])))
+    total = description["trained_parameters"], description["frozen_parameters"]
+    rows.append(("total", "", *map(millions, total)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("\u2500" * width for width in widths))
+    lines = [
+        f"{name:{widths[0]}}  {shape:{widths[1]}}  {trained:>{widths[2]}}  {frozen:>{widths[3]}}"
+        for name, shape, trained, frozen in rows
+    ]
+    return "\n".join([*lines, "", *_how(description["optimisation"])])
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M"
+
+
+def _shape(name: str, part: Description) -> str:
+    if name == "encoder" and "num_features" in part:
+        pixels = part["image_size"]
+        seen = "stored" if pixels is None else f"{pixels[0]} x {pixels[1]} pixels to"
+        return f"{seen} {part['num_features']} x {part['feature_width']} features"
+    if name == "mapper" and "prefix_length" in part:
+        return f"a prefix of {part['prefix_length']} x {part['width']}"
+    if name == "lm" and "layers" in part:
+        return f"{part['layers']} blocks of width {part['width']}, a vocabulary of {part['vocabulary']:,}"
+    return ""
+
+
+def _how(how: Description) -> list[str]:
+    lm_dtype, steps, epochs = how["lm_dtype"], how["max_steps"], how["max_epochs"]
+    long = f"{steps:,} steps" if steps and steps > 0 else f"{epochs} epoch{'s' * (epochs != 1)}"
+    accumulated = f" x {how['accumulate_grad_batches']}" if how["accumulate_grad_batches"] != 1 else ""
+    return [
+        f"optimizer      {how['optimizer']}, learning rate {_each(how['lr'])}",
+        f"weight decay   {_each(how['weight_decay'])}",
+        f"schedule       {how['schedule']}, warm-up {how['warmup_steps']:g}, {long}",
+        f"batch          {how['batch_size']}{accumulated} images a process, trainer.devices={how['devices']}",
+        f"precision      {how['precision']} of what is trained" + (f", lm.dtype={lm_dtype}" if lm_dtype else ""),
+    ]
+
+
+def _each(values: Mapping[str, float]) -> str:
+    """One value where all are the same."""
+    if len(set(values.values())) == 1:
+        return f"{next(iter(values.values())):g}"
+    return ", ".join(f"{value:g} for {name}" for name, value in values.items())

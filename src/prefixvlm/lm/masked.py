@@ -1,0 +1,72 @@
+"""A Hugging Face model that reads both ways, frozen: embeddings in, hidden states out; it says no text."""
+
+from typing import NoReturn
+
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.lm.loading import load
+
+
+class MaskedLM(LanguageModel):
+    """BERT, RoBERTa, MiniLM and others, for the tasks with a head: each state has read the whole row."""
+
+    generates = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+    ) -> None:
+        if getattr(model, "pooler", None) is not None:
+            setattr(model, "pooler", None)  # noqa: B010  (typed as a module); heads read the states themselves
+        if tokenizer.eos_token is None:
+            tokenizer.eos_token = tokenizer.sep_token  # what ends a text for BERT
+        super().__init__(model, tokenizer, activation_checkpointing, compile)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        revision: str | None = None,
+        quantization: str | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+        weights: str = "pretrained",
+    ) -> "MaskedLM":
+        """The options are those of CausalLM.from_pretrained."""
+        loaded = load(AutoModel, name, dtype, attention, None, revision, quantization, weights, unused="pooler.")
+        return cls(*loaded, activation_checkpointing, compile)
+
+    def check(self) -> None:
+        around = list(self.tokenizer("").input_ids)
+        self.start_ids, self.end_ids, self.bos_ids = around[:-1], around[-1:], []
+        self.state_width = int(self.model.config.hidden_size)
+        positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(positions, "padding_idx", None)
+        if self.max_positions is not None and padding is not None:
+            self.max_positions -= int(padding) + 1  # RoBERTa counts from after it
+
+    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        with self.reading(embeds):
+            return self.model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state[wanted]
+
+    def hidden(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
+    ) -> NoReturn:
+        self.require_text()
+
+    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> NoReturn:
+        self.require_text()
+
+    def require_text(self) -> NoReturn:
+        raise ValueError(
+            f"{type(self.model).__name__} reads text and says none: it serves tasks with a head, such as "
+            "task=regression and task=tagging; for this task set lm=gpt2, smollm2 or flan_t5"
+        )

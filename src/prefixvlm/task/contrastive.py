@@ -1,0 +1,128 @@
+"""Contrastive retrieval: captions and images go in, a vector of each comes out of two heads; scored by their ranks."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prefixvlm.batch import LEARNED, Batch, Row
+from prefixvlm.data.sample import Sample
+from prefixvlm.metrics.retrieval import KS, ranks
+from prefixvlm.model.head import RowHead
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.head import HeadTask
+from prefixvlm.task.interface import MAX_ROWS
+from prefixvlm.task.prediction import Prediction, Score, mean
+
+
+class Pairs(nn.Module):
+    """FROMAGe's heads: a caption's vector is read off a learned token at its end, an image's off its features.
+
+    token: float[E], the embedding of [RET]. scale: the logarithm of one over the temperature, learned as in CLIP.
+    """
+
+    def __init__(self, state_width: int, lm_width: int, feature_width: int, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(0.02 * torch.randn(lm_width))
+        self.text = RowHead(nn.Linear(state_width, width))
+        self.image = nn.Linear(feature_width, width)
+        self.scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def forward(self, model: PrefixLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the S captions and their images: float32[S, W] each, of length one; and the scale."""
+        texts = self.text(model, batch, self.token)
+        images = self.image(model.features(batch.pixel_values).mean(1))[batch.paired]
+        return F.normalize(texts, dim=-1), F.normalize(images, dim=-1), self.scale
+
+
+class Contrastive(HeadTask):
+    """A caption finds its image among all, and an image its captions (FROMAGe, Koh et al. 2023).
+
+    The caption, then [RET], is read without an image. The other samples of a process's batch are what it is told apart
+    from; those with the same caption are no mistake. width: of the vectors.
+    """
+
+    name = "contrastive"
+    main_score = "text_to_image_recall_1"
+    variant = "contrastive heads; a caption's images are all that have that caption"
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.decoding = {"method": "contrastive", "width": width}
+
+    def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module:
+        return Pairs(state_width, lm_width, feature_width, self.width)
+
+    def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
+        return [replace(rng.choice(self.prompt_rows(sample)), references=())]
+
+    def prompt_rows(self, sample: Sample) -> list[Row]:
+        if not sample.captions:
+            raise ValueError(f"sample {sample.key!r} has no caption, which task contrastive needs; set task to another")
+        return [
+            Row((caption, LEARNED), "", sample.key, f"{sample.key}-{number}", (caption,), paired=sample.image)
+            for number, caption in enumerate(sample.captions)
+        ]
+
+    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
+        """InfoNCE in both directions, of each caption: float32[S]."""
+        texts, images, scale = model.heads[self.name](model, batch)
+        logits = scale.exp().clamp_max(100) * texts @ images.T
+        same = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
+        wanted = same / same.sum(1, keepdim=True)
+        return torch.stack([F.cross_entropy(way, wanted, reduction="none") for way in (logits, logits.T)]).mean(0)
+
+    @torch.no_grad()
+    def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
+        """values: the caption's vector, then its image's."""
+        predictions = []
+        for part in batch.split(MAX_ROWS):
+            vectors = torch.cat(model.heads[self.name](model, part)[:2], 1).tolist()
+            for rows, values in zip(part.rows, vectors, strict=True):
+                predictions += [self.judged(row, "", values) for row in rows]
+        return predictions
+
+    def correct(self, prediction: str, references: Sequence[str]) -> float:
+        return float(prediction in references)
+
+    def settle(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Each says the caption of the image that its own caption finds first."""
+        if not predictions:
+            return []
+        table, _, images = _table(predictions)
+        captions = {p.key: p.prompt for p in reversed(predictions)}
+        found = [captions[images[place]] for place in table.argmax(1)]
+        of_rows = zip(predictions, found, strict=True)
+        return [replace(p, prediction=text, correct=self.correct(text, p.references)) for p, text in of_rows]
+
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """Recall at 1, 5 and 10 in percent, from captions to images and back."""
+        table, captions, images = _table(predictions)
+        own: dict[str, set[str]] = {}
+        for p in predictions:
+            own.setdefault(p.prompt, set()).add(p.key)
+        of_captions = [{place for place, key in enumerate(images) if key in own[text]} for text in captions]
+        of_images = [{n for n, right in enumerate(of_captions) if place in right} for place in range(len(images))]
+        places = {"text_to_image": ranks(table, of_captions), "image_to_text": ranks(table.T, of_images)}
+        first = [[p.key for p in predictions].index(key) for key in images]
+        scores = {}
+        for k in KS:
+            scores[f"text_to_image_recall_{k}"] = mean(predictions, (100.0 * (places["text_to_image"] < k)).tolist())
+            items = (100.0 * (places["image_to_text"] < k)).tolist()
+            scores[f"image_to_text_recall_{k}"] = mean([predictions[number] for number in first], items)
+        return scores
+
+
+def _table(predictions: Sequence[Prediction]) -> tuple[NDArray[np.floating], list[str], list[str]]:
+    """How alike each caption and each image are, float[S, B]; the captions; the images' keys."""
+    vectors = np.array([p.values for p in predictions])
+    width = vectors.shape[1] // 2
+    of_images = {p.key: vector[width:] for p, vector in zip(predictions, vectors, strict=True)}
+    table = vectors[:, :width] @ np.stack(list(of_images.values())).T
+    return table, [p.prompt for p in predictions], list(of_images)

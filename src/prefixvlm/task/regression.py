@@ -1,0 +1,85 @@
+"""Regression: an image goes in, numbers such as an area come out of a head; scored by their errors and R^2."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prefixvlm.batch import Row
+from prefixvlm.data.sample import Sample
+from prefixvlm.task.head import HeadTask
+from prefixvlm.task.prediction import Prediction, Score, mean, whole
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_loss}
+
+
+class Regression(HeadTask):
+    """The image, then the prompt; a head says the number that the samples have under `value`.
+
+    mean, std: of that number over the training split, about; the head learns (number - mean) / std. loss: mse, or
+    huber, which is linear beyond one std.
+    """
+
+    name = "regression"
+    main_score = "mae"
+    variant = "head"
+    num_outputs = 1
+
+    def __init__(
+        self,
+        value: str,
+        mean: float = 0.0,
+        std: float = 1.0,
+        loss: str = "mse",
+        prompt: str = "",
+        hidden_width: int | None = None,
+        dropout: float = 0.0,
+        pooling: str = "last",
+    ) -> None:
+        super().__init__(prompt, hidden_width, dropout, pooling)
+        if loss not in LOSSES:
+            raise ValueError(f"task.regression.loss is {loss!r}; accepted are {', '.join(LOSSES)}")
+        if std <= 0:
+            raise ValueError(f"task.regression.std is {std}; set it above 0")
+        self.value, self.mean, self.std, self.error = value, mean, std, LOSSES[loss]
+
+    def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
+        return [replace(row, values=tuple((value - self.mean) / self.std for value in row.values))
+                for row in self.prompt_rows(sample)]  # fmt: skip
+
+    def prompt_rows(self, sample: Sample) -> list[Row]:
+        if self.value not in sample.values and self.needs_references:
+            raise ValueError(f"sample {sample.key!r} has no value {self.value!r}; set task.regression.value")
+        truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
+        references = tuple(f"{value:g}" for value in truth)
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, values=truth)]
+
+    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
+        return self.error(outputs, values, reduction="none")[:, 0]
+
+    def read(self, row: Row, numbers: list[float]) -> Prediction:
+        value = numbers[0] * self.std + self.mean
+        return self.judged(row, f"{value:g}", [value, *row.values])
+
+    def correct(self, prediction: str, references: Sequence[str]) -> float:
+        """Nothing is simply right: within a tenth of a std counts as such in the report."""
+        return float(abs(float(prediction) - float(references[0])) <= 0.1 * self.std)
+
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """Mean absolute error, root of the mean square error, R^2, and the error of always saying the true mean."""
+        said, truth = np.array([p.values for p in predictions if p.values], dtype=np.float64).T
+        errors = np.abs(said - truth)
+        scores = {"mae": mean(predictions, errors.tolist())}
+        scores |= whole(predictions, lambda draw: _of_all(said[draw], truth[draw]))
+        scores["mae_of_the_mean"] = mean(predictions, np.abs(truth - truth.mean()).tolist())
+        return scores
+
+
+def _of_all(said: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
+    spread = ((truth - truth.mean()) ** 2).sum()
+    squared = (said - truth) ** 2
+    return {"rmse": float(np.sqrt(squared.mean())), "r2": float(1 - squared.sum() / spread) if spread else float("nan")}

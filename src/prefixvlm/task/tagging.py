@@ -1,0 +1,117 @@
+"""Tagging: a text, with or without an image, goes in; a tag for each of its words comes out of a head."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prefixvlm.batch import IGNORE_INDEX, Batch, Row
+from prefixvlm.data.fields import Tagged
+from prefixvlm.data.sample import Sample
+from prefixvlm.metrics.classification import class_report, confusion_matrix
+from prefixvlm.metrics.sets import set_report, spans
+from prefixvlm.model.head import Outputs, TokenHead
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.head import HeadTask
+from prefixvlm.task.interface import MAX_ROWS
+from prefixvlm.task.prediction import Prediction, Score, mean, whole
+
+
+class Tagging(HeadTask):
+    """The image, then the prompt, then the words; a head says the tag of each word from its last token.
+
+    tags: all of them, O among them, in BIO. with_image: whether the image is read too. A causal language model has read
+    only what stands before a word, a bidirectional one all.
+    """
+
+    name = "tagging"
+    main_score = "accuracy"
+    variant = "head; spans as CoNLL 2000 counts them"
+
+    def __init__(
+        self,
+        tags: Sequence[str],
+        with_image: bool = True,
+        prompt: str = "",
+        hidden_width: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(prompt, hidden_width, dropout)
+        if "O" not in tags or len(set(tags)) < len(tags):
+            raise ValueError(f"task.tagging.tags is {list(tags)!r}; give O, B-NAME and I-NAME, each once")
+        self.tags, self.with_image = list(tags), with_image
+        self.num_outputs = len(self.tags)
+        self.decoding = {"method": "head"}
+
+    def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module:
+        return TokenHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout))
+
+    def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
+        return self.prompt_rows(sample)
+
+    def prompt_rows(self, sample: Sample) -> list[Row]:
+        return [self._row(sample, number, text) for number, text in enumerate(sample.tagged)]
+
+    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
+        """float32[number of words]."""
+        assert batch.tags is not None, "every row of this task has tags"
+        outputs = model.heads[self.name](model, batch)
+        return F.cross_entropy(outputs, batch.tags[batch.tags != IGNORE_INDEX], reduction="none")
+
+    @torch.no_grad()
+    def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
+        predictions = []
+        for part in batch.split(MAX_ROWS):
+            assert part.tags is not None, "every row of this task has tags"
+            said = model.heads[self.name](model, part).argmax(-1).split((part.tags != IGNORE_INDEX).sum(1).tolist())
+            for rows, numbers in zip(part.rows, said, strict=True):
+                text = " ".join(self.tags[number] for number in numbers.tolist())
+                predictions += [self.judged(row, text) for row in rows]
+        return predictions
+
+    def correct(self, prediction: str, references: Sequence[str]) -> float:
+        """The share of words with their tag."""
+        pairs = list(zip(prediction.split(), references[0].split(), strict=True))
+        return sum(said == true for said, true in pairs) / len(pairs)
+
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """In percent: words with their tag, a text at a time, and over all texts; F1 of spans."""
+        said, true = _tags(predictions)
+        found, wanted = [spans(tags) for tags in said], [spans(tags) for tags in true]
+
+        def over(draw: Any) -> dict[str, float]:
+            micro = set_report([found[i] for i in draw], [wanted[i] for i in draw]).averages["micro"]
+            return {f"span_{name}": 100 * micro[name] for name in ("precision", "recall", "f1")}
+
+        scores = {"accuracy": mean(predictions, [100 * (p.correct or 0) for p in predictions])}
+        return scores | whole(predictions, over)
+
+    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Also `classes` (precision, recall, F1, support of each tag), `confusion`, and `spans`, the same by type."""
+        said, true = _tags(predictions)
+        guesses, truths = ([tag for tags in side for tag in tags] for side in (said, true))
+        if not guesses:
+            return super().report(predictions)
+        of_tags, of_spans = class_report(guesses, truths), set_report([*map(spans, said)], [*map(spans, true)])
+        labels, counts = confusion_matrix(guesses, truths, [tag for tag in self.tags if tag in {*guesses, *truths}])
+        return super().report(predictions) | {
+            "classes": {**of_tags.classes, "averages": of_tags.averages},
+            "confusion": {"labels": labels, "counts": counts},
+            "spans": {**of_spans.classes, "averages": of_spans.averages},
+        }
+
+    def _row(self, sample: Sample, number: int, text: Tagged) -> Row:
+        if unknown := set(text.tags) - set(self.tags):
+            raise ValueError(f"sample {sample.key!r} has the tag {min(unknown)!r}; add it to task.tagging.tags")
+        given = ([sample.image] if self.with_image else []) + ([self.prompt] if self.prompt else [])
+        words = [(" " if given or place else "") + word for place, word in enumerate(text.words)]
+        tags = (*[IGNORE_INDEX] * bool(self.prompt), *map(self.tags.index, text.tags))
+        return Row((*given, *words), "", sample.key, f"{sample.key}-{number}", (" ".join(text.tags),), tags=tags)
+
+
+def _tags(predictions: Sequence[Prediction]) -> tuple[list[list[str]], list[list[str]]]:
+    """What was said and what is true of each text."""
+    return [p.prediction.split() for p in predictions], [p.references[0].split() for p in predictions]

@@ -1,0 +1,105 @@
+"""A file of ClipCap's own weights goes in; its GPT-2, its mapper by our names, and what must be configured come out."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+EOS = "."  # ClipCap trains no EOS: a full stop ends its captions
+ENCODERS = {512: "clip_vit_b32", 640: "clip_rn50x4", 768: "clip_vit_l14"}  # conf/encoder, by feature width
+BUFFER = re.compile(r"\.attn\.(masked_)?bias$")  # the causal mask, which transformers of old saved with GPT-2
+NAMES = {  # parts of names of the mappers' tensors: ClipCap's, and ours
+    "model.": "mlp.",
+    "prefix_const": "constants",
+    "transformer.layers.": "layers.",
+    "attn.to_queries": "attention.query",
+    "attn.to_keys_values": "attention.key_value",
+    "attn.project": "attention.out",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
+
+
+@dataclass(frozen=True)
+class ClipCap:
+    """What a file of weights holds. kind: of mapper, mlp or transformer; options: its shape, as mapper.KEY=VALUE."""
+
+    path: Path
+    gpt2: dict[str, Tensor]
+    mapper: dict[str, Tensor]
+    kind: str
+    options: dict[str, int]
+    feature_width: int
+    lm_width: int
+
+    def overrides(self, encoder: str | None, normalize: bool) -> list[str]:
+        """What train.py's configuration must be changed by. encoder: a choice of conf/encoder, None for the usual."""
+        encoder = encoder or ENCODERS.get(self.feature_width)
+        if encoder is None:
+            raise ValueError(
+                f"the weights read features of width {self.feature_width}, not of "
+                f"{', '.join(map(str, ENCODERS))}, so --encoder must say whose; set it to a choice of conf/encoder"
+            )
+        return [
+            f"encoder={encoder}",
+            f"encoder.normalize={str(normalize).lower()}",
+            "encoder.dtype=float32",
+            f"mapper={self.kind}",
+            *(f"mapper.{key}={value}" for key, value in self.options.items()),
+            "lm=gpt2",
+            "lm.dtype=float32",
+            f"++lm.eos_token='{EOS}'",
+            "task=captioning",
+            "task.captioning.prompt=''",
+            "++task.captioning.decoding={method: clipcap_beam, num_beams: 5, max_new_tokens: 67, stop: []}",
+        ]
+
+
+def read_clipcap(path: Path) -> ClipCap:
+    """Raises ValueError for a file that is not the state dict of ClipCap's model; no code of it runs."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise ValueError(f"{path} is no file of tensors, or a damaged one ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise refusal(path, "it holds something else than named tensors")
+    gpt2, found = _under("gpt.", state), _under("clip_project.", state)
+    if len(gpt2) + len(found) < len(state) or not {"transformer.wte.weight", "transformer.wpe.weight"} <= gpt2.keys():
+        raise refusal(path, "it has tensors of others than gpt and clip_project, or lacks those of GPT-2")
+    width = gpt2["transformer.wte.weight"].shape[1]
+    mapper = {_renamed(name): value for name, value in found.items()}
+    try:
+        if "mlp.2.weight" in mapper:
+            kind, options = "mlp", {"prefix_length": len(mapper["mlp.2.weight"]) // width}
+            feature_width = mapper["mlp.0.weight"].shape[1]
+        else:
+            kind, feature_width = "transformer", mapper["linear.weight"].shape[1]
+            options = {
+                "prefix_length": len(mapper["constants"]),
+                "clip_length": len(mapper["linear.weight"]) // width,
+                "num_layers": len({name.split(".")[1] for name in mapper if name.startswith("layers.")}),
+            }
+    except (KeyError, IndexError) as error:
+        raise refusal(path, f"its mapper lacks {error}") from error
+    return ClipCap(path, {k: v for k, v in gpt2.items() if not BUFFER.search(k)}, mapper, kind, options,
+                   feature_width, width)  # fmt: skip
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _renamed(name: str) -> str:
+    for theirs, ours in NAMES.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def refusal(path: Path, reason: str) -> ValueError:
+    """The error of a file that is none of ClipCap's."""
+    return ValueError(f"{path} is not a checkpoint of ClipCap's ClipCaptionModel: {reason}")

@@ -1,0 +1,1 @@
+"""Ways of tuning: a frozen language model in, the same one with something trained out."""

@@ -1,0 +1,75 @@
+"""A language model goes in; small bottlenecks in its blocks, which begin as nothing, are trained."""
+
+import re
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.tune.interface import Tuning
+
+# Where they are in a block: GPT-2, Llama and most others; OPT; BERT; T5.
+MLP = re.compile(r"mlp|feed_forward|fc2|output|layer\.\d\.DenseReluDense")
+ATTENTION = re.compile(r"attn|attention|self_attn|self_attention|layer\.0\.SelfAttention")
+
+
+class Adapters(Tuning):
+    """Bottleneck adapters (Houlsby et al. 2019; MAGMA, Eichenberg et al. 2022, Sec. 3.3).
+
+    mlp, attention: by how much an adapter after these is narrower than the model (MAGMA: 4 and 8); null for none.
+    parallel: the adapter reads what the MLP or the attention reads, and not what comes out of it (He et al. 2022).
+    """
+
+    def __init__(self, mlp: int | None = 4, attention: int | None = None, parallel: bool = False) -> None:
+        if not (mlp or attention) or min(mlp or 1, attention or 1) < 1:
+            raise ValueError(
+                f"tune.adapters.mlp is {mlp} and attention {attention}; accepted are null, for one of them, and 1 or "
+                "more"
+            )
+        self.places = [(place, factor) for place, factor in ((MLP, mlp), (ATTENTION, attention)) if factor]
+        self.parallel = parallel
+
+    def apply(self, lm: LanguageModel) -> None:
+        width = lm.model.config.get_text_config().hidden_size
+        for block in lm.blocks:
+            device = next(block.parameters()).device
+            for place, factor in self.places:
+                part = next((part for name, part in block.named_modules() if place.fullmatch(name)), None)
+                if part is None or (self.parallel and isinstance(part, nn.Linear)):  # OPT's MLP is no module
+                    how = " with parallel=true" if part is not None else ""
+                    raise ValueError(
+                        f"tune.adapters{how} finds no place in {type(block).__name__}; set tune to another"
+                    )
+                part.adapter = Adapter(width, max(1, width // factor)).to(device)
+                # A hook leaves the names of the frozen weights alone; a function and no closure can be copied.
+                part.register_forward_hook(_beside if self.parallel else _after, with_kwargs=True)
+
+    def merge(self, lm: LanguageModel) -> None:
+        raise ValueError("adapters are no change of weights, and cannot be merged; tune.lora can")
+
+
+class Adapter(nn.Module):
+    """up(relu(down(x))), in float32; 0 at first."""
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)
+        self.up = nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.up(F.relu(self.down(hidden.to(self.down.weight.dtype)))).to(hidden.dtype)
+
+
+def _after(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return _plus(output, part.adapter(output[0] if isinstance(output, tuple) else output))
+
+
+def _beside(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return _plus(output, part.adapter(args[0] if args else kwargs["hidden_states"]))
+
+
+def _plus(output: Any, added: Tensor) -> Any:
+    return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added

@@ -1,0 +1,24 @@
+"""A language model goes in; the gains and biases of its layer norms are trained."""
+
+from torch import nn
+
+from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.tune.interface import Tuning, train_own
+
+
+class LayerNorms(Tuning):
+    """All norms, also RMSNorms (Lu et al. 2021, Frozen Pretrained Transformers). Dropout stays off."""
+
+    def apply(self, lm: LanguageModel) -> None:
+        train_own(lm, (p for norm in norms(lm.model).values() for p in norm.parameters()), "tune.layer_norms")
+
+
+def norms(module: nn.Module) -> dict[str, nn.Module]:
+    """The norms in a module, by name: each model of transformers has a class of its own, called something with Norm."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if "norm" in type(part).__name__.lower()
+        and not list(part.children())
+        and all(parameter.ndim == 1 for parameter in part.parameters())
+    }

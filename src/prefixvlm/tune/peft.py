@@ -1,0 +1,89 @@
+"""A language model goes in; small changes of its matrices, by the package peft, are trained."""
+
+import warnings
+from typing import Any
+
+from peft import IA3Config, LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
+
+from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.tune.adapters import Adapter
+from prefixvlm.tune.interface import Tuning
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "ia3": {},
+}
+
+
+class Peft(Tuning):
+    """LoRA (Hu et al. 2022), DoRA, rsLoRA (alpha / sqrt(r) in the place of alpha / r) or IA3, in float32.
+
+    r, alpha, dropout: of LoRA's kinds. target_modules: ends of the names of linear layers, as [q_proj, v_proj], or
+    all-linear; null for what peft takes for the model, all-linear where it does not know it.
+    """
+
+    def __init__(
+        self,
+        method: str = "lora",
+        r: int = 8,
+        alpha: float = 16,
+        dropout: float = 0.0,
+        target_modules: list[str] | str | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"tune.lora.method is {method!r}; accepted are {', '.join(METHODS)}")
+        if r < 1 or not 0 <= dropout < 1:
+            raise ValueError(f"tune.lora.r is {r} and dropout {dropout}; accepted are 1 or more, and 0 to below 1")
+        self.method, self.r, self.alpha, self.dropout = method, r, alpha, dropout
+        self.target_modules = target_modules
+
+    def apply(self, lm: LanguageModel) -> None:
+        if layers_of(lm):
+            raise ValueError("tune has two ways of peft; one at a time is accepted")
+        trained = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft sees itself which layers are GPT-2's
+            try:
+                inject_adapter_in_model(self._config(lm), lm.model)
+            except ValueError as error:
+                reason = str(error).split(". ")[0]
+                key = "tune.ia3" if self.method == "ia3" else "tune.lora"
+                raise ValueError(f"{key}.target_modules is {self.target_modules}; peft says: {reason}") from error
+        for parameter in trained:  # peft has frozen all else
+            parameter.requires_grad_(True)
+        for layer in layers_of(lm).values():
+            for name in layer.adapter_layer_names:
+                getattr(layer, name).float()
+            lm.tuned_modules.append(layer)
+
+    def _config(self, lm: LanguageModel) -> PeftConfig:
+        known = set(IA3_TARGETS if self.method == "ia3" else LORA_TARGETS)
+        targets = self.target_modules
+        if targets is None and lm.model.config.model_type not in known:
+            targets = "all-linear"
+        common: dict[str, Any] = {"target_modules": targets}
+        if any(isinstance(module, Adapter) for module in lm.model.modules()):
+            common["exclude_modules"] = ["adapter.down", "adapter.up"]
+        if self.method == "ia3":
+            feedforward: Any = None if targets is None else []
+            return IA3Config(**common, feedforward_modules=feedforward)
+        options: dict[str, Any] = {"r": self.r, "lora_alpha": self.alpha, "lora_dropout": self.dropout}
+        return LoraConfig(**common, **options, **METHODS[self.method])
+
+    def merge(self, lm: LanguageModel) -> None:
+        for name, layer in layers_of(lm).items():
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(lm.model.get_submodule(parent), child, layer.get_base_layer())
+        lm.tuned_modules = [module for module in lm.tuned_modules if not isinstance(module, BaseTunerLayer)]
+        del lm.model.peft_config
+
+
+def layers_of(lm: LanguageModel) -> dict[str, Any]:
+    """The modules that peft has put in the place of linear layers, by name."""
+    return {name: part for name, part in lm.model.named_modules() if isinstance(part, BaseTunerLayer)}

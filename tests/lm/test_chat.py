@@ -1,0 +1,170 @@
+"""Turns of a chat: the tokens of the template, whatever a row is made of."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row, Said
+from prefixvlm.lm import packaged
+from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.chat import Chat
+from prefixvlm.model.decoding import greedy
+from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.choosing import Choosing, likelihoods
+from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
+from tests.lm.test_packaged import needs_package
+from tests.model import naive
+
+VICUNA = (
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ 'USER: ' + m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ASSISTANT: ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+
+def with_template(template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(params=["smollm2", "vicuna"])
+def tokenizer(request):
+    if request.param == "vicuna":
+        return with_template(VICUNA)
+    folder = packaged.cache_folder() / "smollm2-135m-instruct"
+    if not (folder / "tokenizer.json").exists():
+        pytest.skip("SmolLM2 has not been converted yet (make demo)")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def collator(tokenizer, chat):
+    model = tiny_model("gpt2")
+    collate = collator_of(model)
+    collate.tokenizer, collate.eos_id, collate.chat = tokenizer, tokenizer.eos_token_id, chat
+    return collate
+
+
+def messages(system, *turns):
+    said = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(turns)]
+    return [{"role": "system", "content": system}, *said] if system else said
+
+
+def rows(images):
+    """Each with the turns that it is."""
+    question, other = "Question: what colour is it? Answer:", "And <|im_end|> 2 of them?"
+    return [
+        (Row((images[0], question), " a red one"), (question, "a red one")),
+        (Row((question, images[0]), "Two words"), (question, "Two words")),
+        (Row((images[0], ""), "a caption, with no prompt."), ("", "a caption, with no prompt.")),
+        (Row((images[0], "What?"), " no", context=("Look.\n", images[1])), ("Look.\nWhat?", "no")),
+        (
+            Row(("And?",), " 12", context=(images[0], question, Said(" red"), "\n", "Why?", Said(" It is so."), "\n")),
+            (question, "red", "Why?", "It is so.", "And?", "12"),
+        ),
+        (Row((images[0], question, Said(" red"), "\nWhy?", Said("so"))), (question, "red", "Why?", "so")),
+        (Row((images[0], other.replace("<|im_end|>", "more")), " x"), (other.replace("<|im_end|>", "more"), "x")),
+    ]
+
+
+@pytest.mark.parametrize("system", [None, "You answer in a word or two."])
+def test_ids_are_the_template_s_and_what_the_assistant_says_is_supervised(tokenizer, images, system):
+    collate = collator(tokenizer, Chat(tokenizer, system))
+    for row, turns in rows(images):
+        text = collate.tokenize(row)
+        ids = [i for i in text.ids if i != IMAGE_ID]
+        expected = tokenizer.apply_chat_template(messages(system, *turns), return_dict=False)
+        assert ids == expected[: len(ids)]
+        assert tokenizer.decode(expected[len(ids) :]).strip() == ""  # some end a turn's line
+        assert ids[-1] == tokenizer.eos_token_id
+        said = "".join(tokenizer.decode([i for i in text.labels if i != IGNORE_INDEX]).split())
+        assert said == "".join("".join(f"{turn}{tokenizer.eos_token}" for turn in turns[1::2]).split())
+
+
+def test_a_prompt_ends_where_the_assistant_is_to_speak(tokenizer, images):
+    collate = collator(tokenizer, Chat(tokenizer))
+    for row, turns in rows(images)[:5]:
+        ids = [i for i in collate.tokenize(row, supervised=False).ids if i != IMAGE_ID]
+        assert ids == tokenizer.apply_chat_template(
+            messages(None, *turns[:-1]), add_generation_prompt=True, return_dict=False
+        )
+
+
+def test_what_users_say_stays_text(tokenizer, images):
+    collate = collator(tokenizer, Chat(tokenizer))
+    eos = tokenizer.eos_token
+    ids, plain = (
+        collate.tokenize(Row((images[0], f"Why{text}?"), " no")).ids.count(tokenizer.eos_token_id) for text in (eos, "")
+    )
+    assert ids == plain
+
+
+def test_tags_belong_to_the_texts_of_the_row(tokenizer, images):
+    row = Row((images[0], "John", " sees"), tags=(3, 5))
+    text = collator(tokenizer, Chat(tokenizer)).tokenize(row)
+    tagged = [(id, tag) for id, tag in zip(text.ids, text.tags, strict=True) if tag != IGNORE_INDEX]
+    assert [tag for _, tag in tagged] == [3, 5]
+    assert [tokenizer.decode([id])[-1] for id, _ in tagged] == ["n", "s"]
+
+
+@pytest.mark.parametrize("choose", ["ranking", "trie"])
+def test_answers_are_chosen_by_the_ids_that_are_trained(images, choose):
+    model = naive.make_images_count(tiny_model("gpt2"))
+    model.lm.tokenizer.chat_template = VICUNA
+    model.lm.max_positions = 512
+    model.lm.model.transformer.wpe = torch.nn.Embedding(512, 32)
+    model.lm.chat = Chat(model.lm.tokenizer)
+    collate = collator_of(model, chat=model.lm.chat)
+    answers = ["yes", "no", "a red one"]
+    row = Row((images[0], "Q: what? A:"), id="q")
+    losses = [model(collate([Row(row.prompt, " " + answer)])).sum().item() for answer in answers]
+    batch = collate([row], supervised=False)
+    found = likelihoods(model, batch, answers, "A:")[0].tolist()
+    assert found == pytest.approx([-loss for loss in losses], abs=1e-3)
+    said = Choosing(answers, choose, False, "A:", "task.vqa")(model, batch)
+    ids = [collate.tokenize(Row(row.prompt, " " + answer)) for answer in answers]
+    ids = [[i for i in each.labels if i != IGNORE_INDEX][:-1] for each in ids]
+    if choose == "ranking":
+        assert said == [answers[losses.index(min(losses))]]
+    else:
+        assert said == [answers[ids.index(naive.held(model, row, ids))]]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template; set lm.chat=false"),
+        (
+            VICUNA.replace("eos_token", "'</s>'"),
+            "ends a turn with '</s>.*', but texts end with '<eos>'; set lm.eos_token",
+        ),
+        (VICUNA.replace("m['content'] + eos", "m['content'] + m['content'] + eos"), "does more than put texts between"),
+        ("{{ raise_exception('no chats') }}", r"refuses a plain chat \(no chats\); set lm.system"),
+    ],
+)
+def test_a_template_that_is_not_one_of_turns_is_one_sentence(template, message):
+    with pytest.raises(ValueError, match=message):
+        Chat(with_template(template))
+
+
+def test_it_is_an_option_of_a_language_model(tmp_path):
+    lm = tiny_lm("gpt2")
+    lm.tokenizer.chat_template = VICUNA
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    assert CausalLM.from_pretrained(str(tmp_path)).chat is None
+    chat = CausalLM.from_pretrained(str(tmp_path), chat=True, system="Be brief.").chat
+    assert (chat.first, chat.opening, chat.next) == ("Be brief. USER: ", " ASSISTANT: ", "USER: ")
+    with pytest.raises(ValueError, match="set lm.chat=true, or lm.system=null"):
+        CausalLM.from_pretrained(str(tmp_path), system="Be brief.")
+
+
+@needs_package
+@pytest.mark.slow
+def test_smollm2_answers_in_a_chat():
+    lm = packaged.smollm2(dtype="float32", chat=True, system="You answer in one sentence.")
+    model = PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
+    asked = Row(("And of Italy?",), context=("What is the capital of France?", Said("Paris."), "\n"))
+    said = greedy(model, collator_of(model, chat=lm.chat)([asked], supervised=False), 12)[0]
+    assert "Rome" in lm.tokenizer.decode(said)

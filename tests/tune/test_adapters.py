@@ -1,0 +1,62 @@
+"""Adapters against their formula, where they stand, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from prefixvlm.model.freezing import fingerprint
+from prefixvlm.tune.adapters import Adapter, Adapters
+from prefixvlm.tune.layer_norms import norms
+from tests.conftest import tiny_lm
+
+FAMILIES = {"gpt2": ("mlp", "attn"), "opt": ("fc2", "self_attn"), "llama": ("mlp", "self_attn")}
+
+
+def filled(adapter):
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    return adapter
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_an_adapter_reads_what_comes_out_or_what_goes_in(parallel):
+    lm = tiny_lm("llama")
+    mlp = lm.blocks[1].mlp
+    x = torch.randn(3, 5, 32)
+    out = mlp(x)
+    Adapters(mlp=4, parallel=parallel).apply(lm)
+    adapter = filled(mlp.adapter)
+    assert adapter.down.weight.shape == (8, 32)
+    read = x if parallel else out
+    expected = (
+        out
+        + F.linear(F.linear(read, adapter.down.weight, adapter.down.bias).relu(), adapter.up.weight)
+        + (adapter.up.bias)
+    )
+    torch.testing.assert_close(mlp(x), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_stands_at_each_place_of_each_block_and_moves_no_name(family):
+    lm = tiny_lm(family)
+    before, names = fingerprint(lm), lm.state_dict().keys()
+    Adapters(mlp=4, attention=8).apply(lm)
+    found = [name for name, module in lm.named_modules() if isinstance(module, Adapter)]
+    assert len(found) == 2 * len(lm.blocks)
+    assert {name.split(".")[-2] for name in found} == set(FAMILIES[family])
+    assert names < lm.state_dict().keys()
+    assert fingerprint(lm) == before  # the same frozen model as without them
+
+
+def test_norms_are_found_in_each_family():
+    numbers = {"gpt2": 5, "opt": 5, "llama": 5}
+    assert {family: len(norms(tiny_lm(family).model)) for family in numbers} == numbers
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="tune.adapters.mlp is None and attention None"):
+        Adapters(mlp=None)
+    with pytest.raises(ValueError, match="tune.adapters.mlp is -1"):
+        Adapters(mlp=-1)
+    with pytest.raises(ValueError, match="tune.adapters with parallel=true finds no place in OPTDecoderLayer"):
+        Adapters(parallel=True).apply(tiny_lm("opt"))

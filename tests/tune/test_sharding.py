@@ -1,0 +1,35 @@
+"""Tuned language models on two real processes with gloo: every trained weight has a gradient, and FSDP is as DDP."""
+
+import json
+
+import pytest
+import torch
+
+from prefixvlm.training.checkpoint import KEY, load
+from tests.training import test_module
+from tests.training.test_sharding import on_two_ranks
+
+shards = test_module.shards
+
+
+@pytest.mark.slow
+def test_what_is_tuned_is_whole_on_each_rank_and_what_is_frozen_is_shared_out(shards, tmp_path):
+    on_two_ranks("tests/tune/two_ranks.py", shards, tmp_path)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for found in ranks:
+        for way in ("lora", "adapters_norms"):
+            ddp, fsdp = found[f"{way}_ddp"], found[f"{way}_fsdp"]
+            assert fsdp["train"] == pytest.approx(ddp["train"], abs=1e-5)
+            assert fsdp["val"] == pytest.approx(ddp["val"], abs=1e-5)
+            assert fsdp["same"]
+            assert ddp["share"] == 1
+            assert 0.5 < fsdp["share"] < 0.75  # of blocks this small, what is tuned is a good part
+        for way in ("last_blocks", "all"):
+            assert len(found[f"{way}_ddp"]["train"]) == 3
+            assert found[f"{way}_fsdp"]["error"].endswith("tune trains whole ones; set trainer=ddp or tune")
+    for way in ("lora", "adapters_norms"):
+        ours, theirs = load(tmp_path / f"{way}_fsdp.ckpt"), load(tmp_path / f"{way}_ddp.ckpt")
+        assert ours[KEY]["identity"] == theirs[KEY]["identity"]
+        assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+        for key, tensor in theirs["state_dict"].items():
+            torch.testing.assert_close(ours["state_dict"][key], tensor, atol=1e-5, rtol=1e-5)
