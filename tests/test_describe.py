@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from prefixvlm import cli
-from prefixvlm.build import build_module, make
+from prefixvlm.build import build_module, make, plain
 from prefixvlm.config import composed_run
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.data.writer import write_shards
@@ -128,8 +128,8 @@ def test_what_is_described_is_what_is_built(tmp_path):
 def test_stored_features_have_no_image_size(tmp_path):
     samples = {split: list(islice(easy_vqa.samples(split), 2)) for split in SIZES}
     write_shards(samples, tmp_path / "shards", "easy-VQA", "none")
-    cfg = composed_run([f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}"])
-    write_features(make("encoder", cfg.encoder), cfg.encoder, tmp_path / "shards", tmp_path / "features", 2, "cpu")
+    node = plain(composed_run([f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}"]).encoder)
+    write_features(make("encoder", node), node, tmp_path / "shards", tmp_path / "features", 2, "cpu")
     found = describe(composed_run(["encoder=cached", f"data.shards={tmp_path}/features"]))
     assert found["parts"]["encoder"] == {
         "trained": 0, "frozen": 0, "image_size": None, "num_features": 1, "feature_width": 16, "grid": None

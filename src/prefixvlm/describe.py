@@ -17,9 +17,9 @@ Description = dict[str, Any]
 
 
 def describe(cfg: Any) -> Description:
-    """cfg: of a run, composed. Returns {parts: {name: {trained, frozen, shape, ...}}, trained_parameters, frozen_parameters, optimisation}.
+    """{parts: {name: {trained, frozen, its shape}}, trained_parameters, frozen_parameters, optimisation}.
 
-    The module is the real one, on torch's meta device, so what is counted is what would be trained.
+    cfg: of a run, composed. The module is the real one on torch's meta device: what is counted is what would be trained.
     """
     with torch.device("meta"):
         module: Any = build_module(cfg)

@@ -26,7 +26,7 @@ class ShardDataModule(LightningDataModule):
     limit_val, limit_test: only the first so many images.
     limit_val_predictions: images that are also captioned and asked about at each validation, the first of the split.
     test_split: which split a test is of.
-    blind: evaluates with black images.
+    blind: evaluates with black images. train_blind: trains and validates with them.
     cache_dir: where shards of a URL are kept; cache_limit: how many GB of them.
 
     Whoever builds it sets train_collate, val_collate and test_collates, one test loader a task, in their order.
@@ -52,6 +52,7 @@ class ShardDataModule(LightningDataModule):
         limit_val_predictions: int = 32,
         test_split: str = "test",
         blind: bool = False,
+        train_blind: bool = False,
         cache_dir: str = DEFAULT_FOLDER,
         cache_limit: float | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class ShardDataModule(LightningDataModule):
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
         self.epoch_samples, self.bucket_batches, self.max_bad_fraction = epoch_samples, bucket_batches, max_bad_fraction
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
+        self.train_blind = train_blind
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
         self.cache = Cache(cache_dir, cache_limit)
         self._train_loader: ShardLoader | None = None
@@ -80,6 +82,7 @@ class ShardDataModule(LightningDataModule):
             self.epoch_samples,
             self.bucket_batches,
             self.max_bad_fraction,
+            blind=self.train_blind,
             **self._common(),
         )
         if self._train_state:
@@ -105,12 +108,14 @@ class ShardDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[ExactLoader]:
         """The loader for the loss, then one a task for predictions."""
-        limit = self.limit_val_predictions
-        predicted = [self._exact("val", collate, limit) for collate in self.test_collates.values()] if limit else []
-        return [self._exact("val", self.val_collate, self.limit_val, self.max_bad_fraction), *predicted]
+        collates = self.test_collates.values() if self.limit_val_predictions else ()
+        blind = self.blind or self.train_blind
+        loss = self._exact("val", self.val_collate, self.limit_val, blind, self.max_bad_fraction)
+        return [loss, *(self._exact("val", collate, self.limit_val_predictions, blind) for collate in collates)]
 
     def test_dataloader(self) -> list[ExactLoader]:
-        return [self._exact(self.test_split, collate, self.limit_test) for collate in self.test_collates.values()]
+        collates = self.test_collates.values()
+        return [self._exact(self.test_split, collate, self.limit_test, self.blind) for collate in collates]
 
     def paths(self, split: str) -> list[Path]:
         """The shards of a split, all of them fetched."""
@@ -133,11 +138,11 @@ class ShardDataModule(LightningDataModule):
         return [tar for source in find_sources(self.shards, split, self.cache) for tar in source.tars]
 
     def _exact(
-        self, split: str, collate: Collate, limit: int | None, max_bad_fraction: float | None = None
+        self, split: str, collate: Collate, limit: int | None, blind: bool, max_bad_fraction: float | None = None
     ) -> ExactLoader:
         sources = find_sources(self.shards, split, self.cache)
         return ExactLoader(
-            sources, self.eval_batch_size, collate, limit, max_bad_fraction, blind=self.blind, **self._common()
+            sources, self.eval_batch_size, collate, limit, max_bad_fraction, blind=blind, **self._common()
         )
 
     def _common(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def fingerprint(module: nn.Module) -> str:
         if name not in trained:
             flat = _whole(tensor.detach()).flatten()
             values = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to("cpu", torch.bfloat16)
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            # LoRA wraps a matrix, which stays what it was.
+            digest.update(f"{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
             digest.update(values.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -42,6 +42,9 @@ class Locations:
         Raises ValueError where the tokenizer joins a text's parts, so that what is said is not what was trained.
         """
 
+        if lm.chat:
+            raise ValueError("boxes are not said in a chat yet; set lm.chat=false")
+
         def ids(text: str) -> list[int]:
             return continuation_ids(lm.tokenizer, end, text)
 

@@ -52,6 +52,8 @@ class PrefixModule(LightningModule):
         super().__init__()
         self.strict_loading = False  # the frozen tensors are not in the file; on_load_checkpoint checks the others
         self.tasks = dict(task)
+        if not all(each.has_head for each in self.tasks.values()):
+            lm.require_text()
         for name, each in self.tasks.items():
             each.name = name
         heads = {name: each.head(lm.state_width, lm.width, encoder.feature_width) for name, each in self.tasks.items()}
@@ -70,6 +72,7 @@ class PrefixModule(LightningModule):
             reads_features=encoder.identity is not None,
             start_ids=lm.start_ids,
             end_ids=lm.end_ids,
+            chat=lm.chat,
         )
         self.train_collate = TrainingRows(self.tasks, collate)
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)

@@ -43,6 +43,8 @@ def shard(lm: LanguageModel, device: str) -> None:
 
     device: cuda or cpu, where they compute. Raises ValueError for a language model that cannot be shared out.
     """
+    if lm.encodes_prompts or not lm.generates:
+        raise ValueError("trainer=fsdp shares out decoders only; set trainer=ddp, or lm to a decoder")
     if getattr(lm.model, "is_quantized", False):
         raise ValueError("a quantised language model cannot be shared out; set lm.quantization=null or trainer=ddp")
     if any(all(parameter.requires_grad for parameter in block.parameters()) for block in lm.blocks):
