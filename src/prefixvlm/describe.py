@@ -19,7 +19,7 @@ Description = dict[str, Any]
 def describe(cfg: Any) -> Description:
     """{parts: {name: {trained, frozen, its shape}}, trained_parameters, frozen_parameters, optimisation}.
 
-    cfg: of a run, composed. The module is the real one on torch's meta device: what is counted is what would be trained.
+    cfg: of a run, composed. The module is the real one, on torch's meta device.
     """
     with torch.device("meta"):
         module: Any = build_module(cfg)
