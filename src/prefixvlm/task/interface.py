@@ -27,7 +27,8 @@ MAX_ROWS = 512  # that are read and generated at once: what they remember must f
 class Task:
     """One way to use the model. Subclasses set the names below and define rows and `correct`.
 
-    decoding: {method: greedy | beam | nucleus, that function's keywords, stop: texts at which an answer is cut}.
+    decoding: {method: greedy | beam | clipcap_beam
+    | nucleus, that function's keywords, stop: texts at which an answer is cut}.
     needs_references: False where predictions are only written, as for a test server.
     """
 

@@ -56,9 +56,9 @@ class PrefixModule(LightningModule):
             lm.require_text()
         for name, each in self.tasks.items():
             each.name = name
-        heads = {name: each.head(lm.state_width, lm.width, encoder.feature_width) for name, each in self.tasks.items()}
-        given = {name: head for name, head in heads.items() if head is not None}
-        self.model = PrefixLM(encoder, mapper, lm, given, feature_noise, label_smoothing)
+        sizes = (lm.state_width, lm.width, encoder.feature_width)
+        heads = {name: head for name, each in self.tasks.items() if (head := each.head(*sizes)) is not None}
+        self.model = PrefixLM(encoder, mapper, lm, heads, feature_noise, label_smoothing)
         self.optim = optim
         collate = Collator(
             encoder.transform,
@@ -102,9 +102,8 @@ class PrefixModule(LightningModule):
 
     def _unused(self) -> Tensor | float:
         """Zero, with a gradient for every trained tensor: DDP waits for each, and a batch of one task has not all."""
-        if not self.model.heads:
-            return 0.0
-        return torch.stack([0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]).sum()
+        zeros = [0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
+        return torch.stack(zeros).sum() if self.model.heads else 0.0
 
     def _over_ranks(self, losses: Tensor) -> Tensor:
         """float64[2]: the sum and the number of all ranks' losses."""
