@@ -288,7 +288,7 @@ def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
         ("resume=must", "to resume from"),
         ("encoder.model_name=local-dir:nowhere", "python train.py experiment=clip_pretrain"),
         ("optim.schedule=cosin", "accepted are constant, linear, cosine"),
-        ("task.vqa.decoding.method=beams", "accepted are greedy, beam, nucleus"),
+        ("task.vqa.decoding.method=beams", "accepted are greedy, beam, clipcap_beam, nucleus"),
         ("mapper._target_=os.system", "accepted are names under prefixvlm."),
     ],
 )
