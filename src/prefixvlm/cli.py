@@ -57,13 +57,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_features(names: Any) -> None:
-    command = names.add_parser("features", help="run a frozen image encoder once over the images of a folder of shards")
+    command = names.add_parser(
+        "features", help="run a frozen encoder once over a folder of shards: its images or texts"
+    )
     command.add_argument("--shards", type=Path, required=True, metavar="DIR", help="a folder of image shards")
     command.add_argument(
         "--encoder", nargs="+", required=True, metavar=("NAME", "KEY=VALUE"),
         help="a choice of conf/encoder, and what of it is changed, as encoder.features=patch",
     )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the feature shards")
+    texts = "features of the captions in the place of those of images, one sample each (CapDec)"
+    command.add_argument("--texts", action="store_true", help=texts)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (%(default)s)")
     command.set_defaults(run=_features)
@@ -86,11 +90,13 @@ def _add_import_clipcap(command: Any) -> None:
 
 def _features(arguments: argparse.Namespace) -> None:
     from prefixvlm.build import encoder_choice, make
-    from prefixvlm.training.features import write_features
+    from prefixvlm.training.features import clip_of, write_features
 
     node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
     encoder = make("encoder", node)
-    manifest = write_features(encoder, node, arguments.shards, arguments.out, arguments.batch_size, arguments.device)
+    clip = clip_of(encoder, node, arguments.batch_size) if arguments.texts else None
+    options = arguments.batch_size, arguments.device, clip
+    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options)
     for split in manifest.splits:
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
               f"{encoder.feature_width} features")  # fmt: skip

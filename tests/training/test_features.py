@@ -27,7 +27,7 @@ from prefixvlm.encoder.cached import IDENTITY, identity_of
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
-from prefixvlm.training.features import write_features
+from prefixvlm.training.features import clip_of, write_features
 from tests.conftest import MeanEncoder
 from tests.test_end_to_end import tiny_gpt2
 from tests.training.test_module import trainer_of
@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode"),  # the frozen parts: that is the point
 ]
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 TOWERS = {
     "vit": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
@@ -241,6 +241,43 @@ def test_a_run_that_is_stopped_leaves_nothing_and_goes_on_where_it_was(made, tmp
         write_features(MeanEncoder(), {}, made / "images", tmp_path / "out", batch_size=5)
 
 
+def test_texts_stand_for_images_as_clip_encodes_them(made, tmp_path, monkeypatch, capsys):
+    node = node_of(made, "vit", normalize="true")
+    changes = [f"encoder.model_name=local-dir:{made / 'vit'}", "normalize=true"]
+    out = tmp_path / "out"
+    run(monkeypatch, "--texts", "--shards", made / "images", "--encoder", "clip_tiny", *changes, "--out", out)
+    assert "out: 36 train samples, each 1 x 24 features" in capsys.readouterr().out
+    assert read_manifest(out).source.endswith("of the captions of: a test")
+    found = dict(read_shard(out / "train-000000.tar"))
+    assert list(found)[:4] == ["train-000-0", "train-000-1", "train-000-2", "train-001-0"]
+    assert json.loads(found["train-001-2"]["json"]) == {"captions": ["caption 1 2"]}
+    model = open_clip.create_model(f"local-dir:{made / 'vit'}").eval()
+    with torch.no_grad():
+        text = model.encode_text(open_clip.get_tokenizer(f"local-dir:{made / 'vit'}")(["caption 1 2"]), normalize=True)
+    stored_text = np.load(io.BytesIO(found["train-001-2"]["npy"]))
+    torch.testing.assert_close(torch.from_numpy(stored_text).float(), text, rtol=1e-3, atol=1e-3)
+
+    assert identity_of(str(out)).encoder == node  # the images' encoder: it takes over where there are images
+    cfg = config(made, cached(out), out)
+    del cfg.task.vqa
+    module = build_module(cfg)
+    losses_of(module, build_data(cfg, module), 2)
+    checkpoint = checkpoint_of(module, tmp_path / "x.ckpt")
+    module, (seen, blind) = evaluated(checkpoint, shards=str(made / "images"))
+    assert isinstance(module.model.encoder, OpenClipEncoder)
+    assert seen != pytest.approx(blind, rel=1e-3)
+
+
+def test_a_sample_without_captions_has_no_texts_to_encode(made, tmp_path):
+    node = node_of(made, "vit", normalize="true")
+    encoder = make("encoder", node)
+    some = [("mute", {"png": picture(0)}), ("good", {"png": picture(1), "json": b'{"captions": ["x"]}'})]
+    write_shards({"train": some}, tmp_path / "in", "a test", "none")
+    manifest = write_features(encoder, node, tmp_path / "in", tmp_path / "out", clip=clip_of(encoder, node))
+    assert [key for key, _ in read_shard(tmp_path / "out" / "train-000000.tar")] == ["good-0"]
+    assert manifest.splits["train"].left_out == {"mute": "it has no caption"}
+
+
 def checkpoint_of(module, path):
     checkpoint = {"state_dict": {}}
     module.on_save_checkpoint(checkpoint)
@@ -378,6 +415,8 @@ def test_the_command_writes_features_says_so_and_does_it_once(made, tmp_path, mo
         (["clip_tiny", "encoder.feature=patch"], [], "encoder.feature is not an option of"),
         (["clip_tiny", "patch"], [], "'patch' is not encoder.KEY=VALUE"),
         (["clip_tiny", "MODEL", "trained=true"], [], "the encoder is trained, so its features would not stay"),
+        (["clip_tiny", "MODEL"], ["--texts"], "encoder.features=pooled encoder.normalize=true"),
+        (["clip_tiny", "MODEL", "normalize=true", "pretrained=random"], ["--texts"], "encoder.pretrained is random"),
         (["cached"], [], "data.shards"),
         (["cached", "encoder.features_of=FEATURES"], [], "the encoder reads stored features itself"),
         (["clip_tiny", "MODEL"], ["--device", "tpu9"], "--device is tpu9, which cannot be had"),

@@ -17,18 +17,28 @@ from prefixvlm.data.shards import count_samples
 from prefixvlm.data.tar import Task, write_tar
 from prefixvlm.data.writer import already_there, make_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
+from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import Identity, ImageEncoder
+from prefixvlm.encoder.openclip import OpenClipEncoder
+from prefixvlm.encoder.tower import RANDOM
 from prefixvlm.model.freezing import fingerprint
-from prefixvlm.training.encoded import Encode, Encoded
+from prefixvlm.training.encoded import Encode, Encoded, EncodeTexts
 
 
 def write_features(
-    encoder: ImageEncoder, node: dict[str, Any], shards: Path, out: Path, batch_size: int = 64, device: str = "auto"
+    encoder: ImageEncoder,
+    node: dict[str, Any],
+    shards: Path,
+    out: Path,
+    batch_size: int = 64,
+    device: str = "auto",
+    clip: Clip | None = None,
 ) -> Manifest:
     """Writes `out`: the shards of `shards` with an npy member, float16[N, D], in the place of each image.
 
     node: of the configuration, which built the encoder. Names, keys and texts stay. All is written or, whatever
     happens, nothing; shards that an interrupted run finished are not made again.
+    clip: write a sample a caption, with the features of its text (CapDec); the encoder's own, see `clip_of`.
     Raises ValueError for an encoder that is trained or reads features itself, and where there are no image shards.
     """
     if batch_size < 1:
@@ -43,16 +53,18 @@ def write_features(
     identity = identify(encoder, node)
     listed = (shards / MANIFEST).is_file()
     known = {name: value for name, value in vars(identity).items() if name != "grid"}  # folders of old do not say it
-    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json())
-    wanted = Manifest(f"features {mark} of: {images.source}", images.licence, images.samples_per_shard,
+    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json(), *(["texts"] if clip else []))
+    samples = EncodeTexts(clip.to(encode.device)).samples if clip else encode.samples
+    of = "of the captions of" if clip else "of"
+    wanted = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
                       {split: Split() for split in images.splits})  # fmt: skip
 
     def tasks(partial: Partial) -> Iterator[Task]:
         for split, content in images.splits.items():
             for shard in content.shards:
-                samples = Encoded(encode, shards / shard.name, shard.samples)
+                encoded = Encoded(samples, shards / shard.name, shard.samples)
                 path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
-                yield Task(split, path, sidecar, samples, Encoding(), _digest(mark, shard.sha256))
+                yield Task(split, path, sidecar, encoded, Encoding(), _digest(mark, shard.sha256))
 
     if found := already_there(out, wanted, "features", IDENTITY):
         return found
@@ -62,6 +74,21 @@ def write_features(
     write_identity(staging, identity, encode.black())
     staging.rename(out)
     return made
+
+
+def clip_of(encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64) -> Clip:
+    """Both towers of an encoder, whose features of texts can stand for those of images.
+
+    Raises ValueError for an encoder whose features do not lie beside those of texts: on the unit sphere of CLIP.
+    """
+    if not isinstance(encoder, OpenClipEncoder) or not encoder.pooled or not encoder.normalize:
+        raise ValueError(
+            "the features of texts lie beside an encoder's pooled and normalised ones of open_clip only; set --encoder "
+            "to one of these and encoder.features=pooled encoder.normalize=true"
+        )
+    if node.get("pretrained") == RANDOM:
+        raise ValueError("encoder.pretrained is random, whose features say nothing of texts; set it to a tag or a file")
+    return Clip(node["model_name"], node.get("pretrained"), batch_size)
 
 
 def _manifest_of(folder: Path) -> Manifest:
