@@ -19,6 +19,7 @@ from prefixvlm.data.writer import write_shards
 from prefixvlm.training.checkpoint import KEY, load
 from prefixvlm.training.run import examples as examples_of
 from tests.conftest import tiny_lm
+from tests.forked import FORKED
 
 ROOT = Path(__file__).parents[1]
 CLIP = {
@@ -70,10 +71,14 @@ def parts(tmp_path_factory):
 
 
 def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
-    result = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
-        env={**os.environ, **env},
-    )  # fmt: skip
+    """A command as a user runs it; without an environment of its own, in a fork that has imported all."""
+    if env:
+        result = subprocess.run(
+            [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+            env={**os.environ, **env},
+        )  # fmt: skip
+    else:
+        result = FORKED.run([str(each) for each in arguments], cwd, timeout)
     assert result.returncode == code, result.stdout + result.stderr
     return result
 

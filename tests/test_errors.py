@@ -22,6 +22,7 @@ from prefixvlm import cli, config
 from prefixvlm.data.writer import write_shards
 from prefixvlm.errors import one_sentence, sentence
 from tests.data.conftest import png
+from tests.forked import FORKED
 from tests.serve.test_predictor import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -184,22 +185,6 @@ def cut_short(folder):
 
 
 # Each command in a process of its own, forked from one that has done the imports, which take most of the time.
-RUN_EACH = """
-import json, os, runpy, sys
-from pathlib import Path
-import prefixvlm.build, prefixvlm.encoder.openclip, prefixvlm.report.results, prefixvlm.training.module
-folder = Path(sys.argv[1])
-for name, sys.argv in json.loads(sys.argv[2]).items():
-    if not (child := os.fork()):
-        for number, end in (1, "out"), (2, "err"):
-            os.dup2(os.open(folder / f"{name}.{end}", os.O_CREAT | os.O_WRONLY), number)
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    (folder / f"{name}.code").write_text(str(code))
-"""
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """The exit code and the error output of each command."""
@@ -222,13 +207,8 @@ def results(tmp_path_factory):
         "no question": train("question", shards_of(folder / "questions", questions=False), "vqa"),
     }
 
-    subprocess.run(
-        [sys.executable, "-c", RUN_EACH, folder, json.dumps(commands)], cwd=ROOT, check=True, timeout=120,
-        env={**os.environ, "HYDRA_FULL_ERROR": "0"},
-    )  # fmt: skip
-    return {
-        name: (int((folder / f"{name}.code").read_text()), (folder / f"{name}.err").read_text()) for name in commands
-    }
+    found = {name: FORKED.run(command, ROOT, timeout=120) for name, command in commands.items()}
+    return {name: (result.returncode, result.stderr) for name, result in found.items()}
 
 
 @pytest.mark.parametrize(

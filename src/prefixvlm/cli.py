@@ -8,6 +8,7 @@ from typing import Any
 from prefixvlm.data.command import add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
+from prefixvlm.serve.command import add_predict
 from prefixvlm.sweep.command import add_sweep
 
 
@@ -35,11 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_sweep(commands.add_parser("sweep", help="compare the jobs of a sweep"))
 
-    predict = commands.add_parser("predict", help="caption images, or answer a question about each")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    predict.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
-    predict.add_argument("--question", metavar="TEXT", help="what to answer; without it the images are captioned")
-    predict.set_defaults(run=_predict)
+    add_predict(commands.add_parser("predict", help="say of images what a checkpoint was trained to say of them"))
 
     merge = commands.add_parser("merge", help="put LoRA into the weights of the language model that it was trained on")
     merge.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run with tune")
@@ -90,24 +87,19 @@ def _add_import_clipcap(command: Any) -> None:
 
 def _features(arguments: argparse.Namespace) -> None:
     from prefixvlm.build import encoder_choice, make
-    from prefixvlm.training.features import clip_of, write_features
+    from prefixvlm.training.features import write_features
 
     node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
     encoder = make("encoder", node)
-    clip = clip_of(encoder, node, arguments.batch_size) if arguments.texts else None
-    options = arguments.batch_size, arguments.device, clip
-    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options)
+    options, texts = (arguments.batch_size, arguments.device), None
+    if arguments.texts:
+        from prefixvlm.training.texts import texts_of
+
+        texts = texts_of(encoder, node, *options)
+    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts)
     for split in manifest.splits:
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
               f"{encoder.feature_width} features")  # fmt: skip
-
-
-def _predict(arguments: argparse.Namespace) -> None:
-    from prefixvlm.serve.predictor import Predictor
-
-    predictor = Predictor(arguments.ckpt)
-    for path, text in zip(arguments.images, predictor(arguments.images, arguments.question), strict=True):
-        print(f"{path}\t{text}")
 
 
 def _merge(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,8 @@ from prefixvlm.encoder.cached import IDENTITY, identity_of
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
-from prefixvlm.training.features import clip_of, write_features
+from prefixvlm.training.features import write_features
+from prefixvlm.training.texts import texts_of
 from tests.conftest import MeanEncoder
 from tests.test_end_to_end import tiny_gpt2
 from tests.training.test_module import trainer_of
@@ -273,7 +274,7 @@ def test_a_sample_without_captions_has_no_texts_to_encode(made, tmp_path):
     encoder = make("encoder", node)
     some = [("mute", {"png": picture(0)}), ("good", {"png": picture(1), "json": b'{"captions": ["x"]}'})]
     write_shards({"train": some}, tmp_path / "in", "a test", "none")
-    manifest = write_features(encoder, node, tmp_path / "in", tmp_path / "out", clip=clip_of(encoder, node))
+    manifest = write_features(encoder, node, tmp_path / "in", tmp_path / "out", texts=texts_of(encoder, node))
     assert [key for key, _ in read_shard(tmp_path / "out" / "train-000000.tar")] == ["good-0"]
     assert manifest.splits["train"].left_out == {"mute": "it has no caption"}
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -52,11 +50,7 @@ def losses(module, images):
 @torch.no_grad()
 def test_merged_is_the_same_model_without_tune(way, checkpoint_of, tmp_path, images):
     path, out = checkpoint_of(way), tmp_path / "deep" / "merged"
-    done = subprocess.run(
-        [sys.executable, "-m", "prefixvlm.cli", "merge", "--ckpt", path, "--out", out],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run("-m", "prefixvlm.cli", "merge", "--ckpt", path, "--out", out, cwd=tmp_path)
     assert sorted(p.name for p in out.iterdir()) == ["lm", "merged.ckpt"]
     assert [p.name for p in out.parent.iterdir()] == ["merged"]
     checkpoint = load(out / "merged.ckpt")

@@ -1,6 +1,5 @@
 """A shard of images and a frozen encoder go in; its samples come out, with features in their images' places."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +15,19 @@ from torch import Tensor
 
 from prefixvlm.data.arrays import encode_npy
 from prefixvlm.data.encode import renamed
-from prefixvlm.data.sample import BLACK, IMAGE_EXTENSIONS, decode, decode_image
+from prefixvlm.data.sample import IMAGE_EXTENSIONS, decode_image
 from prefixvlm.data.shards import read_shard
 from prefixvlm.data.tar import Candidate, Members
-from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import ImageEncoder
 
 Features = NDArray[np.floating]
+Samples = Callable[[Path], Iterator[Candidate]]  # of a shard
 
 
 class Encoded(Sequence[Candidate]):
     """The samples of a shard with their features, computed as they are asked for, one after the other."""
 
-    def __init__(self, samples: Callable[[Path], Iterator[Candidate]], path: Path, num_samples: int) -> None:
+    def __init__(self, samples: Samples, path: Path, num_samples: int) -> None:
         self.samples, self.path, self.num_samples = samples, path, num_samples
 
     def __len__(self) -> int:
@@ -81,38 +80,6 @@ class Encode:
             batch = torch.stack(list(pixels[start : start + self.batch_size])).to(self.device)
             found += list(self.encoder(batch).float().cpu().numpy())
         return found
-
-
-class EncodeTexts:
-    """Samples with captions to samples with one caption each, whose features are in the place of the image's (CapDec).
-
-    KEY becomes KEY-0, KEY-1, ...; CLIP's features of texts have norm 1.
-    """
-
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
-
-    def samples(self, path: Path) -> Iterator[Candidate]:
-        """Of a shard; instead of a sample that has no captions, or does not decode, comes the error."""
-        raw = read_shard(path)
-        while group := list(islice(raw, self.clip.batch_size)):
-            captions = {key: _captions(key, members, path.name) for key, members in group}
-            texts = [text for found in captions.values() if not isinstance(found, ValueError) for text in found]
-            features = iter(self.clip.text_features(texts)[:, None].numpy() if texts else ())
-            for key, found in captions.items():
-                if isinstance(found, ValueError):
-                    yield key, found
-                    continue
-                for number, text in enumerate(found):
-                    content = json.dumps({"captions": [text]}).encode()
-                    yield f"{key}-{number}", {"npy": encode_npy(next(features)), "json": content}
-
-
-def _captions(key: str, members: dict[str, bytes], where: str) -> Sequence[str] | ValueError:
-    try:
-        return decode(key, members, where, BLACK).captions or ValueError("it has no caption")
-    except ValueError as error:
-        return error
 
 
 def _replaced(members: Mapping[str, bytes], found: Mapping[bytes, bytes | ValueError]) -> Members | ValueError:

@@ -17,12 +17,9 @@ from prefixvlm.data.shards import count_samples
 from prefixvlm.data.tar import Task, write_tar
 from prefixvlm.data.writer import already_there, make_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
-from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import Identity, ImageEncoder
-from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.encoder.tower import RANDOM
 from prefixvlm.model.freezing import fingerprint
-from prefixvlm.training.encoded import Encode, Encoded, EncodeTexts
+from prefixvlm.training.encoded import Encode, Encoded, Samples
 
 
 def write_features(
@@ -32,13 +29,13 @@ def write_features(
     out: Path,
     batch_size: int = 64,
     device: str = "auto",
-    clip: Clip | None = None,
+    texts: Samples | None = None,
 ) -> Manifest:
     """Writes `out`: the shards of `shards` with an npy member, float16[N, D], in the place of each image.
 
     node: of the configuration, which built the encoder. Names, keys and texts stay. All is written or, whatever
     happens, nothing; shards that an interrupted run finished are not made again.
-    clip: write a sample a caption, with the features of its text (CapDec); the encoder's own, see `clip_of`.
+    texts: gives the samples in the place of the encoder, see training/texts.py.
     Raises ValueError for an encoder that is trained or reads features itself, and where there are no image shards.
     """
     if batch_size < 1:
@@ -49,20 +46,19 @@ def write_features(
     if not any(shards.glob("*.tar")) or identity_of(str(shards)) is not None:
         raise ValueError(f"--shards is {shards}, which is not a folder of image shards")
     images = read_manifest(shards) or _manifest_of(shards)
-    encode = Encode(encoder.eval().to(_device(device)), batch_size)
+    encode = Encode(encoder.eval().to(device_of(device)), batch_size)
     identity = identify(encoder, node)
     listed = (shards / MANIFEST).is_file()
     known = {name: value for name, value in vars(identity).items() if name != "grid"}  # folders of old do not say it
-    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json(), *(["texts"] if clip else []))
-    samples = EncodeTexts(clip.to(encode.device)).samples if clip else encode.samples
-    of = "of the captions of" if clip else "of"
+    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json(), *(["texts"] if texts else []))
+    of = "of the captions of" if texts else "of"
     wanted = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
                       {split: Split() for split in images.splits})  # fmt: skip
 
     def tasks(partial: Partial) -> Iterator[Task]:
         for split, content in images.splits.items():
             for shard in content.shards:
-                encoded = Encoded(samples, shards / shard.name, shard.samples)
+                encoded = Encoded(texts or encode.samples, shards / shard.name, shard.samples)
                 path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
                 yield Task(split, path, sidecar, encoded, Encoding(), _digest(mark, shard.sha256))
 
@@ -74,21 +70,6 @@ def write_features(
     write_identity(staging, identity, encode.black())
     staging.rename(out)
     return made
-
-
-def clip_of(encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64) -> Clip:
-    """Both towers of an encoder, whose features of texts can stand for those of images.
-
-    Raises ValueError for an encoder whose features do not lie beside those of texts: on the unit sphere of CLIP.
-    """
-    if not isinstance(encoder, OpenClipEncoder) or not encoder.pooled or not encoder.normalize:
-        raise ValueError(
-            "the features of texts lie beside an encoder's pooled and normalised ones of open_clip only; set --encoder "
-            "to one of these and encoder.features=pooled encoder.normalize=true"
-        )
-    if node.get("pretrained") == RANDOM:
-        raise ValueError("encoder.pretrained is random, whose features say nothing of texts; set it to a tag or a file")
-    return Clip(node["model_name"], node.get("pretrained"), batch_size)
 
 
 def _manifest_of(folder: Path) -> Manifest:
@@ -112,7 +93,7 @@ def _digest(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     try:
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
         return torch.zeros(0, device=chosen).device
