@@ -1,28 +1,52 @@
-"""The predictions of a task go in; its per-class table and confusion matrix come out, where its references repeat."""
+"""The report and the predictions of a task go in; its per-class tables and confusion matrix come out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefixvlm.metrics.classification import ClassReport, class_report, confusion_matrix
 from prefixvlm.metrics.exact_match import normalise
 from prefixvlm.report.gallery import Prediction, is_right
+from prefixvlm.report.shown import is_shown_otherwise
 
 MAX_TABLE, MAX_MATRIX = 40, 20
+OTHER = "(other)"
+GUESSED = (
+    "An item's class is its most frequent reference; whatever was counted as correct counts as that class. "
+    "A class with support 0 was predicted but is never true."
+)
+SPANS = "A span is right where its type and both of its ends are."
 
 
 @dataclass(frozen=True)
 class ClassView:
-    """order: the classes to list, the most frequent first. labels, counts: the confusion matrix, a row a true class."""
+    """order: the classes to list, the most frequent first. labels, counts: the confusion matrix, a row a true class;
+    empty where an item has several classes. thing: what a row is: class, tag, span."""
 
     report: ClassReport
     order: list[str]
     labels: list[str]
     counts: list[list[int]]
+    thing: str = "class"
+    note: str = ""
 
     @property
     def num_hidden(self) -> int:
         return len(self.report.classes) - len(self.order)
+
+
+def class_views(scored: Mapping[str, Any], predictions: Sequence[Prediction]) -> list[ClassView]:
+    """What the task itself tells of its classes or tags and spans; of another what its references tell.
+
+    None of what has no classes: numbers, boxes, ranks.
+    """
+    if "classes" in scored:
+        thing = "tag" if "spans" in scored else "class"
+        views = [_told(scored["classes"], thing, scored.get("confusion"))]
+        return views + ([_told(scored["spans"], "span", note=SPANS)] if "spans" in scored else [])
+    view = None if is_shown_otherwise(scored) else class_view(predictions)
+    return [view] if view else []
 
 
 def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
@@ -43,4 +67,26 @@ def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
     predicted = Counter(guesses)
     order = sorted(report.classes, key=lambda label: (-report.classes[label]["support"], -predicted[label], label))
     labels, counts = confusion_matrix(guesses, truths, order[:MAX_MATRIX])
-    return ClassView(report, order[:MAX_TABLE], labels, counts)
+    return ClassView(report, order[:MAX_TABLE], labels, counts, note=GUESSED)
+
+
+def _told(
+    found: Mapping[str, Any], thing: str, confusion: Mapping[str, Any] | None = None, note: str = ""
+) -> ClassView:
+    classes = {name: scores for name, scores in found.items() if name != "averages"}
+    order = sorted(classes, key=lambda name: (-classes[name]["support"], name))
+    labels, counts = _cut(confusion["labels"], confusion["counts"]) if confusion else ([], [])
+    return ClassView(ClassReport(classes, found["averages"]), order[:MAX_TABLE], labels, counts, thing, note)
+
+
+def _cut(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> tuple[list[str], list[list[int]]]:
+    """The most frequent true classes in their order; all others share a last row and column."""
+    if len(labels) <= MAX_MATRIX:
+        return list(labels), [list(row) for row in counts]
+    frequent = sorted(range(len(labels)), key=lambda place: (-sum(counts[place]), place))[:MAX_MATRIX]
+    place = {old: new for new, old in enumerate(sorted(frequent))}
+    cut = [[0] * (MAX_MATRIX + 1) for _ in range(MAX_MATRIX + 1)]
+    for truth, row in enumerate(counts):
+        for guess, count in enumerate(row):
+            cut[place.get(truth, MAX_MATRIX)][place.get(guess, MAX_MATRIX)] += count
+    return [*(labels[old] for old in sorted(frequent)), OTHER], cut

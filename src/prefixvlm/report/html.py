@@ -13,10 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from prefixvlm.report.classes import class_view
+from prefixvlm.report import shown
+from prefixvlm.report.classes import ClassView, class_views
 from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
 from prefixvlm.report.plots import History, confusion, curves, machine_curves
 from prefixvlm.report.progress import prefixes, progress
+from prefixvlm.report.scatter import scatter
 from prefixvlm.report.table import number, score_rows, span
 
 FOLDER = Path(__file__).parent  # page.html and page.css
@@ -59,7 +61,7 @@ def render(
 ) -> str:
     """The page itself."""
     by_task = _by_task(predictions)
-    views = {task: view for task, lines in by_task.items() if (view := class_view(lines))}
+    kinds = {task: shown.shown_as(result["tasks"].get(task, {})) for task in by_task}
     cards = gallery(predictions, limit)
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -86,11 +88,28 @@ def render(
         said_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
         gallery=cards,
         images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},
-        views=views,
-        matrices={
-            task: confusion(f"Confusion matrix, {task}", view.labels, view.counts) for task, view in views.items()
-        },
+        kinds=kinds,
+        boxes=shown.boxes,
+        words=shown.words,
+        **_sections(result, by_task, kinds),
     )
+
+
+def _sections(
+    result: Mapping[str, Any], by_task: Mapping[str, list[Prediction]], kinds: Mapping[str, str]
+) -> dict[str, Any]:
+    """What only some tasks have, by task: tables a class with their matrices, pictures of numbers, recalls."""
+    found = {task: class_views(scored, by_task.get(task, ())) for task, scored in result["tasks"].items()}
+    points = {task: shown.points(by_task[task]) for task, kind in kinds.items() if kind == shown.NUMBERS}
+    return {
+        "views": {task: [(view, _matrix(task, view)) for view in views] for task, views in found.items() if views},
+        "scatters": {task: scatter(f"Predicted against true, {task}", each) for task, each in points.items() if each},
+        "recalls": {task: each for task, scored in result["tasks"].items() if (each := shown.recalls(scored))},
+    }
+
+
+def _matrix(task: str, view: ClassView) -> Markup | None:
+    return confusion(f"Confusion matrix, {task}", view.labels, view.counts) if view.labels else None
 
 
 def _by_task(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
@@ -120,7 +139,7 @@ def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(data: bytes | None) -> dict[str, Any] | None:
-    """The data URI of an image and whether it is tiny; None for what is not an image."""
+    """The data URI of an image, its size, and whether it is tiny; None for what is not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -128,7 +147,7 @@ def _image(data: bytes | None) -> dict[str, Any] | None:
     except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     uri = f"data:{image.get_format_mimetype()};base64,{base64.b64encode(data or b'').decode()}"
-    return {"uri": uri, "tiny": max(image.size) <= TINY_IMAGE}
+    return {"uri": uri, "size": image.size, "tiny": max(image.size) <= TINY_IMAGE}
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The result of an evaluation goes in; its score table comes out, as rows for the page and as text for the terminal."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ class ScoreRow:
 
     @property
     def decimals(self) -> int:
-        """Three for the scores that run to 1 or 10, two for percentages and counts."""
-        return 3 if self.score.startswith(("bleu", "rouge", "cider", "meteor", "spice")) else 2
+        """Three for the scores that run to 1 or 10, three digits of errors in a value's own unit, else two."""
+        if self.score.startswith(("mae", "rmse")) and 0 < abs(self.value) < 1:
+            return 2 - math.floor(math.log10(abs(self.value)))
+        return 3 if self.score.startswith(("bleu", "rouge", "cider", "meteor", "spice", "r2")) else 2
 
 
 def score_rows(result: dict[str, Any]) -> Iterator[ScoreRow]:

@@ -29,6 +29,7 @@ class ClassificationHead(HeadTask):
     name = "classification"
     main_score = "accuracy"
     variant = "head"
+    of_head = ("classes", "multi_label", *HeadTask.of_head)
 
     def __init__(
         self,

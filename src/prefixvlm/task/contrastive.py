@@ -50,6 +50,7 @@ class Contrastive(HeadTask):
     name = "contrastive"
     main_score = "text_to_image_recall_1"
     variant = "contrastive heads; a caption's images are all that have that caption"
+    of_head = ("width",)
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()

@@ -90,6 +90,9 @@ class Detection(Task):
         )
         return super().scores(predictions) | {name: Score(value, predictions) for name, value in found.items()}
 
+    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        return super().report(predictions) | {"shown_as": "boxes"}
+
     def _boxes(self, tokenizer: Any, ids: Sequence[int], sure: Sequence[float]) -> list[str]:
         """The boxes in what was said, each with its tokens' confidence."""
         found, start = [], 0

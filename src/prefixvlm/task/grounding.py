@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ class Grounding(Task):
     name = "grounding"
     main_score = "accuracy"
     variant = "overlap of at least a half"
+    asks_of_all = False  # only images with a label that one box has
 
     def __init__(self, prompt: str = "Where is the {phrase}?", bins: int = 100) -> None:
         if "{phrase}" not in prompt:
@@ -71,6 +73,9 @@ class Grounding(Task):
         """In percent: boxes that overlap by a half, and the mean overlap."""
         overlaps = [100 * _overlap(p.prediction, p.references[0]) for p in predictions]
         return super().scores(predictions) | {"mean_overlap": mean(predictions, overlaps)}
+
+    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        return super().report(predictions) | {"shown_as": "boxes"}
 
 
 def _overlap(one: str, other: str) -> float:

@@ -20,6 +20,7 @@ class HeadTask(Task):
     """
 
     has_head = True
+    of_head: tuple[str, ...] = ("hidden_width", "pooling")  # the options that say what a trained head's numbers mean
     num_outputs: int
 
     def __init__(

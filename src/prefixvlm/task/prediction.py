@@ -50,6 +50,15 @@ class Score:
     count: int | None = None
 
 
+def check_references(predictions: Sequence[Prediction], task: str) -> None:
+    """Raises ValueError if none of all predictions has what it is scored by."""
+    if not any(any(p.references) for p in predictions):
+        raise ValueError(
+            f"no tested sample has what task {task} is scored by; set the shards or task.{task} to others, or in "
+            "training test=false"
+        )
+
+
 def mean(predictions: Sequence[Prediction], items: Sequence[float]) -> Score:
     interval = bootstrap_interval(items, [p.key for p in predictions])
     return Score(sum(items) / len(items), predictions, items, interval)

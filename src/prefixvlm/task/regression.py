@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class Regression(HeadTask):
     main_score = "mae"
     variant = "head"
     num_outputs = 1
+    of_head = ("mean", "std", *HeadTask.of_head)
 
     def __init__(
         self,
@@ -77,6 +79,9 @@ class Regression(HeadTask):
         scores |= whole(predictions, lambda draw: _of_all(said[draw], truth[draw]))
         scores["mae_of_the_mean"] = mean(predictions, np.abs(truth - truth.mean()).tolist())
         return scores
+
+    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        return super().report(predictions) | {"shown_as": "numbers"}
 
 
 def _of_all(said: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:

@@ -36,18 +36,21 @@ class TrainingRows:
                 rows.setdefault(name if task.has_head else text, []).extend(task.training_rows(each, mine))
         batches = [self.collate(each, True, name) for name, each in rows.items() if each]
         if not batches:
-            raise ValueError(f"none of the samples from {samples[0].key} on has what is trained on")
+            raise ValueError(
+                f"none of the samples from {samples[0].key} on has what task {', '.join(chosen)} is trained on; set "
+                "task or data.shards to another"
+            )
         return batches if self.mixed else batches[0]
 
 
 class PromptRows:
-    """One task's prompts for the samples of a batch, after demonstrations where few_shot is set."""
+    """One task's prompts for the samples of a batch, after demonstrations where few_shot is set; [] if it has none."""
 
     def __init__(self, task: Task, collate: Collate, few_shot: FewShot | None = None) -> None:
         self.task, self.collate, self.few_shot = task, collate, few_shot
 
-    def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch:
+    def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
         rows = [row for sample in samples for row in self.task.prompt_rows(sample)]
         if self.few_shot:
             rows = [self.few_shot(self.task, row) for row in rows]
-        return self.collate(rows, False, self.task.name)
+        return self.collate(rows, False, self.task.name) if rows else []

@@ -30,6 +30,8 @@ class Tagging(HeadTask):
     name = "tagging"
     main_score = "accuracy"
     variant = "head; spans as CoNLL 2000 counts them"
+    of_head = ("tags", "hidden_width")
+    asks_of_all = False  # only images with a text
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class Tagging(HeadTask):
         return self.prompt_rows(sample)
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        return [self._row(sample, number, text) for number, text in enumerate(sample.tagged)]
+        return [self._row(sample, number, text) for number, text in enumerate(sample.tagged) if text.words]
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
         """float32[number of words]."""
@@ -93,11 +95,12 @@ class Tagging(HeadTask):
         """Also `classes` (precision, recall, F1, support of each tag), `confusion`, and `spans`, the same by type."""
         said, true = _tags(predictions)
         guesses, truths = ([tag for tags in side for tag in tags] for side in (said, true))
+        report = super().report(predictions) | {"shown_as": "tags"}
         if not guesses:
-            return super().report(predictions)
+            return report
         of_tags, of_spans = class_report(guesses, truths), set_report([*map(spans, said)], [*map(spans, true)])
         labels, counts = confusion_matrix(guesses, truths, [tag for tag in self.tags if tag in {*guesses, *truths}])
-        return super().report(predictions) | {
+        return report | {
             "classes": {**of_tags.classes, "averages": of_tags.averages},
             "confusion": {"labels": labels, "counts": counts},
             "spans": {**of_spans.classes, "averages": of_spans.averages},

@@ -1,5 +1,6 @@
 """Trained tensors and plain data go in; one small file, whole or not there, comes out, and is read back safely."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -104,6 +105,13 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(ours, dict) or not ours.keys() >= {"config", "identity"}:
         raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
     return checkpoint
+
+
+def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checkpoints that a run which begins with this one comes from, the oldest first."""
+    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
+    return [*checkpoint[KEY].get("lineage", []), parent]
 
 
 def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:

@@ -23,6 +23,9 @@ def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) ->
 
     In a blind evaluation the pool's images are black too, and the nearest give way to random ones.
     """
+    heads = [name for name, task in module.tasks.items() if task.has_head]
+    if heads and (few_shot.shots or few_shot.induction):
+        raise ValueError(f"task {heads[0]} has a head and takes no demonstrations; set task, or few_shot.shots=0")
     black = Image.new("RGB", (64, 64)) if data.blind else None
     shards = data.paths("train") if few_shot.shots else []
     pool = Pool(shards, few_shot.pool_size, few_shot.seed, black)

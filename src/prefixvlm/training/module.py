@@ -1,9 +1,7 @@
 """Batches go in; Lightning's steps: losses while training, predictions and scores in a test."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +17,13 @@ from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.freezing import fingerprint, trained_state
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.prediction import Prediction, check_references
 from prefixvlm.task.rows import PromptRows, TrainingRows
 from prefixvlm.training import rng
-from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors, load
+from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors, lineage, load
 from prefixvlm.training.ema import AVERAGED
 from prefixvlm.training.gather import gather_by_id, on_rank_zero
+from prefixvlm.training.heads import new_heads, without_other_heads
 from prefixvlm.training.logger import log_predictions
 from prefixvlm.training.optim import Optim
 
@@ -33,9 +32,8 @@ class PrefixModule(LightningModule):
     """Trains the mapper (and the encoder, where that is trained) through a frozen language model.
 
     max_target_length: tokens of a caption or an answer; longer ones are cut. feature_noise, label_smoothing: see
-    PrefixLM. config: plain data for the checkpoint;
-    lineage: the checkpoints from which this run's first weights come, the oldest first.
-    reports, after a test: what each task's `report` says; predictions: what it was computed from.
+    PrefixLM. config: plain data for the checkpoint; lineage: the checkpoints from which this run's first weights come,
+    the oldest first. reports, after a test: what each task's `report` says; predictions: what it was computed from.
     """
 
     def __init__(
@@ -107,10 +105,8 @@ class PrefixModule(LightningModule):
 
     def _over_ranks(self, losses: Tensor) -> Tensor:
         """float64[2]: the sum and the number of all ranks' losses."""
-        found = torch.stack(
-            [losses.detach().sum(dtype=torch.float64), losses.new_tensor(len(losses), dtype=torch.float64)]
-        )
-        return self.trainer.strategy.reduce(found, reduce_op="sum")
+        found = [losses.detach().sum(dtype=torch.float64), losses.new_tensor(len(losses), dtype=torch.float64)]
+        return self.trainer.strategy.reduce(torch.stack(found), reduce_op="sum")
 
     def _log_reading(self, batch: Batch) -> None:
         """What is lost on the way: the share of padding, and how many texts were cut and samples skipped so far."""
@@ -157,16 +153,19 @@ class PrefixModule(LightningModule):
         for task, loader in zip(self.tasks.values(), loaders, strict=False):
             task.prepare(loader.samples)
 
-    def _predict(self, batch: Batch, number: int) -> None:
+    def _predict(self, batch: Any, number: int) -> None:
         name, task = list(self.tasks.items())[number]
-        self.predictions[name] += task.predict(self.model, batch)
+        self.predictions[name] += task.predict(self.model, batch) if batch else []
 
     def _finish(self, stage: str, loaders: Sequence[Any], num_batches: Sequence[float]) -> None:
         """Gather every task's predictions, score them on rank 0, log the scores."""
         for (name, task), loader, number in zip(self.tasks.items(), loaders, num_batches, strict=False):
             whole = number >= len(loader)  # not where the trainer was told to stop early
-            gathered = gather_by_id(self.predictions[name], loader.num_samples if whole else None)
-            self.predictions[name] = gathered = task.settle(gathered)
+            counted = whole and getattr(task, "asks_of_all", True)
+            gathered = gather_by_id(self.predictions[name], loader.num_samples if counted else None)
+            gathered = self.predictions[name] = task.settle(gathered)
+            if stage == "test" and whole and task.needs_references:
+                on_rank_zero(partial(check_references, gathered, name))
             self.reports[name] = on_rank_zero(partial(task.report, gathered))
             for score, value in self.reports[name]["scores"].items():
                 self.log(f"{stage}/{name}_{score}", value)
@@ -201,17 +200,16 @@ class PrefixModule(LightningModule):
         self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
-        """Take the trained tensors of a loaded checkpoint and nothing else, after every check."""
+        """Take the trained tensors of a loaded checkpoint, of its heads those of our tasks, after every check."""
+        checkpoint = without_other_heads(checkpoint, self.tasks)
         self._check(checkpoint)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
 
     def start_from(self, path: str) -> None:
-        """Begin with the trained tensors of another run's checkpoint, and remember which that was."""
+        """Begin with the trained tensors of another run's checkpoint, and new heads where it has none; remember it."""
         checkpoint = load(path)
-        self.load_trained(checkpoint)
-        sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
-        self.lineage = [*checkpoint[KEY].get("lineage", []), parent]
+        self.load_trained(new_heads(trained_state(self), checkpoint))
+        self.lineage = lineage(path, checkpoint)
 
     def _check(self, checkpoint: dict[str, Any]) -> None:
         if "identity" not in checkpoint.get(KEY, {}):
