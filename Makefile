@@ -8,7 +8,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test check bench reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -25,6 +25,9 @@ install: .venv/.installed ## everything into .venv (about 3 minutes, 6 GB)
 
 demo: install ## pretrain a tiny CLIP, train a mapper to SmolLM2, evaluate; ends with a table and report.html
 	HF_HUB_OFFLINE=1 $(BIN)/python demo.py
+
+reproduce-frozen-small: install ## Frozen's experiment in small: 3 models x 3 seeds, 0, 1 and 4 shots; ARGS='--seeds 0'
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/frozen_small.py $(ARGS)
 
 test: check ## the whole test suite, offline
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

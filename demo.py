@@ -6,11 +6,11 @@ A finished stage is not done again; an interrupted one goes on. Delete outputs/d
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from prefixvlm.stages import read_json, run_stages, write_json
 
 OUT = Path("outputs/demo")
 SHARDS = "data/easy-vqa"
@@ -24,33 +24,17 @@ STAGES = {
 BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # "a blue circle": the image's own answers name shape and colour
 
 
-def main() -> int:
+def main() -> None:
     os.chdir(Path(__file__).parent)
-    OUT.mkdir(parents=True, exist_ok=True)
-    seconds = _read(OUT / "stages.json")
-    for number, (name, command) in enumerate(STAGES.items(), 1):
-        print(f"== {number}/{len(STAGES)} {name}{' (done before)' if name in seconds else ''}", flush=True)
-        if name in seconds:
-            continue
-        started = time.perf_counter()
-        try:
-            code = subprocess.run(command).returncode
-        except KeyboardInterrupt:
-            code = 130
-        if code:
-            print(f"Stage {name} ended with code {code}; `make demo` goes on from there.", file=sys.stderr)
-            return code
-        seconds[name] = round(time.perf_counter() - started, 1)
-        _write(OUT / "stages.json", seconds)
+    seconds = run_stages(STAGES, OUT, "make demo")
     summary = summarise(seconds)
-    _write(OUT / "summary.json", summary)
+    write_json(OUT / "summary.json", summary)
     print_table(summary)
-    return 0
 
 
 def summarise(seconds: dict[str, float]) -> dict[str, Any]:
     """The figures of the demo, from the evaluation's metrics.json and predictions.jsonl."""
-    result = _read(OUT / "metrics.json")
+    result = read_json(OUT / "metrics.json")
     captioning, vqa = result["tasks"]["captioning"], result["tasks"]["vqa"]
     lines = [json.loads(line) for line in (OUT / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     both = [p["correct"] for p in lines if p["task"] == "captioning" and BOTH.fullmatch(p["references"][0])]
@@ -85,15 +69,5 @@ def print_table(summary: dict[str, Any]) -> None:
     print(f"Report: {(OUT / 'report.html').resolve()}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

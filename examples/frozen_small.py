@@ -1,0 +1,100 @@
+"""Frozen's experiment in small: trained on captions alone, does the model answer questions, and better with examples?
+
+`make reproduce-frozen-small`. Three models, each with several seeds: Frozen; the same trained on black images; and the
+same with a language model that begins at random and is trained with the rest. Each answers questions about test images
+after 0, 1 and 4 demonstrations. A finished stage is not done again; delete outputs/frozen_small to begin anew.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefixvlm.stages import read_json, run_stages, write_json
+
+OUT = Path("outputs/frozen_small")
+SHARDS = "data/easy-vqa"
+SHOTS = (0, 1, 4)
+MODELS = {
+    "frozen": [],
+    "blind": ["data.train_blind=true"],
+    "scratch": ["lm.weights=random", "tune=all", "lm.dtype=float32", "optim.lm_lr=1e-3"],
+}
+
+
+def main() -> None:
+    os.chdir(Path(__file__).parents[1])
+    options = parser().parse_args()
+    seconds = run_stages(stages(options), OUT, "make reproduce-frozen-small")
+    table = {model: summarise(model, options.seeds) for model in MODELS}
+    write_json(OUT / "summary.json", {"models": table, "seconds": {**seconds, "total": sum(seconds.values())}})
+    print_table(table, options)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
+    found.add_argument(
+        "--images", type=int, default=50, help="of the test split, with all their questions (%(default)s)"
+    )
+    found.add_argument("--steps", type=int, default=112, help="of 32 images, each with a caption (%(default)s)")
+    return found
+
+
+def stages(options: argparse.Namespace) -> dict[str, list[str]]:
+    found = {
+        "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
+        "convert_lm": [sys.executable, "-m", "prefixvlm.lm.packaged"],
+        "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
+    }
+    for seed in options.seeds:
+        for model, changes in MODELS.items():
+            name, run = f"{model}_{seed}", OUT / f"{model}_{seed}"
+            found[f"train_{name}"] = [
+                sys.executable, "train.py", "experiment=frozen_small", *changes, f"seed={seed}", "test=false",
+                f"trainer.max_steps={options.steps}", f"hydra.run.dir={run}",
+            ]  # fmt: skip
+            for shots in SHOTS:
+                found[f"{name}_{shots}_shots"] = [
+                    sys.executable, "eval.py", f"ckpt={run}/checkpoints/last.ckpt", "benchmark=easy_vqa", "task=vqa",
+                    f"few_shot.shots={shots}", f"few_shot.seed={seed}", f"limit={options.images}",
+                    f"blind={str(model == 'blind' or not shots).lower()}", f"out={run}/{shots}_shots",
+                ]  # fmt: skip
+    return found
+
+
+def summarise(model: str, seeds: list[int]) -> dict[str, Any]:
+    """Accuracy in percent by the number of shots, of each seed; that of "what" questions by themselves."""
+    found: dict[str, Any] = {}
+    for shots in SHOTS:
+        reports = [
+            read_json(OUT / f"{model}_{seed}" / f"{shots}_shots" / "metrics.json")["tasks"]["vqa"] for seed in seeds
+        ]
+        scores = [report["blind" if model == "blind" else "scores"] for report in reports]
+        found[f"{shots}_shots"] = [each["accuracy"] for each in scores]
+        found[f"{shots}_shots_what"] = [each["accuracy_what"] for each in scores]
+        if not shots:
+            found["0_shots_black"] = [report["blind"]["accuracy"] for report in reports]
+            found["num_questions"] = reports[0]["num_items"]
+    return found
+
+
+def print_table(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    print(f"\nAccuracy in percent on {table['frozen']['num_questions']} questions about {options.images} test images, "
+          f"trained on captions only: mean and standard deviation of seeds {options.seeds}")  # fmt: skip
+    print("| | " + " | ".join(f'{shots} shots | of these "what"' for shots in SHOTS) + " |")
+    print("|---" * (1 + 2 * len(SHOTS)) + "|")
+    for model, found in table.items():
+        cells = [found[f"{shots}_shots{part}"] for shots in SHOTS for part in ("", "_what")]
+        print(f"| {model} | " + " | ".join(map(spread, cells)) + " |")
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
