@@ -7,16 +7,13 @@ from prefixvlm.metrics.bleu import bleu_scores, bleu_statistics
 from prefixvlm.metrics.cider import CiderD, DocumentFrequencies
 from prefixvlm.metrics.ngrams import count_ngrams
 from prefixvlm.metrics.pairs import Id
-from prefixvlm.metrics.ptb import TOKENIZER, ptb_tokenize_all
 from prefixvlm.metrics.rouge import rouge_l
+from prefixvlm.metrics.words import PTB, Words, words_of
 
 
-def caption_variant(source: str) -> str:
-    """The name of the scores with document frequencies from this source."""
-    return f"coco; {TOKENIZER}; df={source}"
-
-
-VARIANT = caption_variant("references")
+def caption_variant(words: Words = PTB, source: str = "references") -> str:
+    """The name of the scores of such words, with document frequencies from this source."""
+    return f"coco; {words.name}; df={source}"
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,15 @@ def caption_scores(
     predictions: Mapping[Id, str],
     references: Mapping[Id, Sequence[str]],
     document_frequencies: DocumentFrequencies | None = None,
+    words: Words | None = None,
 ) -> CaptionScores:
     """The scores of the official COCO tool (pycocoevalcap), on raw text.
 
+    words: what is compared; by default as `words_of` the references has it, PTB words or single characters.
     document_frequencies: saved ones for CIDEr in place of those of the references, which the official score takes.
     """
-    candidates, truths = ptb_tokenize_all(predictions, references)
+    words = words or words_of(references.values())
+    candidates, truths = words.of_all(predictions, references)
     frequencies = document_frequencies or DocumentFrequencies.of(truths, tokenize=str)
     cider_d, statistics, ciders = CiderD(frequencies), {}, []
     # n-grams are counted once for BLEU and CIDEr, and forgotten: kept, they would take gigabytes.
@@ -59,5 +59,5 @@ def caption_scores(
         | {"rouge_l": rouge, "cider": sum(ciders) / len(ciders)},
         per_item={"bleu_4": [scores[3] for scores in images.values()], "rouge_l": [*rouges.values()], "cider": ciders},
         bleu_statistics=[*statistics.values()],
-        variant=caption_variant(frequencies.source),
+        variant=caption_variant(words, frequencies.source),
     )

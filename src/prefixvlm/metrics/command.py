@@ -15,6 +15,7 @@ from prefixvlm.metrics.diversity import diversity
 from prefixvlm.metrics.paired import paired_test
 from prefixvlm.metrics.pairs import check_ids
 from prefixvlm.metrics.vqa_report import vqa_report
+from prefixvlm.metrics.words import words_of
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -57,16 +58,18 @@ def _captions(arguments: argparse.Namespace) -> None:
     if arguments.only_predicted:
         references = {id: texts for id, texts in references.items() if id in predictions}
     check_ids(predictions, references)
+    words = words_of(references.values())
     saved = arguments.document_frequencies and DocumentFrequencies.load(arguments.document_frequencies)
     if arguments.save_document_frequencies:
-        DocumentFrequencies.of(references).save(arguments.save_document_frequencies)
-    result = caption_scores(predictions, references, saved)
+        DocumentFrequencies.of(references, words.tokenize).save(arguments.save_document_frequencies)
+    result = caption_scores(predictions, references, saved, words)
     scores: dict[str, Any] = dict(result.scores)
-    missing = dict.fromkeys(("meteor", "spice"), "left out by --no-java") if arguments.no_java else java.unavailable()
+    left_out = dict.fromkeys(("meteor", "spice"), "left out by --no-java")
+    missing = left_out if arguments.no_java else java.unavailable(words)
     for name, metric in (("meteor", java.meteor), ("spice", java.spice)):
         if name not in missing:
             scores[name] = metric(predictions, references)[0]
-    scores |= diversity(list(predictions.values()))
+    scores |= diversity(list(predictions.values()), words)
     facts = {"num_images": len(predictions), "variant": result.variant, "missing": missing}
     _show(arguments, scores | facts, [(name, f"{value:.4f}") for name, value in scores.items()], facts)
 

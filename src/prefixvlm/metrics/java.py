@@ -14,13 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefixvlm.metrics.pairs import Id
-from prefixvlm.metrics.ptb import ptb_tokenize_all
+from prefixvlm.metrics.words import PTB, Words
 
 _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
-def unavailable() -> dict[str, str]:
-    """`meteor` or `spice` -> why it cannot run here, in one sentence; what is not named can."""
+def unavailable(words: Words = PTB) -> dict[str, str]:
+    """`meteor` or `spice` -> why it cannot run here, in one sentence; what is not named can.
+
+    words: those of the other scores.
+    """
+    if words is not PTB:
+        return dict.fromkeys(("meteor", "spice"), "it reads words of English, and these captions have no spaces")
     if not shutil.which("java"):
         return dict.fromkeys(("meteor", "spice"), "there is no java on the PATH")
     folder = _folder()
@@ -48,7 +53,7 @@ def meteor(
     timeout: seconds until the program is stopped. A ValueError says why it cannot run or that it failed.
     """
     jar = _required("meteor") / "meteor/meteor-1.5.jar"
-    candidates, truths = ptb_tokenize_all(predictions, references)
+    candidates, truths = PTB.of_all(predictions, references)
     # Line breaks and METEOR's separator cannot pass: PTB words have neither ("|||" is three words).
     command = ["java", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     lines = [" ||| ".join(("SCORE", *truths[id], candidate)) for id, candidate in candidates.items()]
@@ -69,7 +74,7 @@ def spice(
     It takes 8 GB of memory. timeout: as in `meteor`.
     """
     _required("spice")
-    candidates, truths = ptb_tokenize_all(predictions, references)
+    candidates, truths = PTB.of_all(predictions, references)
     rows = [
         {"image_id": index, "test": candidate, "refs": truths[id]}
         for index, (id, candidate) in enumerate(candidates.items())

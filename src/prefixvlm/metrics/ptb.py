@@ -6,10 +6,8 @@ one, and what a lexer rule sees of the next caption can matter: "vitamin C." is 
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from prefixvlm.metrics.pairs import Id, check_ids
 from prefixvlm.metrics.ptb_rules import ASSIMILATIONS, RULES
 
 TOKENIZER = "ptb"
@@ -27,17 +25,6 @@ def ptb_tokenize(text: str) -> str:
     if _ACROSS.search(text):
         return _tokens(text)
     return " ".join([tokens for chunk in text.split(" ") if chunk and (tokens := _chunk(chunk))])
-
-
-def ptb_tokenize_all(
-    predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]
-) -> tuple[dict[Id, str], dict[Id, list[str]]]:
-    """Both, in the order of the predictions. Raises ValueError where they do not belong together."""
-    check_ids(predictions, references)
-    return (
-        {id: ptb_tokenize(text) for id, text in predictions.items()},
-        {id: [ptb_tokenize(text) for text in references[id]] for id in predictions},
-    )
 
 
 @lru_cache(maxsize=1 << 17)

@@ -9,9 +9,10 @@ import numpy as np
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.bleu import bleu_of
-from prefixvlm.metrics.captions import VARIANT, caption_scores
+from prefixvlm.metrics.captions import caption_scores, caption_variant
 from prefixvlm.metrics.diversity import diversity
 from prefixvlm.metrics.exact_match import exact_match
+from prefixvlm.metrics.words import PTB, Words, words_of
 from prefixvlm.task.interface import Task
 from prefixvlm.task.prediction import Prediction, Score, group_names, grouped, mean, whole
 
@@ -23,7 +24,7 @@ class Captioning(Task):
     """
 
     name = "captioning"
-    variant = f"exact_match_lowercase; {VARIANT}"
+    variant = f"exact_match_lowercase; {caption_variant(PTB)}"
     main_score = "exact_match"
 
     def __init__(self, prompt: str = "", captions_per_image: int = 1, decoding: dict[str, Any] | None = None) -> None:
@@ -51,12 +52,19 @@ class Captioning(Task):
         A group's CIDEr has the document frequencies of the group alone, as nocaps has it for its domains.
         """
         scores = {"exact_match": mean(predictions, [100 * (p.correct or 0) for p in predictions])}
-        scores |= _official(predictions)
-        for name, value in diversity([p.prediction for p in predictions]).items():
+        words = _words(predictions)
+        scores |= _official(predictions, words)
+        for name, value in diversity([p.prediction for p in predictions], words).items():
             scores[name] = Score(value, predictions)
         for name, members in grouped(predictions).items():
-            scores[f"cider_{name}"] = _official(members)["cider"]
+            scores[f"cider_{name}"] = _official(members, words)["cider"]
         return scores
+
+    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        """Its variant says whether words or characters were compared."""
+        report = super().report(predictions)
+        compared = caption_variant(_words(predictions))
+        return report | {"variant": report["variant"].replace(caption_variant(PTB), compared)}
 
     def _captions(self, sample: Sample) -> tuple[str, ...]:
         if not sample.captions:
@@ -66,8 +74,13 @@ class Captioning(Task):
         return tuple(sample.captions)
 
 
-def _official(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    result = caption_scores({p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions})
+def _words(predictions: Sequence[Prediction]) -> Words:
+    return words_of(p.references for p in predictions)
+
+
+def _official(predictions: Sequence[Prediction], words: Words) -> dict[str, Score]:
+    texts, references = {p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions}
+    result = caption_scores(texts, references, words=words)
     statistics = np.array(result.bleu_statistics)
     names = [f"bleu_{order}" for order in range(1, 5)]
     scores = whole(predictions, lambda draw: dict(zip(names, bleu_of(statistics[draw].sum(0).tolist()), strict=True)))

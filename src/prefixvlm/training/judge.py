@@ -14,6 +14,7 @@ from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.metrics.clip_score import PREFIX, clip_scores
 from prefixvlm.metrics.java import meteor, spice, unavailable
+from prefixvlm.metrics.words import words_of
 from prefixvlm.task.prediction import Prediction, Score, mean
 from prefixvlm.task.retrieval import recalls
 
@@ -33,7 +34,7 @@ def judges(task: str, judge: "Judge | None", blind: bool, java: bool) -> list[Sc
 def java_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
     """METEOR and SPICE, 0 to 1, without those that cannot run here. METEOR's is of the whole set."""
     texts, references = {p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions}
-    missing, scores = unavailable(), {}
+    missing, scores = unavailable(words_of(references.values())), {}
     if "meteor" not in missing:
         scores["meteor"] = Score(meteor(texts, references)[0], predictions)
     if "spice" not in missing:
