@@ -62,27 +62,28 @@ def byte_tokenizer(around: str = "$A") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
-def tiny_lm(family: str, seed: int = 0) -> LanguageModel:
+def tiny_lm(family: str, seed: int = 0, width: int = WIDTH) -> LanguageModel:
     """A random model of 2 layers.
 
     gpt2: learned positions; opt: learned, offset by 2, from the mask; llama, qwen2: rotary; gpt_neox, gptj: rotary in
     part; bloom: ALiBi; t5: an encoder-decoder with relative positions; t5_tied: as the first T5; bert: reads both ways.
     """
     torch.manual_seed(seed)
-    tokenizer = byte_tokenizer()
+    tokenizer, std = byte_tokenizer(), 0.3 * (WIDTH / width) ** 0.5
     size = {"vocab_size": len(tokenizer), "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256}
-    common = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.3, **size}
+    common = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": std, **size}
     if family == "gpt2":
-        config = GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, n_positions=96, initializer_range=0.3, **size)
+        config = GPT2Config(n_embd=width, n_layer=2, n_head=4, n_positions=96, initializer_range=std, **size)
         return CausalLM(GPT2LMHeadModel(config), tokenizer)
     if family == "opt":
         config = OPTConfig(
-            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64, word_embed_proj_dim=16,
-            init_std=0.3, max_position_embeddings=96, **size,
+            hidden_size=width, num_hidden_layers=2, num_attention_heads=4, ffn_dim=2 * width,
+            word_embed_proj_dim=width // 2,
+            init_std=std, max_position_embeddings=96, **size,
         )  # fmt: skip
         return CausalLM(OPTForCausalLM(config), tokenizer)
     if family == "gpt_neox":
-        config = GPTNeoXConfig(intermediate_size=64, max_position_embeddings=96, **common)
+        config = GPTNeoXConfig(intermediate_size=2 * width, max_position_embeddings=96, **common)
         return CausalLM(GPTNeoXForCausalLM(config), tokenizer)
     if family == "gptj":
         config = GPTJConfig(n_positions=96, rotary_dim=4, **common)
@@ -91,19 +92,19 @@ def tiny_lm(family: str, seed: int = 0) -> LanguageModel:
         return CausalLM(BloomForCausalLM(BloomConfig(**common)), tokenizer)
     if family in ("t5", "t5_tied"):
         config = T5Config(
-            d_model=WIDTH, d_kv=8, d_ff=64, num_layers=2, num_heads=4, tie_word_embeddings=family == "t5_tied",
+            d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4, tie_word_embeddings=family == "t5_tied",
             decoder_start_token_id=7, **size,
         )  # fmt: skip
         model = untied(T5ForConditionalGeneration(config))
         model.shared.weight.data *= 0.2  # or it would say what it has just read
         return Seq2SeqLM(model, byte_tokenizer("$A <eos>"))
     if family == "bert":
-        config = BertConfig(intermediate_size=64, max_position_embeddings=96, **common)
+        config = BertConfig(intermediate_size=2 * width, max_position_embeddings=96, **common)
         return MaskedLM(BertModel(config), byte_tokenizer("<eos> $A <eos>"))
     config_class, model_class = (
         (Qwen2Config, Qwen2ForCausalLM) if family == "qwen2" else (LlamaConfig, LlamaForCausalLM)
     )
-    config = config_class(num_key_value_heads=2, intermediate_size=64, max_position_embeddings=96, **common)
+    config = config_class(num_key_value_heads=2, intermediate_size=2 * width, max_position_embeddings=96, **common)
     return CausalLM(model_class(config), tokenizer)
 
 
@@ -136,9 +137,9 @@ class TinyMapper(Mapper):
         return self.linear(features[:, 0]).unflatten(1, (self.prefix_length, -1))
 
 
-def tiny_model(family: str, seed: int = 0) -> PrefixLM:
+def tiny_model(family: str, seed: int = 0, width: int = WIDTH) -> PrefixLM:
     torch.manual_seed(seed)
-    lm = tiny_lm(family, seed)
+    lm = tiny_lm(family, seed, width)
     return PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
 
 

@@ -313,3 +313,16 @@ def test_a_trained_tower_is_float32_and_takes_part_in_mixed_precision(folders):
         OpenClipEncoder(f"local-dir:{folders['vit']}", trained=True, dtype="bfloat16")
     with pytest.raises(ValueError, match="encoder.dtype is 'int8'; accepted are auto, float32, bfloat16 and float16"):
         OpenClipEncoder(f"local-dir:{folders['vit']}", dtype="int8")
+
+
+@pytest.mark.parametrize("pretrained", ["webli", "random", "FILE"])
+def test_what_a_name_wants_of_an_image_does_not_depend_on_where_its_weights_are(tmp_path, pretrained, monkeypatch):
+    """open_clip gives a file of SigLIP's the transform of OpenAI's CLIP."""
+    if pretrained == "FILE":
+        pretrained = str(tmp_path / "weights.safetensors")
+        Path(pretrained).touch()
+    with torch.device("meta"):  # nothing is read
+        encoder = OpenClipEncoder("ViT-B-16-SigLIP", pretrained)
+    resize, normalise = encoder.transform.transforms[0], encoder.transform.transforms[-1]
+    assert resize.size == (224, 224), "squashed, not cropped"
+    assert torch.as_tensor(normalise.mean).tolist() == torch.as_tensor(normalise.std).tolist() == [0.5, 0.5, 0.5]

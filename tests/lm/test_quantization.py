@@ -19,7 +19,7 @@ KINDS = [("int8", torch.int8), ("nf4", torch.uint8)]
 
 
 def saved(folder, family):
-    lm = tiny_lm(family)
+    lm = tiny_lm(family, width=128)  # bitsandbytes reads matrices of less than 64 columns wrong on some CPUs
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
     return lm

@@ -16,7 +16,7 @@ from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, load
 from prefixvlm.training.guards import FrozenGuard
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
-from tests.conftest import MeanEncoder, TinyMapper, tiny_lm
+from tests.conftest import WIDTH, MeanEncoder, TinyMapper, tiny_lm
 from tests.data.conftest import png
 
 pytestmark = [
@@ -27,9 +27,9 @@ pytestmark = [
 NUM = {"train": 4, "val": 7, "test": 5}
 
 
-def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2"):
+def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2", width=WIDTH):
     torch.manual_seed(seed)
-    lm = tiny_lm(family, lm_seed)
+    lm = tiny_lm(family, lm_seed, width)
     torch.manual_seed(seed)
     mapper = TinyMapper(lm.width)
     torch.manual_seed(7)

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from prefixvlm.build import build_trainer
+from prefixvlm.config import composed_run
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.training.guards import FrozenGuard
+from prefixvlm.tune.last_blocks import LastBlocks
+from prefixvlm.tune.layer_norms import LayerNorms
 from tests.conftest import collator_of, tiny_model
 from tests.encoder.test_openclip import Casts
 from tests.model.test_prefix_lm import rows_of
@@ -20,7 +24,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, "int8", "nf4"])
 def test_a_fit_in_mixed_precision_leaves_each_part_its_own(shards, tmp_path, kind):
-    module = module_of()
+    module = module_of(width=128)
     lm = module.model.lm
     if isinstance(kind, str):
         lm.model.save_pretrained(tmp_path)
@@ -64,3 +68,25 @@ def test_gradients_through_a_bfloat16_model_are_right_to_its_precision(model, im
     assert found.dtype == loss.dtype == torch.float32
     assert (found - exact).norm() < 0.2 * exact.norm()
     assert torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.98
+
+
+@pytest.mark.parametrize("way", [LayerNorms(), LastBlocks(1)], ids=["layer_norms", "last_blocks"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "t5"])  # OPT's last projection leaves bfloat16
+def test_a_tuned_language_model_takes_part_in_mixed_precision(family, way, images):
+    model = tiny_model(family)
+    way.apply(model.lm)
+    batch = collator_of(model)(rows_of(images))
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch)
+    assert losses.dtype == torch.float32
+    assert not torch.equal(losses, exact)
+    torch.testing.assert_close(losses, exact, atol=0.3, rtol=0.1)
+    losses.mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_a_precision_in_which_small_steps_are_lost_is_refused(precision):
+    with pytest.raises(ValueError, match=f"trainer.precision is {precision}.*set it to {precision[:-4]}mixed"):
+        build_trainer(composed_run([f"trainer.precision={precision}"]))

@@ -1,5 +1,7 @@
 """Adapters against their formula, where they stand, and what is refused."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,14 @@ from prefixvlm.tune.adapters import Adapter, Adapters
 from prefixvlm.tune.layer_norms import norms
 from tests.conftest import tiny_lm
 
-FAMILIES = {"gpt2": ("mlp", "attn"), "opt": ("fc2", "self_attn"), "llama": ("mlp", "self_attn")}
+FAMILIES = {
+    "gpt2": ("mlp", "attn"),
+    "opt": ("fc2", "self_attn"),
+    "llama": ("mlp", "self_attn"),
+    "bloom": ("dense_4h_to_h", "dense"),
+    "bert": ("dense",),
+    "t5": ("DenseReluDense", "SelfAttention"),
+}
 
 
 def filled(adapter):
@@ -37,6 +46,26 @@ def test_an_adapter_reads_what_comes_out_or_what_goes_in(parallel):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_it_stands_before_the_residual_is_added(family):
+    """What an adapter reads is then 0 where the matrices before it are."""
+    lm = tiny_lm(family)
+    Adapters(mlp=4, attention=8).apply(lm)
+    read = []
+    for module in lm.modules():
+        if isinstance(module, Adapter):
+            module.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    for name, parameter in lm.named_parameters():
+        if re.search(
+            r"c_proj|out_proj|fc2|o_proj|down_proj|output\.dense|self_attention\.dense|4h_to_h|\.o\.|\.wo\.", name
+        ):
+            parameter.data.zero_()
+    x = torch.randn(2, 5, lm.width)
+    lm.states(x, torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool))
+    assert len(read) >= 2 * 2
+    assert not any(each.any() for each in read)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_one_stands_at_each_place_of_each_block_and_moves_no_name(family):
     lm = tiny_lm(family)
     before, names = fingerprint(lm), lm.state_dict().keys()
@@ -58,5 +87,5 @@ def test_what_is_refused():
         Adapters(mlp=None)
     with pytest.raises(ValueError, match="tune.adapters.mlp is -1"):
         Adapters(mlp=-1)
-    with pytest.raises(ValueError, match="tune.adapters with parallel=true finds no place in OPTDecoderLayer"):
+    with pytest.raises(ValueError, match="tune.adapters.mlp with parallel=true finds no place in OPTDecoderLayer"):
         Adapters(parallel=True).apply(tiny_lm("opt"))

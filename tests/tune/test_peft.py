@@ -73,7 +73,7 @@ def test_merging_changes_no_loss_and_leaves_the_names_of_the_untuned_model(kind,
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast from")
 def test_a_quantised_model_is_tuned_by_float32_weights(kind, tmp_path, images):
     saved(tmp_path, "llama")
-    model = tiny_model("llama")
+    model = tiny_model("llama", width=128)
     model.lm = CausalLM.from_pretrained(str(tmp_path), quantization=kind)
     frozen = {name: value.clone() for name, value in model.lm.state_dict().items()}
     batch = batch_of(model, images)

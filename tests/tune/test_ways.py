@@ -233,3 +233,11 @@ def test_what_is_added_to_a_half_precision_model_is_float32(way, images):
 def test_layers_of_peft_are_found():
     assert list(layers_of(tuned("lora").lm)) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
     assert not layers_of(tuned("adapters").lm)
+
+
+def test_the_last_blocks_of_t5_are_its_decoder_s():
+    lm = tiny_model("t5").lm
+    LastBlocks(1).apply(lm)
+    names = {name for name, p in lm.model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in names} == {"decoder"}
+    assert "decoder.final_layer_norm.weight" in names

@@ -131,6 +131,16 @@ def check_pretrained(
         )
 
 
+def _preprocessing(model_name: str) -> dict[str, Any]:
+    """What all published weights of a name want of an image: open_clip heeds it for their tags, not for a file."""
+    tags = [
+        open_clip.get_pretrained_cfg(model_name, tag) for tag in open_clip.list_pretrained_tags_by_model(model_name)
+    ]
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    wanted = [{key: tag[key] for key in keys if tag.get(key) is not None} for tag in tags]
+    return wanted[0] if wanted and all(each == wanted[0] for each in wanted) else {}
+
+
 def load_clip(
     model_name: str,
     pretrained: str | None,
@@ -157,6 +167,7 @@ def load_clip(
             pretrained_text=False,
             # A repository without weights would otherwise be a random model and a warning.
             require_pretrained=not empty and (pretrained is not None or model_name.startswith((LOCAL, HUB))),
+            force_preprocess_cfg=_preprocessing(model_name),
             weights_only=True,
         )
     except LOAD_ERRORS as error:

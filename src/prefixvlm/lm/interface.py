@@ -129,8 +129,9 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""
+        weight = next(self.head.parameters())
         with self.autocast(hidden):
-            return self.head(hidden).float()
+            return self.head(hidden.to(weight.dtype)).float()  # a last projection may have left another, as OPT-350m's
 
     @property
     def head(self) -> nn.Module:
@@ -140,7 +141,8 @@ class LanguageModel(nn.Module):
 
     def autocast(self, like: Tensor) -> Any:
         """Mixed precision is off where weights are frozen: it would cast them at each call."""
-        return torch.autocast(like.device.type, enabled=self.own_weights_tuned and torch.is_autocast_enabled())
+        device = like.device.type
+        return torch.autocast(device, enabled=self.own_weights_tuned and torch.is_autocast_enabled(device))
 
     @contextmanager
     def reading(self, embeds: Tensor, cache: Cache | None = None) -> Iterator[None]:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from prefixvlm.lm.architectures import CONFIGS
-from prefixvlm.lm.quantization import options_of
+from prefixvlm.lm.quantization import options_of, settle
 from prefixvlm.precision import dtype_of
 
 
@@ -73,6 +73,7 @@ def load(
     missing = [*report.get("missing_keys", ()), *report.get("mismatched_keys", ())]
     if unfilled := [key for key in missing if not (unused and key.startswith(unused))]:
         raise ValueError(f"the weights of {name!r} lack {unfilled[0]} and {len(unfilled) - 1} more; set lm.name")
+    settle(model)
     if eos_token is not None:
         tokenizer.eos_token = eos_token
     return model, tokenizer

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 ACCEPTED = ("int8", "nf4")
@@ -33,3 +34,19 @@ def options_of(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
     # Where it is quantised: on this process's GPU, which is fast at it.
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def settle(model: nn.Module) -> None:
+    """Undo what bitsandbytes does to 4-bit weights on CPUs with AVX512-BF16.
+
+    When one is first read without gradients it is repacked where it lies: it would not stay bit-identical, and no
+    gradient would pass it any more. Raises ValueError where a matrix would be dequantised wrong.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            if not torch.cuda.is_available() and module.in_features % 64:
+                raise ValueError(
+                    "on this CPU bitsandbytes reads 4-bit matrices wrong whose columns are no multiple of 64, as "
+                    f"{name} with {module.in_features}; set lm.quantization=int8"
+                )
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (mypy takes it for a submodule)

@@ -9,16 +9,23 @@ from torch import Tensor, nn
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.tune.interface import Tuning
 
-# Where they are in a block: GPT-2, Llama and most others; OPT; BERT; T5.
-MLP = re.compile(r"mlp|feed_forward|fc2|output|layer\.\d\.DenseReluDense")
-ATTENTION = re.compile(r"attn|attention|self_attn|self_attention|layer\.0\.SelfAttention")
+# Where they are in a block. First: whose module adds the residual, so that what comes out is its last matrix's: BERT,
+# BLOOM; and OPT's MLP, which is no module. Then all others.
+LAST = {
+    "mlp": re.compile(r"output\.dense|mlp\.dense_4h_to_h|fc2"),
+    "attention": re.compile(r"attention\.output\.dense|self_attention\.dense"),
+}
+WHOLE = {
+    "mlp": re.compile(r"mlp|feed_forward|layer\.\d\.DenseReluDense"),
+    "attention": re.compile(r"attn|attention|self_attn|self_attention|layer\.0\.SelfAttention"),
+}
 
 
 class Adapters(Tuning):
     """Bottleneck adapters (Houlsby et al. 2019; MAGMA, Eichenberg et al. 2022, Sec. 3.3).
 
-    mlp, attention: by how much an adapter after these is narrower than the model (MAGMA: 4 and 8); null for none.
-    parallel: the adapter reads what the MLP or the attention reads, and not what comes out of it (He et al. 2022).
+    mlp, attention: by how much an adapter after these is narrower than the model (MAGMA: 4 and none, or 8 and 8); null
+    for none. parallel: the adapter reads what the MLP or the attention reads, not what comes out (He et al. 2022).
     """
 
     def __init__(self, mlp: int | None = 4, attention: int | None = None, parallel: bool = False) -> None:
@@ -27,23 +34,30 @@ class Adapters(Tuning):
                 f"tune.adapters.mlp is {mlp} and attention {attention}; accepted are null, for one of them, and 1 or "
                 "more"
             )
-        self.places = [(place, factor) for place, factor in ((MLP, mlp), (ATTENTION, attention)) if factor]
+        self.places = {place: factor for place, factor in (("mlp", mlp), ("attention", attention)) if factor}
         self.parallel = parallel
 
     def apply(self, lm: LanguageModel) -> None:
         width = lm.model.config.get_text_config().hidden_size
         for block in lm.blocks:
             device = next(block.parameters()).device
-            for place, factor in self.places:
-                part = next((part for name, part in block.named_modules() if place.fullmatch(name)), None)
-                if part is None or (self.parallel and isinstance(part, nn.Linear)):  # OPT's MLP is no module
-                    how = " with parallel=true" if part is not None else ""
+            for place, factor in self.places.items():
+                part = self._part(block, place)
+                if part is None:
+                    how = " with parallel=true" if self.parallel else ""
                     raise ValueError(
-                        f"tune.adapters{how} finds no place in {type(block).__name__}; set tune to another"
+                        f"tune.adapters.{place}{how} finds no place in {type(block).__name__}; set tune to another"
                     )
                 part.adapter = Adapter(width, max(1, width // factor)).to(device)
                 # A hook leaves the names of the frozen weights alone; a function and no closure can be copied.
                 part.register_forward_hook(_beside if self.parallel else _after, with_kwargs=True)
+
+    def _part(self, block: nn.Module, place: str) -> Any:
+        for pattern in (WHOLE[place],) if self.parallel else (LAST[place], WHOLE[place]):
+            for name, part in block.named_modules():
+                if pattern.fullmatch(name):
+                    return part
+        return None
 
     def merge(self, lm: LanguageModel) -> None:
         raise ValueError("adapters are no change of weights, and cannot be merged; tune.lora can")

@@ -15,12 +15,15 @@ class LastBlocks(Tuning):
         blocks = lm.blocks
         if not 1 <= self.n <= len(blocks):
             raise ValueError(f"tune.last_blocks.n is {self.n}; accepted are 1 to {len(blocks)}, the number of blocks")
+        chosen = blocks[-self.n :]
         inside = {id(module) for block in blocks for module in block.modules()}
+        stacks = {name.rpartition(".")[0].rpartition(".")[0] for name, module in lm.model.base_model.named_modules()
+                  if any(module is block for block in chosen)}  # fmt: skip
         final = [
             norm
             for name, norm in norms(lm.model.base_model).items()
-            if id(norm) not in inside and "embed" not in name  # BLOOM and BERT have one before the blocks
+            # BLOOM has a norm before the blocks too, and of T5's two stacks each has one.
+            if id(norm) not in inside and "embed" not in name and name.rpartition(".")[0] in stacks
         ]
-        chosen = blocks[-self.n :]
         train_own(lm, (p for module in (*chosen, *final) for p in module.parameters()), "tune.last_blocks")
         lm.tuned_modules += chosen
