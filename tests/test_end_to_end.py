@@ -30,11 +30,11 @@ CLIP = {
 SIZES = {"train": 40, "val": 8, "test": 12}
 
 
-def tiny_clip(folder: Path, seed: int = 0) -> Path:
+def tiny_clip(folder: Path, seed: int = 0, config: dict = CLIP) -> Path:
     torch.manual_seed(seed)
     folder.mkdir()
-    save_file(open_clip.model.CLIP(**CLIP).state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {"size": 64}}))
+    save_file(open_clip.model.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 64}}))
     return folder
 
 

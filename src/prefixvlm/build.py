@@ -96,6 +96,16 @@ def _ways(cfg: DictConfig) -> list[Any]:
     return [make(f"tune.{name}", node) for name, node in (cfg.get("tune") or {}).items() if node]
 
 
+def rebuild(cfg: DictConfig, checkpoint: dict[str, Any]) -> PrefixModule:
+    """What was trained with the configuration, from its checkpoint. Random weights that were frozen are drawn anew."""
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.get("seed", 0))
+        module = build_module(cfg)
+    assert isinstance(module, PrefixModule)
+    module.load_trained(checkpoint)
+    return module
+
+
 def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
     """What a checkpoint holds, in float32, with what was tuned of the language model merged into its weights.
 
@@ -107,9 +117,7 @@ def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
     if cfg.lm.get("quantization"):
         raise ValueError("a quantised language model cannot be merged into; train with lm.quantization=null")
     cfg.lm.dtype = "float32"
-    module = build_module(cfg)
-    assert isinstance(module, PrefixModule)
-    module.load_trained(checkpoint)
+    module = rebuild(cfg, checkpoint)
     for way in _ways(cfg):
         way.merge(module.model.lm)
     return module
@@ -182,7 +190,15 @@ def build_data(cfg: DictConfig, module: Any, **changes: Any) -> ShardDataModule:
 
 
 def build_trainer(cfg: DictConfig) -> Trainer:
-    """Trainer, loggers and callbacks; checkpoints are written atomically."""
+    """Trainer, loggers and callbacks; checkpoints are written atomically.
+
+    Raises ValueError for a precision in which what is trained loses small steps.
+    """
+    if (precision := str(cfg.trainer.get("precision"))) in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision is {precision}, in which small steps of what is trained are lost; set it to "
+            f"{precision.removesuffix('true')}mixed, and lm.dtype for what is frozen"
+        )
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
     loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
     plugins: list[Any] = [AtomicCheckpointIO()]

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -87,6 +87,8 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return _unread(error.override)
     message = str(error)
     if found := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(found[1], conf)
@@ -98,6 +100,14 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     text = lines[0] if lines else type(error).__name__
     return f"{text} (in {keys[0]})" if keys and keys[0] not in text else text
+
+
+def _unread(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals or value[:1] in "[{'\"":
+        return f"{override} cannot be read; write KEY=VALUE, with every bracket and quote closed"
+    example = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+    return f"{override} cannot be read; put quotes around its value, and others around all: '{example}'"
 
 
 def _unknown_key(key: str, conf: Path | None) -> str:

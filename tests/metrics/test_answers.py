@@ -84,3 +84,8 @@ def test_an_unknown_metric_is_an_error_that_lists_them() -> None:
     assert answer_metric("vqa") is ANSWER_METRICS["vqa"]
     with pytest.raises(ValueError, match="'vqa2'.*exact_match, vqa, "):
         answer_metric("vqa2")
+
+
+def test_spaces_between_letters_that_have_none_do_not_matter() -> None:
+    """A tokenizer of words, as of Chinese BERTs, leaves them in what it decodes."""
+    assert exact_matches(["红 色 的 圆", "红 2 个"], [["红色的圆"], ["红2个"]]) == [True, False]

@@ -7,6 +7,7 @@ from PIL import Image
 
 from prefixvlm.build import build_module
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from tests.test_end_to_end import tiny_clip, tiny_gpt2
@@ -20,10 +21,10 @@ TASKS = {
 }  # fmt: skip
 
 
-def write_checkpoint(folder, tasks=("captioning", "vqa")):
+def write_checkpoint(folder, tasks=("captioning", "vqa"), **lm):
     """A module of random weights and its checkpoint, folder/x.ckpt."""
-    torch.manual_seed(0)
     cfg = {
+        "seed": 5,
         "encoder": {
             "_target_": "prefixvlm.encoder.openclip.OpenClipEncoder",
             "model_name": f"local-dir:{tiny_clip(folder / 'clip')}",
@@ -33,6 +34,7 @@ def write_checkpoint(folder, tasks=("captioning", "vqa")):
             "_target_": "prefixvlm.lm.causal.CausalLM.from_pretrained",
             "name": str(tiny_gpt2(folder / "gpt2")),
             "dtype": "float32",
+            **lm,
         },
         "task": {name: TASKS[name] for name in tasks},
         "module": {"_target_": "prefixvlm.training.module.PrefixModule"},
@@ -42,6 +44,7 @@ def write_checkpoint(folder, tasks=("captioning", "vqa")):
             "lr": 0.001,
         },
     }
+    torch.manual_seed(cfg["seed"])
     module = build_module(OmegaConf.create(cfg)).eval()
     with torch.no_grad():
         for parameter in module.model.mapper.parameters():
@@ -118,3 +121,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.ckpt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint"):
         Predictor(tmp_path / "x.ckpt")
+
+
+def test_a_random_language_model_is_drawn_as_it_was_in_training(tmp_path):
+    module = write_checkpoint(tmp_path, weights="random")
+    state = torch.random.get_rng_state()
+    found = Predictor(tmp_path / "x.ckpt").module
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("option", ["questions", "phrases"])
+def test_what_has_no_words_is_not_asked(option):
+    with pytest.raises(ValueError, match=f"--{option[:-1]} has no words; give some"):
+        _ = Asked(**{option: ("what?", " ")}).kind

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from prefixvlm.metrics.pairs import References, check_lists
+from prefixvlm.metrics.words import unspaced
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces, without one final full stop."""
-    return " ".join(text.lower().split()).removesuffix(".").rstrip()
+    """Lower case, single spaces and none between letters of scripts without them, without one final full stop."""
+    return unspaced(" ".join(text.lower().split()).removesuffix(".").rstrip())
 
 
 def exact_matches(predictions: Sequence[str], references: References) -> list[bool]:

@@ -17,6 +17,7 @@ _LETTERS = (
     "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _UNSPACED = re.compile(f"[{_LETTERS}]")
+_GAP = re.compile(f"(?<=[{_LETTERS}]) (?=[{_LETTERS}])")
 _ALONE = re.compile(f"[{_LETTERS}\u3000-\u303f\uff00-\uff65]+")  # their punctuation too
 
 
@@ -51,8 +52,13 @@ CHARACTERS = Words("characters", characters)
 def words_of(references: Iterable[Sequence[str]]) -> Words:
     """Characters where more than half of what all references hold is of scripts without spaces, else PTB."""
     texts = [text for each in references for text in each]
-    unspaced = sum(len(_UNSPACED.findall(text)) for text in texts if not text.isascii())
-    return CHARACTERS if 2 * unspaced > sum(map(len, texts)) else PTB
+    found = sum(len(_UNSPACED.findall(text)) for text in texts if not text.isascii())
+    return CHARACTERS if 2 * found > sum(map(len, texts)) else PTB
+
+
+def unspaced(text: str) -> str:
+    """Without the spaces that a tokenizer of words, as of Chinese BERTs, leaves between letters that have none."""
+    return text if text.isascii() else _GAP.sub("", text)
 
 
 def _spaced(letter: str) -> str:

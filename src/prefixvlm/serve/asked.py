@@ -35,7 +35,12 @@ class Asked:
 
     @property
     def kind(self) -> str:
-        given = [QUESTION] * bool(self.questions) + [PHRASE] * bool(self.phrases) + [TEXT] * (self.text is not None)
+        """Raises ValueError where several are given, or nothing that can be read."""
+        given_texts = {QUESTION: self.questions, PHRASE: self.phrases, TEXT: () if self.text is None else (self.text,)}
+        for name, texts in given_texts.items():
+            if not all(text.strip() for text in texts):
+                raise ValueError(f"--{name} has no words; give some")
+        given = [name for name, texts in given_texts.items() if texts]
         if len(given) > 1:
             raise ValueError(f"--{given[0]} and --{given[1]} are of two tasks; give one of them")
         return given[0] if given else NOTHING
@@ -52,8 +57,6 @@ class Asked:
         questions = tuple(Question(str(number), text) for number, text in enumerate(self.questions))
         boxes = tuple(Box(phrase, 0.0, 0.0, 1.0, 1.0) for phrase in self.phrases)
         words = tuple((self.text or "").split())
-        if self.text is not None and not words:
-            raise ValueError("--text has no words; give some")
         return Sample(key, image, questions=questions, boxes=boxes, tagged=(Tagged(words, ("O",) * len(words)),))
 
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from prefixvlm.batch import Row
-from prefixvlm.build import build_module
+from prefixvlm.build import rebuild
 from prefixvlm.data.fields import Question
 from prefixvlm.data.sample import BLACK, Sample, decode_image
 from prefixvlm.serve.asked import Asked, check_images, chosen
@@ -16,7 +16,6 @@ from prefixvlm.task.dialogue import Dialogue
 from prefixvlm.task.interface import Task
 from prefixvlm.task.prediction import Prediction
 from prefixvlm.training.checkpoint import KEY, load
-from prefixvlm.training.module import PrefixModule
 
 MAX_IMAGES = 64  # that are read at once
 
@@ -36,11 +35,7 @@ class Predictor:
 
     def __init__(self, checkpoint: str | Path) -> None:
         loaded = load(checkpoint)
-        module = build_module(OmegaConf.create(loaded[KEY]["config"]))
-        assert isinstance(module, PrefixModule), "only a PrefixModule has the checkpoint's trained tensors"
-        module.load_trained(loaded)
-        self.module = module
-        self.module.eval()
+        self.module = module = rebuild(OmegaConf.create(loaded[KEY]["config"]), loaded).eval()
         for task in module.tasks.values():
             task.needs_references = False
 

@@ -23,7 +23,7 @@ Found = list[tuple[Box, float]]  # boxes, and how sure each is
 @singledispatch
 def told(task: Task, answer: Answer) -> str:
     """One line: the text itself, of a regression the number."""
-    return answer.prediction.prediction
+    return " ".join(answer.prediction.prediction.splitlines())
 
 
 @told.register
