@@ -114,8 +114,8 @@ def test_a_task_is_trained_scored_and_scored_blindly(trained, evaluated, samples
     }  # one box an image, one caption an image
     asked["texts"] = asked["tagging"]
     assert Counter(line["key"] for line in lines) == Counter(asked.get(task, list(samples)))
-    unseen = all(line["blind_prediction"] == line["prediction"] for line in lines)
-    assert unseen == (task == "texts" or (unseen and task in ("grounding", "detection")))
+    if task in ("regression", "texts"):  # 15 steps teach the others little: they may say the same of every image
+        assert all(line["blind_prediction"] == line["prediction"] for line in lines) == (task == "texts")
 
 
 def section(page, name):
@@ -232,7 +232,7 @@ def test_some_of_the_heads_are_evaluated_alone(trained, evaluated, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_heads_as_one(parts, tmp_path):
     """Not contrastive, which tells the samples of a process's batch apart."""
-    tasks = ["task=[classification,tagging,regression,detection]", *HEADS[1:3], "module.max_target_length=40"]
+    tasks = ["task=[classification,tagging,regression,detection]", *HEADS[1:3], "task.detection.max_boxes=1"]
     options = [*parts, *tasks, "test=false", "data.limit_val_predictions=0", "trainer.max_epochs=4"]
     run("train.py", *options, f"hydra.run.dir={tmp_path}/one")
     run("train.py", *options, "data.batch_size=4", "trainer.devices=2", f"hydra.run.dir={tmp_path}/two")
@@ -262,7 +262,7 @@ def bare(tmp_path_factory, samples):
         ("heads", ["few_shot.shots=1"], "task classification has a head and takes no demonstrations"),
         ("heads", ["task=classification", "shards=BARE"], "no tested sample has what task classification is scored by"),
         ("heads", ["task=tagging", "shards=BARE"], "no tested sample has what task tagging is scored by"),
-        ("heads", ["task=regression", "shards=BARE"], "has no value 'area'; set task.regression.value"),
+        ("heads", ["task=regression", "shards=BARE"], "no tested sample has what task regression is scored by"),
         ("texts", ["task=detection", "shards=BARE"], "no tested sample has what task detection is scored by"),
     ],
 )  # fmt: skip
@@ -277,7 +277,7 @@ def test_what_eval_cannot_do_is_one_sentence(trained, bare, tmp_path, name, opti
     ("task", "message"),
     [
         ("classification", "has what task classification is trained on; set task or data.shards to another"),
-        ("regression", "has no value 'area'"),
+        ("regression", "has what task regression is trained on; set task or data.shards to another"),
     ],
 )
 def test_what_train_cannot_do_is_one_sentence(parts, bare, tmp_path, task, message):

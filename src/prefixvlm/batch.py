@@ -19,6 +19,10 @@ IMAGE_ID = -1  # stands in input_ids where a prefix embedding goes; no vocabular
 LEARNED_ID = -2  # stands where a task's own learned embedding goes (FROMAGe's [RET])
 
 
+class NothingToLearnError(ValueError):
+    """Samples are sound, but none has what the task is trained on."""
+
+
 class Said(str):
     """A text in a row that the model is to say itself, as its turns in a dialogue: supervised, with EOS after it."""
 
@@ -40,7 +44,7 @@ class Row:
     """One row of text for the language model, with its images where they stand in the reading order.
 
     prompt: what the model is given. The same image object in several rows is encoded once.
-    target: what it should say next; supervised, with EOS after it.
+    target: what it should say next; supervised, with EOS after it. "" for nothing that is supervised, Said() for EOS.
     key: the sample's key in its shard. id: unique within a task. references: the true captions or answers.
     choices: what the answer is one of, if that is known. groups: names of the groups it is also scored in.
     context: what stands before the prompt: demonstrations, with their images.

@@ -124,7 +124,7 @@ def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: 
     ranks = [list(train(folder, 1, rank=rank, world=2)) for rank in range(2)]
     assert [batch for step in zip(*ranks, strict=True) for batch in step] == epoch
     all_bad = spoil(make_shards(name="bad", train=8), [f"train{n:03d}" for n in range(8)])
-    with pytest.raises(ValueError, match="a whole batch is bad, and so are the 7 samples after it"):
+    with pytest.raises(ValueError, match="so it is with a whole batch and the 7 samples after it"):
         list(train(all_bad, 2))
 
 
@@ -170,7 +170,7 @@ def test_a_sample_without_what_the_task_needs_is_a_bad_one(
     with pytest.raises(ValueError, match=sentence):
         list(train(folder, fraction=0.001, collate=rows))
     everyone = half_told(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
-    with pytest.raises(ValueError, match=r"has no (caption|answer).*; a whole batch is bad, and so are the 23 samples"):
+    with pytest.raises(ValueError, match=r"has no (caption|answer).*; so it is with a whole batch and the 23 samples"):
         list(train(everyone, collate=rows, num_workers=workers))
 
 

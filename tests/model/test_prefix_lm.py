@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row
 from prefixvlm.model.freezing import count_parameters, fingerprint, trained_state
+from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.splice import splice
 from tests.conftest import collator_of, tiny_model
 
@@ -120,3 +121,35 @@ def test_half_precision_lm_takes_the_prefix_of_a_float32_mapper(family, images):
     loss = model(collator_of(model)(rows_of(images))).mean()
     loss.backward()
     assert loss.dtype == model.mapper.linear.weight.grad.dtype == torch.float32
+
+
+def test_labels_are_smoothed_in_training_alone(images):
+    model = tiny_model("gpt2")
+    batch = collator_of(model)(rows_of(images))
+    plain = model(batch)
+    model.label_smoothing = 0.2
+    hidden, targets = model.lm.before_labels(model.inputs_embeds(batch), batch.attention_mask, batch.labels)
+    shares = model.lm.logits(hidden).double().log_softmax(-1)
+    expected = -0.8 * shares.gather(1, targets[:, None])[:, 0] - 0.2 * shares.mean(1)
+    torch.testing.assert_close(model.train()(batch).double(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.eval()(batch), plain)
+
+
+def test_features_get_noise_and_keep_their_norm_in_training_alone(images):
+    model = tiny_model("gpt2")
+    pixels = torch.rand(2000, 3, 4, 4)
+    plain = model.features(pixels)
+    model.feature_noise = 0.05
+    torch.testing.assert_close(model.eval().features(pixels), plain)
+    noisy = model.train().features(pixels)
+    torch.testing.assert_close(noisy.norm(dim=-1), plain.norm(dim=-1))
+    # Across a vector the noise is as it was drawn; along it there is none.
+    width = plain.shape[-1]
+    assert (noisy - plain).std().item() == pytest.approx(0.05 * ((width - 1) / width) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{"feature_noise": -1.0}, {"label_smoothing": 1.0}])
+def test_options_out_of_range_are_refused(options):
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match="accepted are 0 or more, and 0 to below 1"):
+        PrefixLM(model.encoder, model.mapper, model.lm, **options)

@@ -56,3 +56,10 @@ def test_the_reports_of_the_trials_are_not_changed():
     trials = [trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])]
     over_trials(trials)
     assert trials == [trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])]
+
+
+def test_a_score_that_one_trial_has_not_is_left_out():
+    with_class, without = trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])
+    with_class[0]["vqa"]["scores"]["map_circle"] = 50.0
+    for trials in ([with_class, without], [without, with_class]):
+        assert "map_circle" not in over_trials(trials)[0]["vqa"]["scores"]

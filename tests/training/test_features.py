@@ -87,7 +87,7 @@ def made(tmp_path_factory):
 
 def node_of(made, tower, **options):
     changes = [f"{key}={value}" for key, value in options.items()]
-    return encoder_choice("clip_tiny", [f"model_name=local-dir:{made / tower}", *changes])
+    return encoder_choice("clip_tiny", [f"model_name=local-dir:{made / tower}", "dtype=float32", *changes])
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_training_from_features_gives_the_losses_of_encoding_on_the_fly(made, st
 
 def test_feature_shards_are_the_image_shards_with_features_in_the_images_place(made, stored):
     folder, images = stored("vit", features="patch"), made / "images"
-    encoder = OpenClipEncoder(f"local-dir:{made / 'vit'}", features="patch")
+    encoder = OpenClipEncoder(f"local-dir:{made / 'vit'}", features="patch", dtype="float32")
     verify(folder)
     names = sorted(path.name for path in images.glob("*.tar"))
     assert sorted(path.name for path in folder.glob("*.tar")) == names
@@ -244,7 +244,7 @@ def test_a_run_that_is_stopped_leaves_nothing_and_goes_on_where_it_was(made, tmp
 
 def test_texts_stand_for_images_as_clip_encodes_them(made, tmp_path, monkeypatch, capsys):
     node = node_of(made, "vit", normalize="true")
-    changes = [f"encoder.model_name=local-dir:{made / 'vit'}", "normalize=true"]
+    changes = [f"encoder.model_name=local-dir:{made / 'vit'}", "normalize=true", "dtype=float32"]
     out = tmp_path / "out"
     run(monkeypatch, "--texts", "--shards", made / "images", "--encoder", "clip_tiny", *changes, "--out", out)
     assert "out: 36 train samples, each 1 x 24 features" in capsys.readouterr().out
@@ -353,7 +353,7 @@ def test_an_evaluation_reads_images_or_features_whatever_the_checkpoint_was_trai
         assert isinstance(images.model.encoder, OpenClipEncoder)
         assert features.model.encoder.identity == identity_of(str(folder))
         assert from_features == pytest.approx(from_images, rel=1e-3)
-        assert from_images[0] != pytest.approx(from_images[1], rel=1e-3)  # seen and blind
+        assert from_images[0] != pytest.approx(from_images[1], rel=1e-4)  # seen and blind
         default, _ = evaluated(checkpoint)
         assert type(default.model.encoder) is type(features.model.encoder if way[1] == folder else images.model.encoder)
 
@@ -400,7 +400,17 @@ def run(monkeypatch, *arguments):
 def test_the_command_writes_features_says_so_and_does_it_once(made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = f"encoder.model_name=local-dir:{made / 'vit'}"
-    arguments = ["--shards", made / "images", "--encoder", "clip_tiny", model, "features=patch", "--out", "out"]
+    arguments = [
+        "--shards",
+        made / "images",
+        "--encoder",
+        "clip_tiny",
+        model,
+        "dtype=float32",
+        "features=patch",
+        "--out",
+        "out",
+    ]
     run(monkeypatch, *arguments)
     assert "out: 12 train samples, each 16 x 32 features" in capsys.readouterr().out
     assert identity_of("out").encoder == node_of(made, "vit", features="patch")

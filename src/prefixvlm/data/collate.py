@@ -103,6 +103,7 @@ class Collator:
         text.add(self.start_ids)
         bos, last, tags = self.bos_ids, "", iter([IGNORE_INDEX] * len(_texts(row.context)) + list(row.tags))
         for part in self.chat(row.parts) if self.chat else row.parts:
+            begun = len(text.ids)
             if not isinstance(part, str):
                 if isinstance(last, Markup):
                     text.add(said_ids(self.tokenizer, last, ""))  # its space
@@ -120,7 +121,11 @@ class Collator:
             else:
                 text.add(bos + token_ids(self.tokenizer, part))
             if not isinstance(part, Markup):
-                text.tags[-1:] = [next(tags, IGNORE_INDEX)]
+                if (tag := next(tags, IGNORE_INDEX)) != IGNORE_INDEX and len(text.ids) == begun:
+                    raise ValueError(
+                        f"sample {row.key!r}: {part.strip()!r} has a tag, but the tokenizer reads nothing in it"
+                    )
+                text.tags[-1:] = [tag]
             if part.strip() or not isinstance(last, Markup):
                 last = part
             bos = []
@@ -130,7 +135,7 @@ class Collator:
                 f"sample {row.key!r}: the prompt has {len(text.ids)} tokens with its images, and the language "
                 f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
             )
-        if supervised and row.target:
+        if supervised and (row.target or isinstance(row.target, Said)):
             room = None if self.max_positions is None else self.max_positions - len(text.ids)
             target = [*said_ids(self.tokenizer, last, row.target), self.eos_id][: self.max_target_length]
             text.add(target[:room], supervised=True)
@@ -185,11 +190,11 @@ def markup_ids(tokenizer: Any, last: str, markup: str) -> list[int]:
 
 
 def _alike(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
-    """The rows by what the model would read and choose from: their texts, their choices, their images by identity."""
+    """The rows by what the model would read and choose from: texts and choices, and images by identity."""
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         read = tuple(part if isinstance(part, str) else id(part) for part in row.parts)
-        groups.setdefault((read, row.choices), []).append(row)
+        groups.setdefault((read, row.choices, id(row.paired)), []).append(row)
     return groups
 
 

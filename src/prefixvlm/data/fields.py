@@ -2,8 +2,11 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+BIO = re.compile(r"O|[BI]-\S+")
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def tagged(content: object) -> Tagged:
     if not isinstance(content, dict):
         raise ValueError(f"a tagged text is {content!r:.80}; it must be an object with words and tags")
     words, tags = (texts(content.get(name), f"the {name} of a tagged text") for name in ("words", "tags"))
+    if wrong := [word for word in words if len(word.split()) > 1]:
+        raise ValueError(f"a word of a tagged text is {wrong[0]!r}; words have no spaces")
     if len(words) != len(tags):
         raise ValueError(f"a tagged text has {len(words)} words and {len(tags)} tags; each word needs one")
-    if wrong := [tag for tag in tags if tag != "O" and not tag.startswith(("B-", "I-"))]:
-        raise ValueError(f"a tag is {wrong[0]!r}; accepted are O, B-NAME and I-NAME")
+    if wrong := [tag for tag in tags if not BIO.fullmatch(tag)]:
+        raise ValueError(f"a tag is {wrong[0]!r}; accepted are O, B-NAME and I-NAME, without spaces")
     return Tagged(words, tags)
 
 

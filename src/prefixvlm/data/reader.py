@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
+from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.budget import Bad
 from prefixvlm.data.plan import Numbers, Walk
 from prefixvlm.data.sample import Sample, decode
@@ -25,9 +26,10 @@ MAX_SPARES = 64
 class Reader(IterableDataset):
     """The planned batches of one rank, each with its bad samples; each worker makes every num_workers-th of them.
 
-    A sample is bad if it does not decode, or if no batch can be made of it alone, as without a caption to train on.
-    on_bad: FAIL raises; SKIP leaves bad samples out, and a batch of nothing else is None; REPLACE makes such a batch of
-    the next good sample of the walk, whatever the workers and wherever a run is resumed.
+    A sample is bad if it does not decode, or if no batch can be made of it alone, as without a caption to train on;
+    one that raises NothingToLearnError is not. on_bad: FAIL raises; SKIP leaves bad samples out, and a batch of nothing
+    else is None; REPLACE makes such a batch of the next good sample of the walk, whatever the workers and wherever a
+    run is resumed.
     """
 
     def __init__(
@@ -43,14 +45,14 @@ class Reader(IterableDataset):
             arriving = _in_order(self.walks, self.batches[mine])
             for batch, seed in zip(self.batches[mine], self.seeds[mine], strict=True):
                 made, bad = self._made((next(arriving) for _ in batch), seed)
-                if made is None and self.on_bad == REPLACE:
-                    made = self._spare(batch[-1], seed, bad[0][1])
+                if isinstance(made, str):
+                    made = self._spare(batch[-1], seed, made) if self.on_bad == REPLACE else None
                 yield made, bad
         except (ValueError, OSError) as error:
             yield error  # as a value: torch would put the worker's traceback into its sentence
 
     def _made(self, arriving: Iterable[tuple[Tar, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
-        """The batch of those that are good, None without any, and the bad ones."""
+        """The batch of those that are good, or why there is none; and the bad ones."""
         found: list[tuple[Tar, str, Sample]] = []
         bad: list[Bad] = []
         for tar, raw in arriving:
@@ -61,7 +63,10 @@ class Reader(IterableDataset):
                     raise
                 bad.append((_name(tar, raw[0]), str(error)))
         try:
-            return self._collated([sample for _, _, sample in found], seed), bad
+            if found:
+                return self._collated([sample for _, _, sample in found], seed), bad
+        except NothingToLearnError as error:
+            return str(error), bad
         except ValueError:
             if self.on_bad == FAIL:
                 raise
@@ -70,21 +75,23 @@ class Reader(IterableDataset):
             try:
                 self._collated([sample], seed)
                 good.append(sample)
+            except NothingToLearnError:
+                continue
             except ValueError as error:
                 bad.append((_name(tar, key), f"shard {tar.path}: {error}"))
-        return self._collated(good, seed), bad
+        return (self._collated(good, seed) if good else bad[0][1]), bad
 
     def _collated(self, samples: list[Sample], seed: str) -> Any:
-        return self.collate(samples, random.Random(seed)) if samples else None
+        return self.collate(samples, random.Random(seed))
 
     def _spare(self, number: int, seed: str, reason: str) -> Any:
         total = sum(count for walk in self.walks for _, count in walk)
         spares = (number + np.arange(1, min(MAX_SPARES, total - 1) + 1)) % total
         for each in _in_order(self.walks, [spares]):
             made, _ = self._made([each], seed)
-            if made is not None:
+            if not isinstance(made, str):
                 return made
-        raise ValueError(f"{reason}; a whole batch is bad, and so are the {len(spares)} samples after it")
+        raise ValueError(f"{reason}; so it is with a whole batch and the {len(spares)} samples after it")
 
 
 def _name(tar: Tar, key: str) -> str:

@@ -45,7 +45,7 @@ class Sample:
     labels: its class in each classification, as {"shape": "circle"}. groups: as a question's, {"domain": "near"}.
     support: images with their texts that stand before the image, as in an episode of fast binding.
     label_sets: where several classes may be true at once, {"seen": ["circle", "red"]}. values: numbers, {"area": 0.2}.
-    boxes: where things are. tagged: texts with a tag a word.
+    boxes: where things are; None where that is not said, () where there is nothing. tagged: texts with a tag a word.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Sample:
     support: "tuple[tuple[ImageOrFeatures, str], ...]" = ()
     label_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] | None = None
     tagged: tuple[Tagged, ...] = ()
 
     @property
@@ -94,7 +94,7 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
             tuple(_supporting(each, members, image) for each in list_of(content, "support")),
             lists_of_texts(content, "label_sets"),
             numbers(content, "values"),
-            tuple(box(each) for each in list_of(content, "boxes")),
+            tuple(box(each) for each in list_of(content, "boxes")) if "boxes" in content else None,
             tuple(tagged(each) for each in list_of(content, "tagged")),
         )
     except ValueError as error:

@@ -15,7 +15,8 @@ def mean_average_precision(
     references: Sequence[Sequence[tuple[str, Edges]]],
     classes: Sequence[str],
 ) -> dict[str, float]:
-    """Over overlaps of .5 to .95 (map), at .5 and at .75; recall with at most 100 boxes; and each class's map.
+    """Over overlaps of .5 to .95 (map), at .5 and at .75; recall with at most 100 boxes; and the map of each class that
+    there is.
 
     Of each image the boxes: label, edges and, where predicted, confidence. By torchmetrics on pycocotools; -1 where
     there is nothing to find. Raises ValueError without pycocotools.
@@ -37,7 +38,7 @@ def mean_average_precision(
     found = metric.compute()
     result = {name: _percent(found[theirs]) for name, theirs in NAMES.items()}
     each = zip(found["classes"].flatten().tolist(), found["map_per_class"].flatten().tolist(), strict=True)
-    return result | {f"map_{classes[number]}": _percent(value) for number, value in each}
+    return result | {f"map_{classes[number]}": _percent(value) for number, value in each if value >= 0}
 
 
 def _tensors(boxes: Sequence[tuple[str, Edges]], place: dict[str, int]) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 class Grammar:
     """Texts of rounds: in each round one of some texts a stage, in the stages' order; a separator between rounds.
 
-    stages: for each the texts as token ids. separator: ids between rounds; without it there is one round. Rounds may be
-    none where there is a separator. depth: the most tokens that max_rounds take, EOS included.
+    stages: for each the texts as token ids. separator: ids between rounds; where there is one, rounds may be none, and
+    without it there is one round. depth: the most tokens that max_rounds take, EOS included.
     """
 
     def __init__(
@@ -24,7 +24,8 @@ class Grammar:
                 for length, token in enumerate(ids):
                     following.setdefault(tuple(ids[:length]), {})[token] = None
             self._following.append(following)
-        self.num_stages, self.eos_id, self.max_rounds = len(stages), eos_id, max_rounds if separator else 1
+        self.num_stages, self.eos_id, self.may_be_none = len(stages), eos_id, bool(separator)
+        self.max_rounds = max_rounds if separator else 1
         self.depth = self.max_rounds * sum(max(map(len, texts)) for texts in every) + 1
         self._at: dict[tuple[int, ...], frozenset[State]] = {(): frozenset({(0, 0, ())})}
 
@@ -32,8 +33,7 @@ class Grammar:
         found: dict[int, None] = {}
         for rounds, stage, said in self._states(tuple(beginning)):
             ends = stage == self.num_stages and not said  # a round is whole
-            none_said = not beginning and self.max_rounds > 1
-            if ends or none_said:
+            if ends or (self.may_be_none and not beginning):
                 found[self.eos_id] = None
             if not ends or rounds + 1 < self.max_rounds:
                 found |= self._following[stage][said]

@@ -18,7 +18,7 @@ class PrefixLM(nn.Module):
 
     heads: what some tasks have say of a row in the place of text, by the task's name.
     feature_noise: standard deviation of the Gaussian noise on features in training, after which each has its norm back
-    (CapDec). label_smoothing: of the training loss.
+    (CapDec). label_smoothing: of the training loss, of tokens, classes and tags.
     """
 
     def __init__(
@@ -41,6 +41,11 @@ class PrefixLM(nn.Module):
         self.lm = lm
         self.heads = nn.ModuleDict(heads or {})
         self.feature_noise, self.label_smoothing = feature_noise, label_smoothing
+
+    @property
+    def smoothing(self) -> float:
+        """Of labels: in training alone, so that validation losses compare."""
+        return self.label_smoothing if self.training else 0.0
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float[B, P, E]."""
@@ -68,5 +73,4 @@ class PrefixLM(nn.Module):
         """
         hidden, targets = self.lm.before_labels(self.inputs_embeds(batch), batch.attention_mask, batch.labels)
         head_is_trained = any(parameter.requires_grad for parameter in self.lm.head.parameters())
-        smoothing = self.label_smoothing if self.training else 0.0
-        return token_losses(hidden, targets, self.lm.logits, head_is_trained, smoothing)
+        return token_losses(hidden, targets, self.lm.logits, head_is_trained, self.smoothing)

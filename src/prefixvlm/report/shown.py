@@ -76,7 +76,7 @@ def boxes(text: str) -> list[ShownBox]:
 
 
 def words(line: Prediction) -> list[Word]:
-    """The text of a prediction of tagging, which ends its prompt; none if words have spaces in them."""
+    """The text of a prediction of tagging, which ends its prompt."""
     said = line["prediction"].split()
     true = line["references"][0].split() if line["references"] else said
     text = line["prompt"].split()

@@ -25,7 +25,8 @@ def over_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dic
 
 
 def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dict[str, Any]:
-    names = reports[0]["scores"]
+    # A class that was not even predicted in one trial has no score there.
+    names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
     trials = {name: [report["scores"][name] for report in reports] for name in names}
     items = {
         id: {name: statistics.fmean(report["items"][id][name] for report in reports) for name in scores}
@@ -33,7 +34,9 @@ def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dic
     }
     keys = {p.id: p.key for p in predictions}
     intervals = {}
-    for name in reports[0]["intervals"]:
+    for name in names:
+        if name not in reports[0]["intervals"]:
+            continue
         chosen = [id for id in items if name in items[id]]
         if chosen:
             intervals[name] = bootstrap_interval([items[id][name] for id in chosen], [keys[id] for id in chosen])

@@ -25,9 +25,16 @@ class Locations:
         self.bins, self.digits = bins, len(str(bins - 1))
 
     def text(self, box: Box) -> str:
-        """ " 06 12 49 88": at most half a bin from the truth."""
-        edges = (round(edge * (self.bins - 1)) for edge in (box.x0, box.y0, box.x1, box.y1))
-        return "".join(f" {edge:0{self.digits}d}" for edge in edges)
+        """ " 06 12 49 88": at most half a bin from the truth; of a smaller box, one bin wide and high."""
+        (x0, x1), (y0, y1) = self._places(box.x0, box.x1), self._places(box.y0, box.y1)
+        return "".join(f" {edge:0{self.digits}d}" for edge in (x0, y0, x1, y1))
+
+    def _places(self, low: float, high: float) -> tuple[int, int]:
+        first, last = round(low * (self.bins - 1)), round(high * (self.bins - 1))
+        if first < last:
+            return first, last
+        first = min(int((low + high) / 2 * (self.bins - 1)), self.bins - 2)
+        return first, first + 1
 
     def box(self, text: str) -> Box | None:
         """The box that " circle 06 12 49 88" tells; None where its edges leave nothing in between."""
@@ -51,7 +58,7 @@ class Locations:
         numbers = [ids(f" {number:0{self.digits}d}") for number in range(self.bins)]
         names = [ids(f" {label}") for label in labels]
         stages = ([names] if names else []) + [numbers] * 4
-        several = ids(SEPARATOR) if max_boxes > 1 else []
+        several = ids(SEPARATOR) if names else []
         whole = "".join(f" {label}" for label in labels[:1]) + f" {0:0{self.digits}d}" * 4
         if ids(whole + SEPARATOR * bool(several)) != [i for texts in stages for i in texts[0]] + several:
             raise ValueError(

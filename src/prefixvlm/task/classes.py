@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from prefixvlm.metrics.classification import class_averages, class_report, confusion_matrix, roc_auc, top_k_accuracy
 from prefixvlm.task.prediction import Prediction, Score, mean, whole
 
+AVERAGES = "averages"  # what a report has beside the classes
+
 
 def check_classes(key: str, classes: Sequence[str]) -> None:
     """Raises ValueError unless these are two or more different texts."""
@@ -16,6 +18,8 @@ def check_classes(key: str, classes: Sequence[str]) -> None:
         raise ValueError(f"{key}.classes is {classes!r}; give two or more, each once")
     if wrong := [name for name in classes if not isinstance(name, str)]:
         raise ValueError(f"{key}.classes has {wrong[0]!r}, which is no text; put it in quotes")
+    if wrong := [name for name in classes if not name or name == AVERAGES]:
+        raise ValueError(f"{key}.classes has {wrong[0]!r}; a class has another name")
 
 
 def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Score]:
@@ -47,7 +51,7 @@ def class_details(predictions: Sequence[Prediction]) -> dict[str, Any]:
     found = class_report(guesses, truths)
     labels, counts = confusion_matrix(guesses, truths)
     return {
-        "classes": {**found.classes, "averages": found.averages},
+        "classes": {**found.classes, AVERAGES: found.averages},
         "confusion": {"labels": labels, "counts": counts},
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.sets import Thing, set_report
-from prefixvlm.task.classes import check_classes, class_details, class_scores
+from prefixvlm.task.classes import AVERAGES, check_classes, class_details, class_scores
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.prediction import Prediction, Score, group_names, whole
 
@@ -48,6 +48,8 @@ class ClassificationHead(HeadTask):
             raise ValueError(f"task.classification.classes has {joined[0]!r}; with multi_label none may have a comma")
         if unknown := set(class_weights or ()) - set(classes):
             raise ValueError(f"task.classification.class_weights names {min(unknown)!r}, which is none of its classes")
+        if wrong := [weight for weight in (class_weights or {}).values() if weight < 0]:
+            raise ValueError(f"task.classification.class_weights has {wrong[0]}; a weight is 0 or more")
         self.classes, self.label, self.multi_label = list(classes), label, multi_label
         self.weights = torch.tensor([float((class_weights or {}).get(name, 1)) for name in classes])
         self.binary = len(self.classes) == 2 and not multi_label
@@ -59,7 +61,7 @@ class ClassificationHead(HeadTask):
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Samples that do not say are predicted, not scored or trained on."""
         true = self._true(sample)
-        known = [] if true is None else [sorted(true) if self.multi_label else true]
+        known = [] if true is None else [sorted(set(true)) if self.multi_label else true]
         values: list[float] = []
         if true is not None:
             places = [float(name in true) for name in self.classes]
@@ -76,17 +78,18 @@ class ClassificationHead(HeadTask):
             )
         ]
 
-    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """A weight is of the items of its class; with multi_label, of its positives."""
+    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
+        """A weight is of the items of its class; with multi_label, of its positives. The mean is over items."""
         weights = self.weights.to(outputs.device)
+        smooth = values * (1 - smoothing) + smoothing / 2  # of what is true or not
         if self.multi_label:
-            each = F.binary_cross_entropy_with_logits(outputs, values, pos_weight=weights, reduction="none")
+            each = F.binary_cross_entropy_with_logits(outputs, smooth, pos_weight=weights, reduction="none")
             return each.mean(1)
         truth = values[:, 0].long()
         if self.binary:
-            each = F.binary_cross_entropy_with_logits(outputs[:, 0], values[:, 0], reduction="none")
+            each = F.binary_cross_entropy_with_logits(outputs[:, 0], smooth[:, 0], reduction="none")
         else:
-            each = F.cross_entropy(outputs, truth, reduction="none")
+            each = F.cross_entropy(outputs, truth, reduction="none", label_smoothing=smoothing)
         return each * weights[truth]
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:
@@ -109,7 +112,11 @@ class ClassificationHead(HeadTask):
 
         def over(draw: Any) -> dict[str, float]:
             averages = set_report([said[i] for i in draw], [true[i] for i in draw]).averages
-            return {f"{kind}_f1": 100 * found["f1"] for kind, found in averages.items()}
+            return {
+                f"{kind}_{name}": 100 * found[name]
+                for kind, found in averages.items()
+                for name in ("precision", "recall", "f1")
+            }
 
         return scores | whole(predictions, over)
 
@@ -119,7 +126,7 @@ class ClassificationHead(HeadTask):
         if not self.multi_label:
             return report | class_details(predictions)
         found = set_report(*_sets([p for p in predictions if p.references]))
-        return report | {"classes": {**found.classes, "averages": found.averages}}
+        return report | {"classes": {**found.classes, AVERAGES: found.averages}}
 
     def _true(self, sample: Sample) -> list[str] | None:
         """The sample's classes, None where it does not say. Raises ValueError for one that is not known."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prefixvlm.batch import LEARNED, Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.retrieval import KS, ranks
-from prefixvlm.model.head import RowHead
+from prefixvlm.model.head import RowHead, in_float32
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
@@ -36,7 +36,7 @@ class Pairs(nn.Module):
     def forward(self, model: PrefixLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the S captions and their images: float32[S, W] each, of length one; and the scale."""
         texts = self.text(model, batch, self.token)
-        images = self.image(model.features(batch.pixel_values).mean(1))[batch.paired]
+        images = in_float32(self.image, model.features(batch.pixel_values).mean(1))[batch.paired]
         return F.normalize(texts, dim=-1), F.normalize(images, dim=-1), self.scale
 
 
@@ -54,6 +54,8 @@ class Contrastive(HeadTask):
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"task.contrastive.width is {width}; set it to 1 or more")
         self.width = width
         self.decoding = {"method": "contrastive", "width": width}
 
@@ -74,7 +76,8 @@ class Contrastive(HeadTask):
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
         """InfoNCE in both directions, of each caption: float32[S]."""
         texts, images, scale = model.heads[self.name](model, batch)
-        logits = scale.exp().clamp_max(100) * texts @ images.T
+        with torch.autocast(texts.device.type, enabled=False):
+            logits = scale.exp().clamp_max(100) * texts @ images.T
         same = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
         wanted = same / same.sum(1, keepdim=True)
         return torch.stack([F.cross_entropy(way, wanted, reduction="none") for way in (logits, logits.T)]).mean(0)

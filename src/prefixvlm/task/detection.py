@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from prefixvlm.batch import Batch, Row
+from prefixvlm.batch import Batch, Row, Said
 from prefixvlm.data.fields import Box
 from prefixvlm.data.sample import Sample
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.detection import mean_average_precision
 from prefixvlm.model.closed import held_with_confidence
 from prefixvlm.model.prefix_lm import PrefixLM
@@ -33,9 +34,12 @@ class Detection(Task):
         self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 10, bins: int = 100
     ) -> None:
         check_classes("task.detection", classes)
-        if wrong := [name for name in classes if SEPARATOR in name or name[-1:].isdigit()]:
+        if wrong := [
+            name for name in classes if SEPARATOR in name or name[-1].isdigit() or name.split() != name.split(" ")
+        ]:
             raise ValueError(
-                f"task.detection.classes has {wrong[0]!r}; a label has no {SEPARATOR!r} and ends in no digit"
+                f"task.detection.classes has {wrong[0]!r}; a label has no {SEPARATOR!r}, ends in no digit, "
+                "and has single spaces between its words"
             )
         if max_boxes < 1:
             raise ValueError(f"task.detection.max_boxes is {max_boxes}; set it to 1 or more")
@@ -43,22 +47,32 @@ class Detection(Task):
         self.locations = Locations(bins, "task.detection")
         self.decoding = {"method": "grammar", "classes": len(self.classes), "max_boxes": max_boxes, "bins": bins}
 
+    def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
+        depth = self.locations.grammar(lm, self.prompt, self.classes, self.max_boxes).depth
+        if max_target_length is not None and depth > max_target_length:
+            raise ValueError(
+                f"{self.max_boxes} boxes take up to {depth} tokens; module.max_target_length is {max_target_length}: "
+                "set task.detection.max_boxes lower, or that higher"
+            )
+
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
+        if sample.boxes is None:
+            return []
         boxes = rng.sample(sample.boxes, min(len(sample.boxes), self.max_boxes))
         target = SEPARATOR.join(f" {self._label(sample, box)}{self.locations.text(box)}" for box in boxes)
-        return [Row((sample.image, self.prompt), target, sample.key)] if boxes else []
+        return [Row((sample.image, self.prompt), target or Said(), sample.key)]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """An image without boxes is one in which there is nothing."""
-        for box in sample.boxes:
+        """Samples that do not say are predicted, not scored or trained on; one with no box has nothing in it."""
+        for box in sample.boxes or ():
             self._label(sample, box)
-        truth = f"{SEPARATOR} ".join(written(box) for box in sample.boxes)
-        return [Row((sample.image, self.prompt), "", sample.key, sample.key, (truth,))]
+        known = [] if sample.boxes is None else [sample.boxes]
+        truths = tuple(f"{SEPARATOR} ".join(map(written, boxes)) for boxes in known)
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, truths)]
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        # One separator more than boxes is room for, so that several is the same text as one.
-        grammar = self.locations.grammar(model.lm, self.prompt, self.classes, max(2, self.max_boxes))
+        grammar = self.locations.grammar(model.lm, self.prompt, self.classes, self.max_boxes)
         predictions = []
         for part in batch.split(MAX_ROWS):
             said = held_with_confidence(model, part, [grammar] * len(part.rows))

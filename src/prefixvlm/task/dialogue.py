@@ -15,7 +15,7 @@ class Dialogue(Vqa):
 
     The turns are a sample's questions in their order. Training supervises every answer of `turns` of them in a row; an
     evaluation asks each after the true answers of the `turns` - 1 before it, as VisDial does.
-    separator: between an answer and the next question.
+    separator: between an answer and the next question. description: what asks for a caption, as the first turn.
     """
 
     name = "dialogue"
@@ -25,13 +25,14 @@ class Dialogue(Vqa):
         prompt: str = "Question: {question} Answer:",
         turns: int = 4,
         separator: str = "\n",
+        description: str | None = None,
         metric: str = "exact_match",
         decoding: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(prompt, metric=metric, decoding=decoding)
         if turns < 1:
             raise ValueError(f"task.dialogue.turns is {turns}; set it to 1 or more")
-        self.turns, self.separator = turns, separator
+        self.turns, self.separator, self.description = turns, separator, description
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         questions = self._questions(sample)
@@ -47,6 +48,11 @@ class Dialogue(Vqa):
         return [
             self._turn(sample, questions[max(0, last - self.turns + 1) : last + 1]) for last in range(len(questions))
         ]
+
+    def _questions(self, sample: Sample) -> tuple[Question, ...]:
+        if not self.description or not sample.captions:
+            return super()._questions(sample)
+        return (Question(f"{sample.key}-description", self.description, tuple(sample.captions)), *sample.questions)
 
     def _turn(
         self, sample: Sample, asked: Sequence[Question], target: str = "", rng: random.Random | None = None

@@ -10,6 +10,7 @@ import torch
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.fields import Box
 from prefixvlm.data.sample import Sample
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.model.closed import held
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.boxes import Locations, overlap, read, written
@@ -37,13 +38,16 @@ class Grounding(Task):
         self.locations = Locations(bins, "task.grounding")
         self.decoding = {"method": "grammar", "bins": bins}
 
+    def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
+        self.locations.grammar(lm, self.end)
+
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         return [
             replace(row, target=self.locations.text(read(row.references[0])[0][0])) for row in self.prompt_rows(sample)
         ]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        labels = [box.label for box in sample.boxes]
+        labels = [box.label for box in sample.boxes or ()]
         return [
             Row(
                 (sample.image, self.prompt.replace("{phrase}", box.label)),
@@ -52,7 +56,7 @@ class Grounding(Task):
                 f"{sample.key}-{number}",
                 (written(replace(box, label="")),),
             )
-            for number, box in enumerate(sample.boxes)
+            for number, box in enumerate(sample.boxes or ())
             if labels.count(box.label) == 1
         ]
 

@@ -20,7 +20,7 @@ class HeadTask(Task):
     """
 
     has_head = True
-    of_head: tuple[str, ...] = ("hidden_width", "pooling")  # the options that say what a trained head's numbers mean
+    of_head: tuple[str, ...] = ("hidden_width", "pooling")
     num_outputs: int
 
     def __init__(
@@ -34,7 +34,7 @@ class HeadTask(Task):
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
         assert batch.values is not None, "every row of this task has values"
-        return self.loss(model.heads[self.name](model, batch), batch.values)
+        return self.loss(model.heads[self.name](model, batch), batch.values, model.smoothing)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
@@ -45,8 +45,8 @@ class HeadTask(Task):
             for row in rows
         ]
 
-    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """outputs: float32[S, K]; values: float32[S, K'] -> float32[S]."""
+    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
+        """outputs: float32[S, K]; values: float32[S, K'] -> float32[S]. smoothing: of labels, where there are any."""
         raise TypeError(f"{type(self).__name__} does not define loss")
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
@@ -36,6 +37,8 @@ class Task:
     variant: str  # how predictions are compared with references; stands beside every score
     main_score: str  # the score whose items are `correct`
     needs_references = True
+    asks_of_all = True  # whether every sample has rows for it
+    of_head: tuple[str, ...] = ()  # the options that say what a trained head's numbers mean
     has_head = False  # whether it reads hidden states, by a head that is trained, in the place of text
     judges: Sequence[Callable[[Sequence[Prediction]], dict[str, Score]]] = ()  # each adds scores of its own
 
@@ -58,6 +61,9 @@ class Task:
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
         """What is trained for this task besides the mapper."""
         return None
+
+    def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
+        """Raises ValueError, before training, where the language model cannot be taught this task so."""
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
         """What training lessens, of each thing that is supervised: float32[number of them]."""

@@ -52,7 +52,7 @@ class Score:
 
 def check_references(predictions: Sequence[Prediction], task: str) -> None:
     """Raises ValueError if none of all predictions has what it is scored by."""
-    if not any(any(p.references) for p in predictions):
+    if not any(p.references for p in predictions):
         raise ValueError(
             f"no tested sample has what task {task} is scored by; set the shards or task.{task} to others, or in "
             "training test=false"

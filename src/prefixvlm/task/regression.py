@@ -51,21 +51,20 @@ class Regression(HeadTask):
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         return [replace(row, values=tuple((value - self.mean) / self.std for value in row.values))
-                for row in self.prompt_rows(sample)]  # fmt: skip
+                for row in self.prompt_rows(sample) if row.values]  # fmt: skip
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        if self.value not in sample.values and self.needs_references:
-            raise ValueError(f"sample {sample.key!r} has no value {self.value!r}; set task.regression.value")
+        """Samples that do not say are predicted, not scored or trained on."""
         truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
-        references = tuple(f"{value:g}" for value in truth)
+        references = tuple(f"{value:.9g}" for value in truth)
         return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, values=truth)]
 
-    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
         return self.error(outputs, values, reduction="none")[:, 0]
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:
         value = numbers[0] * self.std + self.mean
-        return self.judged(row, f"{value:g}", [value, *row.values])
+        return self.judged(row, f"{value:.9g}", [value, *row.values])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Nothing is simply right: within a tenth of a std counts as such in the report."""
@@ -73,7 +72,7 @@ class Regression(HeadTask):
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Mean absolute error, root of the mean square error, R^2, and the error of always saying the true mean."""
-        said, truth = np.array([p.values for p in predictions if p.values], dtype=np.float64).T
+        said, truth = np.array([p.values for p in predictions], dtype=np.float64).T
         errors = np.abs(said - truth)
         scores = {"mae": mean(predictions, errors.tolist())}
         scores |= whole(predictions, lambda draw: _of_all(said[draw], truth[draw]))
@@ -85,6 +84,7 @@ class Regression(HeadTask):
 
 
 def _of_all(said: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
-    spread = ((truth - truth.mean()) ** 2).sum()
+    """R^2 is 0 where all truths are the same."""
+    spread = ((truth - truth.mean()) ** 2).sum() if np.ptp(truth) else 0.0
     squared = (said - truth) ** 2
-    return {"rmse": float(np.sqrt(squared.mean())), "r2": float(1 - squared.sum() / spread) if spread else float("nan")}
+    return {"rmse": float(np.sqrt(squared.mean())), "r2": float(1 - squared.sum() / spread) if spread else 0.0}

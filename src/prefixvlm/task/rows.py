@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from prefixvlm.batch import Batch, Row
+from prefixvlm.batch import Batch, NothingToLearnError, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.few_shot import FewShot
 from prefixvlm.task.interface import Task
@@ -15,8 +15,9 @@ class TrainingRows:
     """Training rows of the samples of a batch.
 
     mixed: rows of every task, in a batch for those that make text and one for each head. Otherwise a batch is of one
-    task, drawn at random: its rows are of like length then, and hardly any of it is padding. What is drawn of a sample
-    does not depend on the others, so however a step's samples are shared out over ranks, they are trained on alike.
+    task, drawn at random: its rows are of like length then, and hardly any of it is padding; where it has no rows of
+    that task, of the next. What is drawn of a sample does not depend on the others, so however a step's samples are
+    shared out over ranks, they are trained on alike.
     """
 
     def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
@@ -25,20 +26,24 @@ class TrainingRows:
         self.mixed = mixed
 
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
-        chosen = list(self.tasks) if self.mixed else [rng.choice(list(self.tasks))]
+        first = rng.choice(list(self.tasks))
+        order = [first, *(name for name in self.tasks if name != first)]
         drawn = rng.random()
         own = [random.Random(f"{drawn} {sample.key}") for sample in samples]
         rows: dict[str, list[Row]] = {}
-        text = next((name for name in chosen if not self.tasks[name].has_head), "")
-        for name in chosen:
+        text = next((name for name in self.tasks if not self.tasks[name].has_head), "")
+        for name in self.tasks if self.mixed else order:
             task = self.tasks[name]
             for each, mine in zip(samples, own, strict=True):
-                rows.setdefault(name if task.has_head else text, []).extend(task.training_rows(each, mine))
+                of = text if self.mixed and not task.has_head else name
+                rows.setdefault(of, []).extend(task.training_rows(each, mine))
+            if not self.mixed and rows[name]:
+                break
         batches = [self.collate(each, True, name) for name, each in rows.items() if each]
         if not batches:
-            raise ValueError(
-                f"none of the samples from {samples[0].key} on has what task {', '.join(chosen)} is trained on; set "
-                "task or data.shards to another"
+            raise NothingToLearnError(
+                f"none of the samples from {samples[0].key} on has what task {', '.join(self.tasks)} is trained on; "
+                "set task or data.shards to another"
             )
         return batches if self.mixed else batches[0]
 

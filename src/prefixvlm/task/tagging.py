@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixvlm.batch import IGNORE_INDEX, Batch, Row
-from prefixvlm.data.fields import Tagged
+from prefixvlm.data.fields import BIO, Tagged
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.classification import class_report, confusion_matrix
 from prefixvlm.metrics.sets import set_report, spans
@@ -42,8 +42,10 @@ class Tagging(HeadTask):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(prompt, hidden_width, dropout)
-        if "O" not in tags or len(set(tags)) < len(tags):
-            raise ValueError(f"task.tagging.tags is {list(tags)!r}; give O, B-NAME and I-NAME, each once")
+        if "O" not in tags or len(set(tags)) < len(tags) or not all(map(BIO.fullmatch, tags)):
+            raise ValueError(
+                f"task.tagging.tags is {list(tags)!r}; give O, B-NAME and I-NAME, each once, without spaces"
+            )
         self.tags, self.with_image = list(tags), with_image
         self.num_outputs = len(self.tags)
         self.decoding = {"method": "head"}
@@ -61,7 +63,8 @@ class Tagging(HeadTask):
         """float32[number of words]."""
         assert batch.tags is not None, "every row of this task has tags"
         outputs = model.heads[self.name](model, batch)
-        return F.cross_entropy(outputs, batch.tags[batch.tags != IGNORE_INDEX], reduction="none")
+        tags = batch.tags[batch.tags != IGNORE_INDEX]
+        return F.cross_entropy(outputs, tags, reduction="none", label_smoothing=model.smoothing)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:

@@ -1,6 +1,7 @@
 """A model's tasks and another run's checkpoint go in; its tensors without the heads of other tasks come out."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from prefixvlm.task.interface import Task
 from prefixvlm.training.checkpoint import KEY
 
 HEADS = "model.heads."
+logger = logging.getLogger(__name__)
 
 
 def without_other_heads(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def without_other_heads(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]
     """
     stored = checkpoint["state_dict"]
     heads = {name.split(".")[2] for name in stored if name.startswith(HEADS)}
-    trained = (checkpoint.get(KEY, {}).get("config") or {}).get("task") or {}
+    trained = _trained_tasks(checkpoint)
     for name, task in tasks.items():
         if task.has_head and name not in heads:
             of = f" it was trained for {', '.join(trained)};" if trained else ""
@@ -33,19 +35,41 @@ def without_other_heads(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]
     return {**checkpoint, "state_dict": kept}
 
 
-def new_heads(state: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint with the heads in `state` that it has not."""
+def new_heads(state: Mapping[str, Tensor], checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """The checkpoint with the heads in `state` that it has not, or whose numbers meant something else."""
+    trained = _trained_tasks(checkpoint)
+    others = {name for name, task in tasks.items() if _differing(task, trained.get(name) or {})}
+    for name in sorted(others):
+        logger.warning("the head of task %s begins anew: another one was trained", name)
     own = {name: each for name, each in state.items() if name.startswith(HEADS)}
-    return {**checkpoint, "state_dict": own | checkpoint["state_dict"]}
+    stored = checkpoint["state_dict"]
+    kept = {
+        name: each for name, each in stored.items() if not (name.startswith(HEADS) and name.split(".")[2] in others)
+    }
+    config = {**_config(checkpoint), "task": {name: each for name, each in trained.items() if name not in others}}
+    about = {**checkpoint.get(KEY, {}), "config": config}
+    return {**checkpoint, "state_dict": own | kept, KEY: about}
 
 
 def _check_options(name: str, task: Task, trained: Mapping[str, Any]) -> None:
     """What the head's numbers mean is what they meant in training."""
+    for key, (ours, theirs) in _differing(task, trained).items():
+        raise ValueError(
+            f"the checkpoint's head of task {name} was trained with {key}={theirs}, but here task.{name}.{key} is "
+            f"{ours}; set it to that, or leave task out in an evaluation"
+        )
+
+
+def _differing(task: Task, trained: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options of the head that are others than in training, with both values."""
     parameters = inspect.signature(type(task)).parameters
-    for key in getattr(task, "of_head", ()) if trained else ():
-        ours, theirs = getattr(task, key), trained.get(key, parameters[key].default)
-        if ours != theirs:
-            raise ValueError(
-                f"the checkpoint's head of task {name} was trained with {key}={theirs}, but here task.{name}.{key} is "
-                f"{ours}; set it to that, or leave task out in an evaluation"
-            )
+    pairs = {key: (getattr(task, key), trained.get(key, parameters[key].default)) for key in task.of_head if trained}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _config(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    return checkpoint.get(KEY, {}).get("config") or {}
+
+
+def _trained_tasks(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _config(checkpoint).get("task") or {}

@@ -57,21 +57,12 @@ class PrefixModule(LightningModule):
         sizes = (lm.state_width, lm.width, encoder.feature_width)
         heads = {name: head for name, each in self.tasks.items() if (head := each.head(*sizes)) is not None}
         self.model = PrefixLM(encoder, mapper, lm, heads, feature_noise, label_smoothing)
-        self.optim = optim
+        self.optim, self.max_target_length = optim, max_target_length
         collate = Collator(
-            encoder.transform,
-            lm.tokenizer,
-            mapper.prefix_length,
-            lm.bos_ids,
-            lm.eos_id,
-            lm.pad_id,
-            max_target_length=max_target_length,
-            max_positions=lm.max_positions,
-            reads_features=encoder.identity is not None,
-            start_ids=lm.start_ids,
-            end_ids=lm.end_ids,
-            chat=lm.chat,
-        )
+            encoder.transform, lm.tokenizer, mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
+            max_target_length=max_target_length, max_positions=lm.max_positions,
+            reads_features=encoder.identity is not None, start_ids=lm.start_ids, end_ids=lm.end_ids, chat=lm.chat,
+        )  # fmt: skip
         self.train_collate = TrainingRows(self.tasks, collate)
         self.val_collate = TrainingRows(self.tasks, collate, mixed=True)
         self.test_collates = {name: PromptRows(each, collate) for name, each in self.tasks.items()}
@@ -86,6 +77,10 @@ class PrefixModule(LightningModule):
         self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.predictions: dict[str, list[Prediction]] = {}
         self.reports: dict[str, dict[str, Any]] = {}
+
+    def setup(self, stage: str) -> None:
+        for task in self.tasks.values() if stage == "fit" else ():
+            task.check(self.model.lm, self.max_target_length)
 
     def configure_optimizers(self) -> Any:
         return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
@@ -132,7 +127,13 @@ class PrefixModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # The metric sums over ranks and tokens; a mean of the ranks' means would be wrong where they differ in size.
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        loss = self.val_loss.compute()
+        if loss.isnan() and not self.val_loss.weight:
+            raise ValueError(
+                f"no validation sample has what task {', '.join(self.tasks)} is trained on; set task or data.shards to "
+                "another"
+            )
+        self.log("val/loss", loss, prog_bar=True)
         self.val_loss.reset()
         trainer = self.trainer
         number = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
@@ -161,7 +162,7 @@ class PrefixModule(LightningModule):
         """Gather every task's predictions, score them on rank 0, log the scores."""
         for (name, task), loader, number in zip(self.tasks.items(), loaders, num_batches, strict=False):
             whole = number >= len(loader)  # not where the trainer was told to stop early
-            counted = whole and getattr(task, "asks_of_all", True)
+            counted = whole and task.asks_of_all
             gathered = gather_by_id(self.predictions[name], loader.num_samples if counted else None)
             gathered = self.predictions[name] = task.settle(gathered)
             if stage == "test" and whole and task.needs_references:
@@ -208,7 +209,7 @@ class PrefixModule(LightningModule):
     def start_from(self, path: str) -> None:
         """Begin with the trained tensors of another run's checkpoint, and new heads where it has none; remember it."""
         checkpoint = load(path)
-        self.load_trained(new_heads(trained_state(self), checkpoint))
+        self.load_trained(new_heads(trained_state(self), checkpoint, self.tasks))
         self.lineage = lineage(path, checkpoint)
 
     def _check(self, checkpoint: dict[str, Any]) -> None:
