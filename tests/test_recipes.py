@@ -1,0 +1,49 @@
+"""Recipes of the literature with small parts in the place of large ones: each trains, and can be asked."""
+
+import pytest
+
+from prefixvlm.data.sources import easy_vqa
+from prefixvlm.data.writer import write_shards
+from prefixvlm.training.checkpoint import load
+from tests.test_end_to_end import CLIP, SIZES, run, tiny_clip, tiny_gpt2
+
+VIT = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}
+TRAINED = {  # parts of the model whose weights the checkpoint holds
+    "clipcap_mlp": {"mapper"},
+    "clipcap_transformer_tuned": {"mapper", "lm"},
+    "frozen": {"encoder", "mapper"},
+    "frozen_blind": {"encoder", "mapper"},
+    "limber_linear": {"mapper"},
+    "magma": {"encoder", "mapper", "lm"},
+    "fromage": {"mapper", "heads"},
+    "llava_stage1": {"mapper"},
+    "qformer": {"mapper"},
+}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+
+    def first(split):
+        samples = easy_vqa.samples(split)
+        return [next(samples) for _ in range(SIZES[split])]
+
+    write_shards({split: first(split) for split in SIZES}, folder / "shards", "easy-VQA", "none")
+    return [
+        f"data.shards={folder}/shards", "encoder=clip_tiny",
+        f"encoder.model_name=local-dir:{tiny_clip(folder / 'clip', config=VIT)}", "encoder.pretrained=null",
+        "encoder.image_size=null", "lm=gpt2", f"lm.name={tiny_gpt2(folder / 'gpt2')}", "lm.dtype=float32",
+        "data.batch_size=4", "data.limit_val_predictions=2", "trainer.max_steps=3", "trainer.val_check_interval=3",
+        "callbacks=default", "logger=csv", "test=false",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", TRAINED)
+def test_it_trains_what_it_says(parts, recipe, tmp_path):
+    small = {"qformer": ["mapper.width=32", "mapper.num_heads=2", "mapper.num_layers=1"]}.get(recipe, [])
+    run("train.py", f"experiment={recipe}", *parts, *small, f"hydra.run.dir={tmp_path}")
+    checkpoint = load(tmp_path / "checkpoints" / "best.ckpt")
+    assert checkpoint["global_step"] == 3
+    assert {name.split(".")[1] for name in checkpoint["state_dict"]} == TRAINED[recipe]
+    assert (tmp_path / "csv" / "metrics.csv").read_text().count("\n") > 3
