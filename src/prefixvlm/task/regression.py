@@ -56,7 +56,7 @@ class Regression(HeadTask):
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Samples that do not say are predicted, not scored or trained on."""
         truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
-        references = tuple(f"{value:.9g}" for value in truth)
+        references = tuple(_written(value) for value in truth)
         return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, values=truth)]
 
     def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
@@ -64,7 +64,7 @@ class Regression(HeadTask):
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:
         value = numbers[0] * self.std + self.mean
-        return self.judged(row, f"{value:.9g}", [value, *row.values])
+        return self.judged(row, _written(value), [value, *row.values])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Nothing is simply right: within a tenth of a std counts as such in the report."""
@@ -81,6 +81,11 @@ class Regression(HeadTask):
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         return super().report(predictions) | {"shown_as": "numbers"}
+
+
+def _written(value: float) -> str:
+    """Six digits, or all before the point where these are more."""
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
 def _of_all(said: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
