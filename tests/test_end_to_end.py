@@ -45,18 +45,23 @@ def tiny_gpt2(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    """Overrides that name small parts."""
-    folder = tmp_path_factory.mktemp("parts")
+def easy_shards(folder: Path) -> Path:
+    """The first few of easy-VQA's samples in each split."""
 
     def first(split):
         samples = easy_vqa.samples(split)
         return [next(samples) for _ in range(SIZES[split])]
 
     write_shards({s: first(s) for s in SIZES}, folder / "shards", "easy-VQA", "none", samples_per_shard=16)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Overrides that name small parts."""
+    folder = tmp_path_factory.mktemp("parts")
     return [
-        f"data.shards={folder}/shards",
+        f"data.shards={easy_shards(folder)}",
         f"encoder.model_name=local-dir:{tiny_clip(folder / 'clip')}",
         "lm=gpt2",
         f"lm.name={tiny_gpt2(folder / 'gpt2')}",

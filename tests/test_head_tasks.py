@@ -19,7 +19,7 @@ from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import load
 from tests.conftest import WIDTH, byte_tokenizer
-from tests.test_end_to_end import SIZES, read, run, tiny_clip
+from tests.test_end_to_end import easy_shards, read, run, tiny_clip
 from tests.test_runs import end
 from tests.training.test_last import equal
 
@@ -52,20 +52,14 @@ SCORES = {
 def parts(tmp_path_factory):
     """Overrides that name small parts; the language model has room for a dialogue in bytes."""
     folder = tmp_path_factory.mktemp("parts")
-
-    def first(split):
-        samples = easy_vqa.samples(split)
-        return [next(samples) for _ in range(SIZES[split])]
-
-    write_shards({s: first(s) for s in SIZES}, folder / "shards", "easy-VQA", "none", samples_per_shard=16)
     torch.manual_seed(0)
     size = {"vocab_size": 257, "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256, "n_positions": 512}
     lm = GPT2LMHeadModel(GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, initializer_range=0.3, **size))
     lm.save_pretrained(folder / "gpt2")
     byte_tokenizer().save_pretrained(folder / "gpt2")
-    clip = tiny_clip(folder / "clip")
+    shards, clip = easy_shards(folder), tiny_clip(folder / "clip")
     return [
-        f"data.shards={folder}/shards", f"encoder.model_name=local-dir:{clip}", "lm=gpt2", f"lm.name={folder}/gpt2",
+        f"data.shards={shards}", f"encoder.model_name=local-dir:{clip}", "lm=gpt2", f"lm.name={folder}/gpt2",
         "lm.dtype=float32", "mapper=linear", "mapper.prefix_length=4", "data.batch_size=8", "logger=csv",
     ]  # fmt: skip
 

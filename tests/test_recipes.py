@@ -2,10 +2,8 @@
 
 import pytest
 
-from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.writer import write_shards
 from prefixvlm.training.checkpoint import load
-from tests.test_end_to_end import CLIP, SIZES, run, tiny_clip, tiny_gpt2
+from tests.test_end_to_end import CLIP, easy_shards, run, tiny_clip, tiny_gpt2
 
 VIT = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}
 TRAINED = {  # parts of the model whose weights the checkpoint holds
@@ -24,14 +22,8 @@ TRAINED = {  # parts of the model whose weights the checkpoint holds
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
-
-    def first(split):
-        samples = easy_vqa.samples(split)
-        return [next(samples) for _ in range(SIZES[split])]
-
-    write_shards({split: first(split) for split in SIZES}, folder / "shards", "easy-VQA", "none")
     return [
-        f"data.shards={folder}/shards", "encoder=clip_tiny",
+        f"data.shards={easy_shards(folder)}", "encoder=clip_tiny",
         f"encoder.model_name=local-dir:{tiny_clip(folder / 'clip', config=VIT)}", "encoder.pretrained=null",
         "encoder.image_size=null", "lm=gpt2", f"lm.name={tiny_gpt2(folder / 'gpt2')}", "lm.dtype=float32",
         "data.batch_size=4", "data.limit_val_predictions=2", "trainer.max_steps=3", "trainer.val_check_interval=3",
