@@ -6,6 +6,7 @@ after 0, 1 and 4 demonstrations. A finished stage is not done again; delete outp
 """
 
 import argparse
+import csv
 import os
 import statistics
 import sys
@@ -66,8 +67,9 @@ def stages(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def summarise(model: str, seeds: list[int]) -> dict[str, Any]:
-    """Accuracy in percent by the number of shots, of each seed; that of "what" questions by themselves."""
-    found: dict[str, Any] = {}
+    """Accuracy in percent by the number of shots, of each seed; that of "what" questions by themselves; and captions
+    that are exactly right, of the run's first validation images at its end."""
+    found: dict[str, Any] = {"captions": [captions(OUT / f"{model}_{seed}") for seed in seeds]}
     for shots in SHOTS:
         reports = [
             read_json(OUT / f"{model}_{seed}" / f"{shots}_shots" / "metrics.json")["tasks"]["vqa"] for seed in seeds
@@ -81,13 +83,20 @@ def summarise(model: str, seeds: list[int]) -> dict[str, Any]:
     return found
 
 
+def captions(run: Path) -> float:
+    with (run / "csv" / "metrics.csv").open() as file:
+        told = [row["val/captioning_exact_match"] for row in csv.DictReader(file)]
+    return float([each for each in told if each][-1])
+
+
 def print_table(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
     print(f"\nAccuracy in percent on {table['frozen']['num_questions']} questions about {options.images} test images, "
           f"trained on captions only: mean and standard deviation of seeds {options.seeds}")  # fmt: skip
-    print("| | " + " | ".join(f'{shots} shots | of these "what"' for shots in SHOTS) + " |")
-    print("|---" * (1 + 2 * len(SHOTS)) + "|")
+    shots_of = {shots: f"{shots} shot{'s' * (shots != 1)}" for shots in SHOTS}
+    print("| | captions | " + " | ".join(f'{name} | of these "what"' for name in shots_of.values()) + " |")
+    print("|---" * (2 + 2 * len(SHOTS)) + "|")
     for model, found in table.items():
-        cells = [found[f"{shots}_shots{part}"] for shots in SHOTS for part in ("", "_what")]
+        cells = [found["captions"], *(found[f"{shots}_shots{part}"] for shots in SHOTS for part in ("", "_what"))]
         print(f"| {model} | " + " | ".join(map(spread, cells)) + " |")
 
 

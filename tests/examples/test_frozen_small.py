@@ -39,6 +39,9 @@ def test_the_table_has_means_and_spreads_of_what_was_seen_or_blind(frozen_small,
     monkeypatch.chdir(tmp_path)
     for model, shift in (("frozen", 0), ("blind", 20), ("scratch", 40)):
         for seed in (0, 1):
+            history = Path("outputs/frozen_small") / f"{model}_{seed}" / "csv" / "metrics.csv"
+            history.parent.mkdir(parents=True)
+            history.write_text("step,val/captioning_exact_match\n1,25.0\n2,50.0\n3,\n")
             for shots in (0, 1, 4):
                 scores = {"accuracy": shift + shots + 2 * seed, "accuracy_what": shift}
                 black = {"accuracy": 90.0 + seed, "accuracy_what": 80.0}
@@ -50,9 +53,10 @@ def test_the_table_has_means_and_spreads_of_what_was_seen_or_blind(frozen_small,
                 write_json(folder / "metrics.json", {"tasks": {"vqa": report}})
     table = {model: frozen_small["summarise"](model, [0, 1]) for model in frozen_small["MODELS"]}
     assert table["frozen"]["4_shots"] == [4, 6]
+    assert table["frozen"]["captions"] == [50.0, 50.0]
     assert table["frozen"]["0_shots_black"] == [90, 91]
     assert table["blind"]["4_shots"] == [90, 91]
     frozen_small["print_table"](table, frozen_small["parser"]().parse_args(["--seeds", "0", "1"]))
     said = capsys.readouterr().out
     assert "480 questions about 50 test images" in said
-    assert "| frozen | 1.0 +- 1.4 | 0.0 +- 0.0 | 2.0 +- 1.4 |" in said
+    assert "| frozen | 50.0 +- 0.0 | 1.0 +- 1.4 | 0.0 +- 0.0 | 2.0 +- 1.4 |" in said

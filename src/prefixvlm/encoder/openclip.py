@@ -1,6 +1,9 @@
 """An open_clip model's name in, its image tower as an encoder out."""
 
 import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,17 @@ def _preprocessing(model_name: str) -> dict[str, Any]:
     return wanted[0] if wanted and all(each == wanted[0] for each in wanted) else {}
 
 
+@contextmanager
+def _no_warning_of_random_weights(wanted: bool) -> Iterator[None]:
+    """Where they are what is wanted."""
+    if wanted:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def load_clip(
     model_name: str,
     pretrained: str | None,
@@ -158,18 +172,19 @@ def load_clip(
     try:
         config = open_clip.get_model_config(model_name) or {}
         resnet = isinstance(config.get("vision_cfg", {}).get("layers"), list)
-        return open_clip.create_model(
-            model_name,
-            pretrained=None if empty else pretrained,
-            load_weights=not empty,
-            device="meta" if on_meta() else "cpu",
-            force_image_size=None if resnet else image_size,
-            pretrained_text=False,
-            # A repository without weights would otherwise be a random model and a warning.
-            require_pretrained=not empty and (pretrained is not None or model_name.startswith((LOCAL, HUB))),
-            force_preprocess_cfg=_preprocessing(model_name),
-            weights_only=True,
-        )
+        with _no_warning_of_random_weights(empty):
+            return open_clip.create_model(
+                model_name,
+                pretrained=None if empty else pretrained,
+                load_weights=not empty,
+                device="meta" if on_meta() else "cpu",
+                force_image_size=None if resnet else image_size,
+                pretrained_text=False,
+                # A repository without weights would otherwise be a random model and a warning.
+                require_pretrained=not empty and (pretrained is not None or model_name.startswith((LOCAL, HUB))),
+                force_preprocess_cfg=_preprocessing(model_name),
+                weights_only=True,
+            )
     except LOAD_ERRORS as error:
         raise ValueError(
             f"{pretrained_key} is {pretrained}, but its weights could not be loaded into {model_name} "
