@@ -270,8 +270,8 @@ def test_what_eval_cannot_do_is_one_sentence(trained, bare, tmp_path, name, opti
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("classification", "has what task classification is trained on; set task or data.shards to another"),
-        ("regression", "has what task regression is trained on; set task or data.shards to another"),
+        ("classification", "has what task classification is trained on; set the task's options, task or"),
+        ("regression", "has what task regression is trained on; set the task's options, task or"),
     ],
 )
 def test_what_train_cannot_do_is_one_sentence(parts, bare, tmp_path, task, message):

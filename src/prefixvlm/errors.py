@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 P = ParamSpec("P")
 ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -77,7 +78,9 @@ def quoted(text: str) -> str:
 
 
 def _print(error: Exception, conf: Path | None = None) -> None:
-    """The sentence and, where the error has notes, what to do."""
+    """The sentence on a line of its own and, where the error has notes, what to do."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
     print(f"error: {sentence(error, conf)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
@@ -96,6 +99,9 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
         return f"{found[1]} has no value; set it as {found[1]}=VALUE"
     if found := re.search(r"Could not (?:override|append to config)\. No match for (\S+)", message):
         return _unknown_key(found[1], conf)
+    if found := re.match(r"Error merging override (.*)", message):
+        reason = str(error.__cause__ or "").splitlines()
+        return f"{found[1]} does not fit" + (f": {reason[0]}" if reason else "")
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     text = lines[0] if lines else type(error).__name__
@@ -146,4 +152,6 @@ def _unknown_choice(error: MissingConfigException) -> str:
     wrong = str(error.missing_cfg_file or "")
     axis, _, choice = wrong.rpartition("/")
     options = [str(option) for option in error.options or []]
+    if not options:
+        return f"there is no {axis or 'configuration'} {choice!r}; --help lists the choices"
     return f"there is no {axis or 'configuration'} {choice!r}" + nearest(choice, options, f"{axis}=" if axis else "")

@@ -102,6 +102,13 @@ def test_what_is_refused(options, message):
         Detection(**options)
 
 
+def test_one_class_is_enough():
+    task = Detection(["a"], prompt="Things:", bins=10)
+    model = tiny_model("gpt2")
+    batch = collator_of(model)(task.prompt_rows(Sample("k", BLACK)), supervised=False)
+    assert all(box.label == "a" for box, _ in read(task.predict(model, batch)[0].prediction, confidences=True))
+
+
 def test_more_boxes_than_a_target_has_room_for_are_refused_before_training():
     task = Detection(["a", "b"], max_boxes=9)
     with pytest.raises(ValueError, match=r"9 boxes take up to \d+ tokens; module.max_target_length is 40: set task.de"):

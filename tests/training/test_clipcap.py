@@ -216,7 +216,7 @@ class Code:
 def test_objects_in_the_file_are_refused(tmp_path, imported):
     state = weights_of("small", "mlp")
     for content in ({**state, "code": Code()}, gpt2_of("small")):
-        with pytest.raises(ValueError, match=r"weights\.pt is no file of tensors"):
+        with pytest.raises(ValueError, match=r"weights\.pt is damaged, or holds more than tensors"):
             imported(content)
     assert not (tmp_path / "out").exists()
 

@@ -70,3 +70,10 @@ def test_a_run_begins_a_head_that_was_not_trained(tmp_path, monkeypatch):
     checkpoint, module = checkpoint_of(module_of(1, tasks={"captioning": Captioning()})), made(seed=2)
     start_from(module, checkpoint, tmp_path, monkeypatch)
     assert torch.equal(module.model.mapper.linear.weight, checkpoint["state_dict"]["model.mapper.linear.weight"])
+
+
+def test_a_run_goes_on_with_its_own_tasks_alone():
+    checkpoint = checkpoint_of(made(seed=1))
+    with pytest.raises(ValueError, match="the run in this folder trains task kind, size, not size; set hydra.run.dir"):
+        made(size=Regression("size")).on_load_checkpoint(checkpoint)
+    made().on_load_checkpoint(checkpoint)

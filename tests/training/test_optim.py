@@ -81,3 +81,9 @@ def test_the_language_model_s_own_rate_and_no_decay_on_what_is_one_long():
     ]
     groups = Optim(torch.optim.AdamW, lr=1.0, lm_lr=0.0).build(named, 10)["optimizer"].param_groups
     assert {g["name"]: g["initial_lr"] for g in groups} == {"mapper": 1.0, "heads": 1.0, "lm": 0.0}
+
+
+@pytest.mark.parametrize("key", ["lr", "weight_decay", "warmup_steps", "encoder_lr", "lm_lr"])
+def test_less_than_nothing_is_refused(key):
+    with pytest.raises(ValueError, match=rf"optim.{key} is -1; set it to 0 or more"):
+        Optim(torch.optim.AdamW, **{"lr": 0.1, key: -1})

@@ -23,10 +23,10 @@ def test_each_part_says_how_much_of_it_trains_and_how_fast():
     optim = Optim(torch.optim.AdamW, lr=8e-4, encoder_lr=2e-6, lm_lr=1e-3, weight_decay=0.1)
     module = PrefixModule(encoder, TinyMapper(lm.width), lm, {"captioning": WithHead()}, optim)
     assert what_trains(module, ["adapters"]) == [
-        "encoder               0.00 M trained      0.00 M frozen   learning rate 2e-06, weight decay 0.1",
-        "mapper                0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
-        "lm: adapters          0.00 M trained      0.04 M frozen   learning rate 0.001, weight decay 0.1",
-        "heads.captioning      0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
+        "encoder                       0.00 M trained      0.00 M frozen   learning rate 2e-06, weight decay 0.1",
+        "mapper                        0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
+        "lm: adapters                  0.00 M trained      0.04 M frozen   learning rate 0.001, weight decay 0.1",
+        "heads.captioning              0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
     ]
 
 
@@ -36,7 +36,7 @@ def test_what_is_frozen_has_no_rate():
         MeanEncoder(), TinyMapper(lm.width), lm, {"captioning": Captioning()}, Optim(torch.optim.SGD, lr=1.0)
     )
     assert what_trains(module) == [
-        "encoder               0.00 M trained      0.00 M frozen",
-        "mapper                0.00 M trained      0.00 M frozen   learning rate 1, weight decay 0",
-        "lm                    0.00 M trained      0.04 M frozen",
+        "encoder                       0.00 M trained      0.00 M frozen",
+        "mapper                        0.00 M trained      0.00 M frozen   learning rate 1, weight decay 0",
+        "lm                            0.00 M trained      0.04 M frozen",
     ]

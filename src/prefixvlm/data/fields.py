@@ -69,7 +69,9 @@ def box(content: object) -> Box:
     """{"label": "circle", "box": [x0, y0, x1, y1]}, in shares of the image."""
     if not isinstance(content, dict) or not isinstance(content.get("box"), list) or len(content["box"]) != 4:
         raise ValueError(f"a box is {content!r:.80}; it must be an object with a label and a box of four numbers")
-    (label,) = texts([content.get("label")], "the label of a box")
+    label = content.get("label")
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"the label of a box is {label!r:.80}; it must be a text")
     x0, y0, x1, y1 = (_number(value, "an edge of a box") for value in content["box"])
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError(
@@ -124,8 +126,8 @@ def list_of(content: Mapping[str, object], name: str) -> list[object]:
 def names(content: Mapping[str, object], name: str) -> dict[str, str]:
     """A flat object of texts."""
     value = content.get(name, {})
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"{name} is {value!r:.80}; it must be an object of texts")
     return dict(zip(value, texts(list(value.values()), name), strict=True))
 
 

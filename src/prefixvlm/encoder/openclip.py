@@ -94,7 +94,7 @@ def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tup
         if not (folder / "open_clip_config.json").is_file() or not weights:
             raise ValueError(
                 f"{name_key} is {model_name}, but {folder} does not hold an open_clip_config.json and weights: "
-                f"make it with `python train.py experiment=clip_pretrain`, or set {name_key}"
+                f"make it with `python train.py experiment=clip_pretrain module.out={folder}`, or set {name_key}"
             )
         if pretrained is not None:
             raise ValueError(

@@ -1,5 +1,6 @@
 """The name of a quantisation goes in; what transformers' from_pretrained needs for it comes out."""
 
+import logging
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 ACCEPTED = ("int8", "nf4")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on some CPUs it misses a kernel, also where peft imports it
 
 
 def options_of(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="PNG, JPEG or WebP")
@@ -17,7 +19,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phrase", action="append", default=[], metavar="TEXT", help="to find, by grounding; several may be"
     )
-    parser.add_argument("--text", metavar="TEXT", help="words to tag, by tagging")
+    parser.add_argument("--text", metavar="TEXT", help="words to tag, by tagging; a word with O is printed alone")
     parser.add_argument("--out", type=Path, metavar="PICTURE", help="the image with the boxes that were found in it")
     parser.set_defaults(run=_predict)
 
@@ -31,6 +33,10 @@ def _predict(arguments: argparse.Namespace) -> None:
     _ = asked.kind  # an error before anything is loaded
     if arguments.out and len(arguments.images) != 1:
         raise ValueError(f"--out is of one image; there are {len(arguments.images)}")
+    if arguments.out and (arguments.out.suffix.lower() not in PICTURES or not arguments.out.parent.is_dir()):
+        raise ValueError(
+            f"--out is {arguments.out}; it must end in {', '.join(PICTURES)} and be in a folder that is there"
+        )
     predictor = Predictor(arguments.ckpt)
     task = predictor.task(asked, arguments.task)
     answers = predictor.answers(arguments.images, asked, arguments.task)

@@ -12,10 +12,10 @@ from prefixvlm.task.prediction import Prediction, Score, mean, whole
 AVERAGES = "averages"  # what a report has beside the classes
 
 
-def check_classes(key: str, classes: Sequence[str]) -> None:
-    """Raises ValueError unless these are two or more different texts."""
-    if not classes or len(set(classes)) < 2 or len(set(classes)) < len(classes):
-        raise ValueError(f"{key}.classes is {classes!r}; give two or more, each once")
+def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
+    """Raises ValueError unless these are so many different texts, or more."""
+    if not classes or len(set(classes)) < least or len(set(classes)) < len(classes):
+        raise ValueError(f"{key}.classes is {classes!r}; give {least} or more, each once")
     if wrong := [name for name in classes if not isinstance(name, str)]:
         raise ValueError(f"{key}.classes has {wrong[0]!r}, which is no text; put it in quotes")
     if wrong := [name for name in classes if not name or name == AVERAGES]:

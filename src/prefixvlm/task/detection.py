@@ -33,7 +33,7 @@ class Detection(Task):
     def __init__(
         self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 10, bins: int = 100
     ) -> None:
-        check_classes("task.detection", classes)
+        check_classes("task.detection", classes, least=1)
         if wrong := [
             name for name in classes if SEPARATOR in name or name[-1].isdigit() or name.split() != name.split(" ")
         ]:

@@ -43,7 +43,7 @@ class TrainingRows:
         if not batches:
             raise NothingToLearnError(
                 f"none of the samples from {samples[0].key} on has what task {', '.join(self.tasks)} is trained on; "
-                "set task or data.shards to another"
+                "set the task's options, task or data.shards to others"
             )
         return batches if self.mixed else batches[0]
 

@@ -64,8 +64,7 @@ def read_clipcap(path: Path) -> ClipCap:
     except FileNotFoundError:
         raise
     except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise ValueError(f"{path} is no file of tensors, or a damaged one ({reason})") from error
+        raise ValueError(f"{path} is damaged, or holds more than tensors, which is not read") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise refusal(path, "it holds something else than named tensors")
     gpt2, found = _under("gpt.", state), _under("clip_project.", state)

@@ -35,6 +35,16 @@ def without_other_heads(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]
     return {**checkpoint, "state_dict": kept}
 
 
+def check_tasks(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
+    """Raises ValueError if a run is to go on with other tasks than it began with."""
+    trained = _trained_tasks(checkpoint)
+    if trained and trained.keys() != tasks.keys():
+        raise ValueError(
+            f"the run in this folder trains task {', '.join(trained)}, not {', '.join(tasks)}; set hydra.run.dir to "
+            "another folder, or resume=never"
+        )
+
+
 def new_heads(state: Mapping[str, Tensor], checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, Any]:
     """The checkpoint with the heads in `state` that it has not, or whose numbers meant something else."""
     trained = _trained_tasks(checkpoint)

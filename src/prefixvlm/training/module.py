@@ -23,7 +23,7 @@ from prefixvlm.training import rng
 from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors, lineage, load
 from prefixvlm.training.ema import AVERAGED
 from prefixvlm.training.gather import gather_by_id, on_rank_zero
-from prefixvlm.training.heads import new_heads, without_other_heads
+from prefixvlm.training.heads import check_tasks, new_heads, without_other_heads
 from prefixvlm.training.logger import log_predictions
 from prefixvlm.training.optim import Optim
 
@@ -130,8 +130,8 @@ class PrefixModule(LightningModule):
         loss = self.val_loss.compute()
         if loss.isnan() and not self.val_loss.weight:
             raise ValueError(
-                f"no validation sample has what task {', '.join(self.tasks)} is trained on; set task or data.shards to "
-                "another"
+                f"no validation sample has what task {', '.join(self.tasks)} is trained on; set the task's options, "
+                "task or data.shards to others"
             )
         self.log("val/loss", loss, prog_bar=True)
         self.val_loss.reset()
@@ -195,6 +195,7 @@ class PrefixModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_tasks(checkpoint, self.tasks)
         self._check(checkpoint)
         rng.restore(checkpoint[KEY]["rng"], self.global_rank)  # dropout goes on where it was
         self.lineage = checkpoint[KEY]["lineage"]

@@ -33,6 +33,16 @@ class Optim:
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"optim.schedule is {schedule!r}; accepted are {', '.join(SCHEDULES)}")
+        given = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup_steps,
+            "encoder_lr": encoder_lr,
+            "lm_lr": lm_lr,
+        }
+        for key, value in given.items():
+            if value is not None and value < 0:
+                raise ValueError(f"optim.{key} is {value}; set it to 0 or more")
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay

@@ -1,6 +1,7 @@
 """What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
 
 import json
+import shutil
 import signal
 import sys
 import warnings
@@ -70,7 +71,7 @@ def what_trains(module: LightningModule, tuned: Iterable[str] = ()) -> list[str]
     for name, part in _parts(getattr(module, "model", module)):
         trained, frozen = count_parameters(part)
         shown = f"lm: {', '.join(tuned)}" if name == "lm" and tuned else name
-        line = f"{shown:16} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen"
+        line = f"{shown:24} {trained / 1e6:9.2f} M trained {frozen / 1e6:9.2f} M frozen"
         if of_part := [groups[id(p)] for p in part.parameters() if p.requires_grad]:
             decay = max(group["weight_decay"] for group in of_part)
             line += f"   learning rate {of_part[0]['lr']:g}, weight decay {decay:g}"
@@ -99,6 +100,9 @@ def finish_fit(
             return float(callback.best_model_score)
     if monitor not in trainer.callback_metrics:
         trainer.validate(module, data, verbose=False)
+    if trainer.is_global_zero and _monitoring(trainer):  # the last is the best of one
+        shutil.copyfile(last, partial := last.with_name(".best.ckpt.tmp"))
+        partial.replace(last.with_name("best.ckpt"))
     value = trainer.callback_metrics.get(monitor)
     return None if value is None else float(value)
 
@@ -132,7 +136,7 @@ def examples(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
 def print_scores(module: Any) -> None:
     for name, report in module.reports.items() if module.global_rank == 0 else ():
         for score, value in report["scores"].items():
-            print(f"test {name:12} {score:16} {value:8.2f}")
+            print(f"test {name:16} {score:24} {value:10.4g}")
 
 
 def values_of(names: Sequence[str], logged: Mapping[str, Any]) -> list[float]:
