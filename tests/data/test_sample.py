@@ -144,7 +144,10 @@ def questions(*content: object) -> dict[str, bytes]:
         (questions({"id": "1", "question": "what?"}), "with id, question and answers"),
         (questions({"id": 1, "question": "what?", "answers": []}), "id and question is"),
         (questions({"id": "1", "question": "what?", "answers": "yes"}), "answers is 'yes'"),
-        (questions({"id": "1", "question": "what?", "answers": [], "groups": {"type": 3}}), "groups is {'type': 3}; it must be an object of texts"),
+        (
+            questions({"id": "1", "question": "what?", "answers": [], "groups": {"type": 3}}),
+            "groups is {'type': 3}; it must be",
+        ),
         ({"png": png(), "json": b'{"labels": ["circle"]}'}, "labels is ['circle']; it must be an object"),
         ({"png": png(), "json": b'{"support": [{"image": "1.png", "text": "a dax"}]}'}, "a support is"),
         (
