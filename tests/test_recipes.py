@@ -39,3 +39,12 @@ def test_it_trains_what_it_says(parts, recipe, tmp_path):
     assert checkpoint["global_step"] == 3
     assert {name.split(".")[1] for name in checkpoint["state_dict"]} == TRAINED[recipe]
     assert (tmp_path / "csv" / "metrics.csv").read_text().count("\n") > 3
+
+
+def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint_too(parts, tmp_path):
+    options = ["experiment=clipcap_mlp", *parts, "trainer.max_steps=2", "trainer.val_check_interval=1.0"]
+    run("train.py", *options, f"hydra.run.dir={tmp_path}")
+    folder = tmp_path / "checkpoints"
+    assert (folder / "best.ckpt").read_bytes() == (folder / "last.ckpt").read_bytes()
+    said = run("train.py", *options, "task=vqa", "task.vqa.questions_per_image=1", f"hydra.run.dir={tmp_path}", code=2)
+    assert "the run in this folder trains task captioning, not vqa; set hydra.run.dir to another" in said.stderr

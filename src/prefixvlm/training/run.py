@@ -100,9 +100,10 @@ def finish_fit(
             return float(callback.best_model_score)
     if monitor not in trainer.callback_metrics:
         trainer.validate(module, data, verbose=False)
-    if trainer.is_global_zero and _monitoring(trainer):  # the last is the best of one
+    best = last.with_name("best.ckpt")
+    if trainer.is_global_zero and _monitoring(trainer) and not best.exists():  # the last is the best of one
         shutil.copyfile(last, partial := last.with_name(".best.ckpt.tmp"))
-        partial.replace(last.with_name("best.ckpt"))
+        partial.replace(best)
     value = trainer.callback_metrics.get(monitor)
     return None if value is None else float(value)
 
