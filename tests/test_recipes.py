@@ -46,5 +46,7 @@ def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint_too(p
     run("train.py", *options, f"hydra.run.dir={tmp_path}")
     folder = tmp_path / "checkpoints"
     assert (folder / "best.ckpt").read_bytes() == (folder / "last.ckpt").read_bytes()
-    said = run("train.py", *options, "task=vqa", "task.vqa.questions_per_image=1", f"hydra.run.dir={tmp_path}", code=2)
+    said = run("train.py", *options, "task=vqa", f"hydra.run.dir={tmp_path}", code=2)
+    assert "task.captioning has options, but task captioning is not chosen; set ~task.captioning" in said.stderr
+    said = run("train.py", *options, "task=vqa", "~task.captioning", f"hydra.run.dir={tmp_path}", code=2)
     assert "the run in this folder trains task captioning, not vqa; set hydra.run.dir to another" in said.stderr

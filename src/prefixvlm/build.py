@@ -78,7 +78,7 @@ def build_module(cfg: DictConfig) -> LightningModule:
             grid=encoder.grid,
         )
     if cfg.get("task"):
-        parts["task"] = {name: make(f"task.{name}", node) for name, node in cfg.task.items()}
+        parts["task"] = {name: make(f"task.{name}", _chosen(name, node)) for name, node in cfg.task.items()}
     if cfg.get("optim"):
         parts["optim"] = make("optim", cfg.optim)
     module = make("module", cfg.module, **parts)
@@ -90,6 +90,13 @@ def build_module(cfg: DictConfig) -> LightningModule:
     if "encoder" in parts and parts["encoder"].identity is not None:  # the checkpoint reads images as well as features
         module.config["encoder"] = parts["encoder"].identity.encoder
     return module
+
+
+def _chosen(name: str, node: Any) -> Any:
+    """Raises ValueError for options of a task that was not chosen, as an experiment's are when task= is another."""
+    if "_target_" not in (node or ()):
+        raise ValueError(f"task.{name} has options, but task {name} is not chosen; set ~task.{name}, or task to it too")
+    return node
 
 
 def _ways(cfg: DictConfig) -> list[Any]:
