@@ -26,6 +26,7 @@ def train(cfg: DictConfig) -> Any:
     """One run in cfg.run_dir. Returns the best value of cfg.monitor, or of each of cfg.objectives, for a sweep."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
+    run.check_monitor(cfg.monitor, cfg.monitor_mode)
     resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg)

@@ -1,6 +1,7 @@
 """What a run does around Lightning's fit: where it resumes, what it announces, how it ends its loggers."""
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -23,6 +24,10 @@ from prefixvlm.training.logger import finish
 from prefixvlm.training.provenance import provenance
 
 OBJECTIVE = "objective.json"
+LOWER_IS_BETTER = re.compile(r"loss$|_(mae|rmse)$")
+HIGHER_IS_BETTER = re.compile(
+    r"_(accuracy|exact_match|cider|bleu_\d|rouge_l|f1(_50)?|r2|map(_\d+)?|recall_\d+|mean_overlap)$"
+)
 RESUME = ("auto", "must", "never")
 
 
@@ -49,6 +54,13 @@ def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
             f"there is no {folder / LAST} to resume from; set hydra.run.dir to the run's folder or resume=auto"
         )
     return None if found is None else str(found)
+
+
+def check_monitor(monitor: str, mode: str) -> None:
+    """Raises ValueError where the best checkpoint would be the worst."""
+    best = "min" if LOWER_IS_BETTER.search(monitor) else "max" if HIGHER_IS_BETTER.search(monitor) else mode
+    if mode != best:
+        raise ValueError(f"monitor_mode is {mode}, but {monitor} is best at its {best}imum; set monitor_mode={best}")
 
 
 def announce(module: LightningModule, config: dict[str, Any], trainer: Trainer) -> None:
