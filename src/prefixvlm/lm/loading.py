@@ -50,17 +50,9 @@ def load(
             return _of_config(auto_class, _config(name, revision), "eager"), _stand_in()
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         if weights == "random":
-            model, report = _random(auto_class, _config(name, revision), attention, wanted), {}
+            model = _random(auto_class, _config(name, revision), attention, wanted)
         else:
-            model, report = auto_class.from_pretrained(
-                name,
-                dtype=wanted,
-                revision=revision,
-                output_loading_info=True,
-                attn_implementation=attention,
-                trust_remote_code=False,
-                **quantized,
-            )
+            model = _pretrained(auto_class, name, revision, attention, unused, dtype=wanted, **quantized)
     except OSError as error:
         raise ValueError(
             f"the language model {name!r} is neither a local folder nor to be had from the hub "
@@ -70,9 +62,6 @@ def load(
         if attention == "eager" or "eager" not in str(error):
             raise
         raise ValueError(f"{name!r} has no attention of the kind {attention!r}; set lm.attention=eager") from error
-    missing = [*report.get("missing_keys", ()), *report.get("mismatched_keys", ())]
-    if unfilled := [key for key in missing if not (unused and key.startswith(unused))]:
-        raise ValueError(f"the weights of {name!r} lack {unfilled[0]} and {len(unfilled) - 1} more; set lm.name")
     settle(model)
     if eos_token is not None:
         tokenizer.eos_token = eos_token
@@ -83,6 +72,24 @@ def _config(name: str, revision: str | None) -> PreTrainedConfig:
     """The architecture: of a folder, of those that we know, or from the hub."""
     known = not Path(name).is_dir() and torch.get_default_device().type == "meta" and name in CONFIGS
     return CONFIGS[name]() if known else AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+
+
+def _pretrained(
+    auto_class: Any, name: str, revision: str | None, attention: str, unused: str, **options: Any
+) -> PreTrainedModel:
+    """Raises ValueError where weights are missing: transformers would draw them at random and only print a report."""
+    model, report = auto_class.from_pretrained(
+        name,
+        revision=revision,
+        output_loading_info=True,
+        attn_implementation=attention,
+        trust_remote_code=False,
+        **options,
+    )
+    missing = [*report.get("missing_keys", ()), *report.get("mismatched_keys", ())]
+    if unfilled := [key for key in missing if not (unused and key.startswith(unused))]:
+        raise ValueError(f"the weights of {name!r} lack {unfilled[0]} and {len(unfilled) - 1} more; set lm.name")
+    return model
 
 
 def _of_config(auto_class: Any, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
