@@ -15,8 +15,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from prefixvlm import cli, config
 from prefixvlm.data.writer import write_shards
@@ -109,6 +111,21 @@ def test_an_entry_point_ends_with_one_line_and_its_code(monkeypatch, capsys, err
         one_sentence(fail)()
     assert caught.value.code == code
     assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("kind", [tqdm, Tqdm])
+def test_the_sentence_begins_a_line_below_a_progress_bar(monkeypatch, capsys, kind):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    bar = kind(total=3, file=sys.stderr)
+
+    def fail():
+        bar.update(1)
+        raise ValueError("no such thing")
+
+    with pytest.raises(SystemExit):
+        one_sentence(fail)()
+    assert capsys.readouterr().err.endswith("\nerror: no such thing\n")
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):

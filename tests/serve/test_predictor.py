@@ -9,6 +9,7 @@ from prefixvlm.build import build_module
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
+from prefixvlm.task.detection import Detection
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from tests.test_end_to_end import tiny_clip, tiny_gpt2
 
@@ -130,6 +131,11 @@ def test_a_random_language_model_is_drawn_as_it_was_in_training(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, tensor in module.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)
+
+
+def test_nothing_is_said_to_be_true_of_an_image_that_is_asked_about():
+    sample = Asked().sample("k", Image.new("RGB", (8, 8)))
+    assert Detection(["a", "b"]).prompt_rows(sample)[0].references == ()
 
 
 @pytest.mark.parametrize("option", ["questions", "phrases"])

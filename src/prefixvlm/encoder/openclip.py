@@ -147,12 +147,13 @@ def _preprocessing(model_name: str) -> dict[str, Any]:
 @contextmanager
 def _no_warning_of_random_weights(wanted: bool) -> Iterator[None]:
     """Where they are what is wanted."""
+    before = logging.root.manager.disable
     if wanted:
         logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def load_clip(

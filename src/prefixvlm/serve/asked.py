@@ -55,7 +55,7 @@ class Asked:
         if len(set(self.phrases)) < len(self.phrases):
             raise ValueError("a --phrase comes twice; give each once")
         questions = tuple(Question(str(number), text) for number, text in enumerate(self.questions))
-        boxes = tuple(Box(phrase, 0.0, 0.0, 1.0, 1.0) for phrase in self.phrases)
+        boxes = tuple(Box(phrase, 0.0, 0.0, 1.0, 1.0) for phrase in self.phrases) or None
         words = tuple((self.text or "").split())
         return Sample(key, image, questions=questions, boxes=boxes, tagged=(Tagged(words, ("O",) * len(words)),))
 
