@@ -46,6 +46,9 @@ def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint_too(p
     run("train.py", *options, f"hydra.run.dir={tmp_path}")
     folder = tmp_path / "checkpoints"
     assert (folder / "best.ckpt").read_bytes() == (folder / "last.ckpt").read_bytes()
+    (folder / "best.ckpt").write_bytes(b"the best of a longer run")
+    run("train.py", *options, f"hydra.run.dir={tmp_path}")
+    assert (folder / "best.ckpt").read_bytes() == b"the best of a longer run"
     said = run("train.py", *options, "task=vqa", f"hydra.run.dir={tmp_path}", code=2)
     assert "task.captioning has options, but task captioning is not chosen; set ~task.captioning" in said.stderr
     said = run("train.py", *options, "task=vqa", "~task.captioning", f"hydra.run.dir={tmp_path}", code=2)
