@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.stages import read_json, run_stages, write_json
+from prefixvlm.resumable_stages import read_json, run_stages, write_json
 
 OUT = Path("outputs/demo")
 SHARDS = "data/easy-vqa"

@@ -12,21 +12,21 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
 
-from prefixvlm import config
+from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, check_benchmark, check_data, evaluation, make, plain
+from prefixvlm.callbacks.last_checkpoint import signals
+from prefixvlm.distributed import launch
 from prefixvlm.errors import job, one_sentence
-from prefixvlm.metrics.java import unavailable
+from prefixvlm.evaluation.clip_scorer import Judge, judges
+from prefixvlm.evaluation.demonstrations import set_demonstrations
+from prefixvlm.evaluation.trials import over_trials
+from prefixvlm.metrics.captions.java import unavailable
+from prefixvlm.provenance.record import provenance
+from prefixvlm.provenance.redaction import redact
 from prefixvlm.report.results import check_writable, describe, join, write_results
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
-from prefixvlm.report.trials import over_trials
-from prefixvlm.training import launch, run
 from prefixvlm.training.checkpoint import KEY, load
-from prefixvlm.training.demonstrations import set_demonstrations
-from prefixvlm.training.judge import Judge, judges
-from prefixvlm.training.last import signals
-from prefixvlm.training.provenance import provenance
-from prefixvlm.training.redaction import redact
 
 CONF = Path(__file__).parent / "conf"
 

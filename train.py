@@ -11,13 +11,13 @@ from hydra.types import RunMode
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from prefixvlm import config
+from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
+from prefixvlm.callbacks.last_checkpoint import signals
+from prefixvlm.distributed import launch
 from prefixvlm.errors import job, one_sentence, quoted
-from prefixvlm.training import launch, run
+from prefixvlm.provenance.redaction import redact, redact_dumps
 from prefixvlm.training.checkpoint import load
-from prefixvlm.training.last import signals
-from prefixvlm.training.redaction import redact, redact_dumps
 
 CONF = Path(__file__).parent / "conf"
 

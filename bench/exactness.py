@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefixvlm.data.exact import ExactLoader
-from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.train_loader import ShardLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.streams import Source, Tar
 
 WORKERS, RANKS, SHARDS, KINDS = (0, 1, 3), (1, 2), (1, 5), ("plain", "mixture", "buckets")
 SAMPLES, BATCH = 62, 3

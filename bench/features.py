@@ -26,17 +26,17 @@ from sides import PREFIX_LENGTH, QUICK, Sizes, Tokenizer, batch_of, random_capti
 from torch import Tensor
 from tqdm import tqdm
 
-from prefixvlm.data.arrays import decode_npy, encode_npy
+from prefixvlm.data.feature_codec import decode_npy, encode_npy
 from prefixvlm.encoder.cached import CachedEncoder, write_identity
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.openclip import OpenClipEncoder
+from prefixvlm.features.encode_images import Encode
+from prefixvlm.features.write import identify
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.mapper.mlp import MLPMapper
 from prefixvlm.mapper.resampler import ResamplerMapper
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.training.encoded import Encode
-from prefixvlm.training.features import identify
 
 MODEL, BATCH = "ViT-B-32", 32
 IMAGE_SIZE = (320, 240)

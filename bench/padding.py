@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import open_clip
 
-from prefixvlm.data.cache import Cache
-from prefixvlm.data.loader import ShardLoader
-from prefixvlm.data.mixture import find_sources
-from prefixvlm.data.plan import Planner
+from prefixvlm.data.loading.epoch_plan import Planner
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.train_loader import ShardLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.streams import Source, Tar
+from prefixvlm.data.shard_cache import Cache
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
 
@@ -21,7 +21,7 @@ encode = open_clip.SimpleTokenizer().encode
 
 
 def lengths(samples: list[Sample], rng: random.Random, mixed: bool) -> list[int]:
-    """Positions of each row, as task/rows.py makes them: the prefix, the text, EOS."""
+    """Positions of each row, as task/rows/loader_rows.py makes them: the prefix, the text, EOS."""
     tasks = list(TASKS.values()) if mixed else [rng.choice(list(TASKS.values()))]
     rows = [row for task in tasks for sample in samples for row in task.training_rows(sample, rng)]
     return [PREFIX + len(encode(row.text + row.target)) + 1 for row in rows]

@@ -31,9 +31,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from padding import padding
 from PIL import Image, ImageFilter
 
-from prefixvlm.data.loader import ShardLoader
+from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.train_loader import ShardLoader
 from prefixvlm.data.sample import Sample, decode_image
-from prefixvlm.data.streams import Source, Tar
 
 OUT = Path("outputs/bench/reading.json")
 SIZE, BATCH, SHARD = (500, 375), 32, 500

@@ -10,8 +10,8 @@ import resource
 import time
 from pathlib import Path
 
-from prefixvlm.metrics.captions import caption_scores
-from prefixvlm.metrics.vqa_report import Annotation, vqa_report
+from prefixvlm.metrics.captions.caption_scores import caption_scores
+from prefixvlm.metrics.vqa.report import Annotation, vqa_report
 
 OUT = Path("outputs/bench/scores.json")
 CAPTIONS, REFERENCES, ANSWERS = 40_000, 5, 200_000

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.stages import read_json, run_stages, write_json
+from prefixvlm.resumable_stages import read_json, run_stages, write_json
 
 OUT = Path("outputs/frozen_small")
 SHARDS = "data/easy-vqa"

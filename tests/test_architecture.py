@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "sweep": {"report", "training"},
 }
 LIGHTNING = {"training", "data/datamodule.py", "build.py"}
-HYDRA = {"build.py", "targets.py", "describe.py", "config.py", "errors.py", "serve"}
+HYDRA = {"build.py", "component_check.py", "describe.py", "config.py", "errors.py", "serve"}
 
 
 def imports(path):

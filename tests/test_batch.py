@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from prefixvlm.batch import IGNORE_INDEX, Row
-from prefixvlm.model.closed import score_answers
+from prefixvlm.model.constrained import score_answers
 from prefixvlm.model.decoding import greedy
 from tests.conftest import collator_of
 from tests.model import naive

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from prefixvlm import build
-from prefixvlm.data.writer import write_shards
+from prefixvlm.data.shards.write import write_shards
 from tests.data.conftest import raw_samples
 from tests.test_conf import composed
 

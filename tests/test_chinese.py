@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import openmoji
-from prefixvlm.data.writer import write_shards
 from tests.conftest import byte_tokenizer
 from tests.test_end_to_end import CLIP, read, run, tiny_clip
 

@@ -89,7 +89,7 @@ def test_make_has_each_benchmark():
         ({"_target_": "os.system", "command": "x"}, r"mapper\._target_ is 'os\.system'; accepted are names under pre"),
         ({"_target_": "builtins.eval"}, "accepted are names under"),
         ({"_target_": "prefixvlm.training.checkpoint.torch.load", "f": "x"}, "accepted are names under"),
-        ({"_target_": "prefixvlm.data.writer.tqdm", "fileobj": "pipe:x"}, "accepted are names under"),
+        ({"_target_": "prefixvlm.data.shards.write.tqdm", "fileobj": "pipe:x"}, "accepted are names under"),
         ({"_target_": "prefixvlm.mapper.mlp.MLPMapper", "prefix_lenght": 4}, r"did you mean mapper\.prefix_length\?"),
         ({"a": [{"_target_": "torch.load", "f": "x"}]}, r"mapper\.a\[0\]\._target_"),
     ],

@@ -12,11 +12,11 @@ from PIL import Image
 from prefixvlm import cli
 from prefixvlm.build import build_module, make, plain
 from prefixvlm.config import composed_run
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.writer import write_shards
 from prefixvlm.describe import describe
-from prefixvlm.model.freezing import count_parameters
-from prefixvlm.training.features import write_features
+from prefixvlm.features.write import write_features
+from prefixvlm.model.trained_state import count_parameters
 from tests.test_end_to_end import SIZES, tiny_clip, tiny_gpt2
 
 RECIPES = [path.stem for path in sorted((Path(__file__).parents[1] / "conf" / "experiment").glob("*.yaml"))]

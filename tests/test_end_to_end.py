@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prefixvlm.data.shards import read_shard
+from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.writer import write_shards
+from prefixvlm.run import examples as examples_of
 from prefixvlm.training.checkpoint import KEY, load
-from prefixvlm.training.run import examples as examples_of
 from tests.conftest import tiny_lm
 from tests.forked import FORKED
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from prefixvlm import cli, config
-from prefixvlm.data.writer import write_shards
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.errors import one_sentence, sentence
 from tests.data.conftest import png
 from tests.forked import FORKED

@@ -12,16 +12,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefixvlm.cli import main
 from prefixvlm.data.sample import decode
-from prefixvlm.data.shards import read_shard
+from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.writer import write_shards
 from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import load
+from tests.callbacks.test_last_checkpoint import equal
 from tests.conftest import WIDTH, byte_tokenizer
 from tests.test_end_to_end import easy_shards, read, run, tiny_clip
 from tests.test_runs import end
-from tests.training.test_last import equal
 
 HEAD = "_target_: prefixvlm.task.classification_head.ClassificationHead"
 NAMES = [*easy_vqa.SHAPES, *easy_vqa.COLOURS]

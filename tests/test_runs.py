@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from prefixvlm.training.checkpoint import KEY, load
+from tests.callbacks.test_last_checkpoint import equal
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401  # a fixture
-from tests.training.test_last import equal
 
 TRAIN = [str(ROOT / "train.py"), "test=false", "data.limit_val_predictions=0"]
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from prefixvlm.run import examples
 from prefixvlm.training.checkpoint import KEY, load
-from prefixvlm.training.run import examples
+from tests.logger.test_wandb import nested, records
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
-from tests.training.test_logger import nested, records
 
 SECRETS = {"of the environment": "environment-9876", "of a URL": "hunter2hunter2", "of an override": "overridden-4321"}
 

@@ -11,15 +11,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from prefixvlm.component_check import check, nearest
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.manifest import resolve_shards
+from prefixvlm.data.shards.manifest import resolve_shards
 from prefixvlm.data.sources import how_to_make
 from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
-from prefixvlm.targets import check, nearest
+from prefixvlm.features.write import check_features
+from prefixvlm.provenance.redaction import redact
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
-from prefixvlm.training.features import check_features
 from prefixvlm.training.module import PrefixModule
-from prefixvlm.training.redaction import redact
 
 
 def plain(cfg: Any) -> Any:

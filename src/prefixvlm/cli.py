@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.data.command import add_shards
+from prefixvlm.data.shards.command import add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
 from prefixvlm.serve.command import add_predict
@@ -87,13 +87,13 @@ def _add_import_clipcap(command: Any) -> None:
 
 def _features(arguments: argparse.Namespace) -> None:
     from prefixvlm.build import encoder_choice, make
-    from prefixvlm.training.features import write_features
+    from prefixvlm.features.write import write_features
 
     node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
     encoder = make("encoder", node)
     options, texts = (arguments.batch_size, arguments.device), None
     if arguments.texts:
-        from prefixvlm.training.texts import texts_of
+        from prefixvlm.features.encode_captions import texts_of
 
         texts = texts_of(encoder, node, *options)
     manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts)
@@ -104,7 +104,7 @@ def _features(arguments: argparse.Namespace) -> None:
 
 def _merge(arguments: argparse.Namespace) -> None:
     from prefixvlm.build import build_merged
-    from prefixvlm.training.merge import merge
+    from prefixvlm.convert.merge import merge
 
     merge(arguments.ckpt, arguments.out, build_merged)
     print(f"{arguments.out}: lm for transformers, merged.ckpt for eval.py and prefixvlm predict")
@@ -123,8 +123,8 @@ def _import_clipcap(arguments: argparse.Namespace) -> None:
 
     from prefixvlm.build import make, plain
     from prefixvlm.config import composed_run
-    from prefixvlm.training.clipcap import read_clipcap
-    from prefixvlm.training.clipcap_folder import write_clipcap
+    from prefixvlm.convert.clipcap import write_clipcap
+    from prefixvlm.convert.clipcap_weights import read_clipcap
 
     weights = read_clipcap(arguments.weights)
     encoder, *changes = arguments.encoder

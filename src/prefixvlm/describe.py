@@ -10,7 +10,7 @@ from torchvision.transforms import Normalize
 
 from prefixvlm.build import build_module, plain
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.model.freezing import count_parameters
+from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.training.module import PrefixModule
 
 Description = dict[str, Any]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from prefixvlm import cli
-from prefixvlm.data.writer import write_shards
+from prefixvlm.data.shards.write import write_shards
 
 Command = Callable[..., str]
 

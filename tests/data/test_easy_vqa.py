@@ -9,9 +9,9 @@ from statistics import mean
 import pytest
 
 from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.shards.tar_writer import Members
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.data.sources.easy_vqa import caption, samples, tells
-from prefixvlm.data.tar import Members
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from prefixvlm.data import sample as samples_module
-from prefixvlm.data.cache import Cache
-from prefixvlm.data.exact import ExactLoader
-from prefixvlm.data.manifest import MANIFEST, Manifest, Shard, Split
-from prefixvlm.data.mixture import find_sources
+from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.shard_source import Source, Tar
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shards import MAX_HEADER, read_shard
-from prefixvlm.data.streams import Source, Tar
+from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split
+from prefixvlm.data.shards.read import MAX_HEADER, read_shard
 from tests.data.conftest import encoded, png
 
 MUTATIONS, BLOCK = 1000, 512

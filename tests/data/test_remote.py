@@ -19,13 +19,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from prefixvlm.data import remote, streams
-from prefixvlm.data.cache import Cache
+from prefixvlm.data import remote
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.loader import ShardLoader
-from prefixvlm.data.mixture import find_sources
+from prefixvlm.data.loading import shard_source as streams
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.train_loader import ShardLoader
 from prefixvlm.data.remote import Patience, UnreachableError, is_remote
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.shard_cache import Cache
 
 Make = Callable[..., Path]
 QUICK = Patience(timeout=0.5, tries=3, pause=0.01)
@@ -205,7 +206,7 @@ def fetching(cache: Cache, url: str) -> subprocess.Popen:
     code = f"""
 import hashlib
 from pathlib import Path
-from prefixvlm.data.cache import Cache
+from prefixvlm.data.shard_cache import Cache
 path = Path({str(cache.folder / "x" / "train-000000.tar")!r})
 held = Cache({str(cache.folder)!r}).hold({url + "/shards/train-000000.tar"!r}, path)
 print(hashlib.sha256(held.path.read_bytes()).hexdigest())

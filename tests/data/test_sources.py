@@ -11,9 +11,9 @@ from PIL import Image
 
 from prefixvlm import cli
 from prefixvlm.data import sources
-from prefixvlm.data.manifest import read_manifest
 from prefixvlm.data.sample import Question, Sample, decode
-from prefixvlm.data.shards import read_shard
+from prefixvlm.data.shards.manifest import read_manifest
+from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.sources.fast_binding import names_in
 from tests.data.conftest import Command, encoded
 

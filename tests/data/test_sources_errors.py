@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prefixvlm.data import sources
-from prefixvlm.data.manifest import read_manifest
+from prefixvlm.data.shards.manifest import read_manifest
 from tests.data.conftest import Command
 from tests.data.test_sources import COCO, coco, episode, episodes, karpathy, write
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.manifest import MANIFEST, read_manifest, resolve_shards
 from prefixvlm.data.sample import Question
+from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, resolve_shards
 from prefixvlm.data.sources import _own, openmoji
 from tests.data.conftest import Command, write_tar
 from tests.data.test_sources import colour, jpg, read, write, write_images

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from prefixvlm import config
 from prefixvlm.config import composed_run
-from prefixvlm.stages import write_json
+from prefixvlm.resumable_stages import write_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -178,7 +178,7 @@ def test_the_pruner_is_told_of_its_study(sweep):
     search = sweep(OPTUNA, "x=1,2", "+callbacks={}", "hydra.sweeper.pruner=median", "hydra.sweeper.n_trials=2")
     search.end()
     text = (search.job(1) / ".hydra" / "config.yaml").read_text()
-    assert "_target_: prefixvlm.training.pruning.Pruner" in text
+    assert "_target_: prefixvlm.callbacks.pruner.Pruner" in text
     assert "trial: 1" in text
     assert "study.db" in text
 

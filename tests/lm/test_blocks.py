@@ -9,7 +9,7 @@ import torch
 from prefixvlm.batch import Row
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.model.decoding import beam, greedy
-from prefixvlm.model.freezing import fingerprint
+from prefixvlm.model.trained_state import fingerprint
 from tests.conftest import collator_of, tiny_model
 from tests.model.test_prefix_lm import rows_of
 

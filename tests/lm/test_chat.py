@@ -10,7 +10,7 @@ from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.chat import Chat
 from prefixvlm.model.decoding import greedy
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.choosing import Choosing, likelihoods
+from prefixvlm.task.rows.closed_set import Choosing, likelihoods
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.lm.test_packaged import needs_package
 from tests.model import naive

@@ -9,7 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM, MptConfig, MptForCau
 from prefixvlm.batch import Row
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.model import decoding
-from prefixvlm.model.closed import Trie, held, score_answers
+from prefixvlm.model.constrained import Trie, held, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.model import naive

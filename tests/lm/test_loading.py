@@ -8,7 +8,7 @@ from prefixvlm.lm.architectures import CONFIGS
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.masked import MaskedLM
 from prefixvlm.lm.seq2seq import Seq2SeqLM
-from prefixvlm.model.freezing import count_parameters, fingerprint
+from prefixvlm.model.trained_state import count_parameters, fingerprint
 from tests.conftest import tiny_lm
 from tests.lm.test_packaged import needs_package
 

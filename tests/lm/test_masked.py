@@ -8,7 +8,7 @@ from prefixvlm.batch import Row
 from prefixvlm.lm import packaged
 from prefixvlm.lm.masked import MaskedLM
 from prefixvlm.model import decoding
-from prefixvlm.model.closed import score_answers
+from prefixvlm.model.constrained import score_answers
 from prefixvlm.model.head import Outputs, RowHead
 from prefixvlm.model.prefix_lm import PrefixLM
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model

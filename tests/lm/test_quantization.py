@@ -8,8 +8,8 @@ import torch
 from prefixvlm.lm import packaged
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.model.decoding import greedy
-from prefixvlm.model.freezing import fingerprint
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.model.trained_state import fingerprint
 from tests.conftest import MeanEncoder, TinyMapper, collator_of, tiny_lm
 from tests.lm.test_packaged import needs_package
 from tests.model.test_prefix_lm import rows_of

@@ -7,7 +7,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 from prefixvlm.batch import IGNORE_INDEX, Row, Said
 from prefixvlm.lm.seq2seq import Seq2SeqLM
 from prefixvlm.model import decoding
-from prefixvlm.model.closed import score_answers
+from prefixvlm.model.constrained import score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.lm.test_families import rows_of

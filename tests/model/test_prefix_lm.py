@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row
-from prefixvlm.model.freezing import count_parameters, fingerprint, trained_state
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.splice import splice
+from prefixvlm.model.trained_state import count_parameters, fingerprint, trained_state
 from tests.conftest import collator_of, tiny_model
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from prefixvlm.report.results import describe, join, write_results
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 
 CONFIG = {"seed": 1, "encoder": {"name": "e"}, "data": {"shards": "x"}, "task": {"vqa": {"prompt": "Q: {question}"}}}
 EVALUATION = {"ckpt": "a.ckpt", "out": None, "submission": None, "devices": 1, "limit": 5, "few_shot": {"shots": 2}}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prefixvlm.metrics.answers import answer_metric
+from prefixvlm.metrics.vqa.answer_metrics import answer_metric
 from prefixvlm.report.submission import write_submission
 
 

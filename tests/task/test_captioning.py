@@ -8,7 +8,7 @@ import pytest
 
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 from tests.conftest import collator_of, tiny_model
 
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from prefixvlm.data.sample import Sample
-from prefixvlm.task import choosing
 from prefixvlm.task.classification import Classification
+from prefixvlm.task.rows import closed_set as choosing
 from tests.conftest import collator_of, tiny_model
 from tests.model import naive
 

@@ -12,7 +12,7 @@ from prefixvlm.batch import IMAGE_ID, LEARNED_ID
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.contrastive import Contrastive
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 from tests.conftest import collator_of, tiny_model
 
 CAPTIONS = ["a red thing", "a thing", "a thing", "something blue and long", "grey"]

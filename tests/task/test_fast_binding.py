@@ -6,7 +6,7 @@ from PIL import Image
 
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task.fast_binding import FastBinding
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 from tests.conftest import collator_of, tiny_model
 from tests.model import naive
 

@@ -8,8 +8,8 @@ from torch import nn
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
 from prefixvlm.batch import Row
-from prefixvlm.data.fields import Tagged
 from prefixvlm.data.sample import BLACK, Sample
+from prefixvlm.data.schema import Tagged
 from prefixvlm.model.head import Outputs, RowHead, TokenHead
 from prefixvlm.task.classification_head import ClassificationHead
 from prefixvlm.task.regression import Regression

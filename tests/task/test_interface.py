@@ -11,7 +11,7 @@ from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task import interface
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.fast_binding import FastBinding
-from prefixvlm.task.prediction import Prediction, mean
+from prefixvlm.task.results.prediction import Prediction, mean
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 

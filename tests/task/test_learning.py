@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from prefixvlm.data.fields import Tagged
 from prefixvlm.data.sample import decode
+from prefixvlm.data.schema import Tagged
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.mapper.mlp import MLPMapper
@@ -23,7 +23,7 @@ from prefixvlm.task.dialogue import Dialogue
 from prefixvlm.task.grounding import Grounding
 from prefixvlm.task.interface import Task
 from prefixvlm.task.regression import Regression
-from prefixvlm.task.rows import PromptRows, TrainingRows
+from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows
 from prefixvlm.task.tagging import Tagging
 from tests.conftest import collator_of, tiny_lm
 

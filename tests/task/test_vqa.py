@@ -10,8 +10,9 @@ from PIL import Image
 from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.data.collate import continuation_ids
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.model.closed import score_answers
-from prefixvlm.task import choosing, interface
+from prefixvlm.model.constrained import score_answers
+from prefixvlm.task import interface
+from prefixvlm.task.rows import closed_set as choosing
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 from tests.model import naive

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from prefixvlm.model.freezing import trained_state
+from prefixvlm.model.trained_state import trained_state
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.classification_head import ClassificationHead
 from prefixvlm.task.regression import Regression

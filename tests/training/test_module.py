@@ -8,12 +8,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
+from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.writer import write_shards
+from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, load
-from prefixvlm.training.guards import FrozenGuard
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
 from tests.conftest import WIDTH, MeanEncoder, TinyMapper, tiny_lm

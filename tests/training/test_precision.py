@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from prefixvlm.build import build_trainer
+from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.config import composed_run
 from prefixvlm.lm.causal import CausalLM
-from prefixvlm.training.guards import FrozenGuard
 from prefixvlm.tune.last_blocks import LastBlocks
 from prefixvlm.tune.layer_norms import LayerNorms
 from tests.conftest import collator_of, tiny_model

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.tensor import DTensor
 
+from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.lm.blocks import recompute
-from prefixvlm.model.freezing import fingerprint
+from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
-from prefixvlm.training.guards import FrozenGuard
 from prefixvlm.training.sharding import ShardedLMStrategy
 from tests.training.test_module import data_of, module_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prefixvlm.model.freezing import fingerprint
+from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.tune.adapters import Adapter, Adapters
 from prefixvlm.tune.layer_norms import norms
 from tests.conftest import tiny_lm

@@ -7,7 +7,7 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 
 from prefixvlm.lm.causal import CausalLM
-from prefixvlm.model.freezing import count_parameters
+from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.tune.adapters import Adapters
 from prefixvlm.tune.layer_norms import LayerNorms
 from prefixvlm.tune.peft import Peft

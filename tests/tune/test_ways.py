@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from prefixvlm.batch import IGNORE_INDEX, Row
 from prefixvlm.lm.blocks import recompute
-from prefixvlm.model.freezing import count_parameters, fingerprint, trained_state
+from prefixvlm.model.trained_state import count_parameters, fingerprint, trained_state
 from prefixvlm.tune.adapters import Adapters
 from prefixvlm.tune.all import All
 from prefixvlm.tune.biases import Biases

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-from prefixvlm.model.freezing import fingerprint
+from prefixvlm.callbacks.frozen_guard import FrozenGuard
+from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
-from prefixvlm.training.guards import FrozenGuard
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
 from prefixvlm.training.sharding import ShardedLMStrategy

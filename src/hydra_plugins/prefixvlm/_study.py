@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.prefixvlm._space import Space
-from prefixvlm.training.study import import_optuna, open_storage
+from prefixvlm.sweep.study import import_optuna, open_storage
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

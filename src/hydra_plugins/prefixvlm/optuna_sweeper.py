@@ -71,7 +71,7 @@ class OptunaSweeper(Sweeper):
         """Ask, run and tell until the study has n_trials. Raises the error of a job that failed, when all have run."""
         from hydra_plugins.prefixvlm._space import space
         from hydra_plugins.prefixvlm._study import Study
-        from prefixvlm.training.study import import_optuna, make_pruner
+        from prefixvlm.sweep.study import import_optuna, make_pruner
 
         import_optuna()
         given = [f"{key}={value}" for key, value in self.params.items()] + arguments
@@ -132,7 +132,7 @@ class OptunaSweeper(Sweeper):
         study, monitor = quoted(self.study_name), quoted(self.objectives[0])
         where = f"storage: {place}, study: {study}, trial: {trial}"
         how = f"monitor: {monitor}, pruner: {self.pruner}"
-        return f"{PRUNER}={{_target_: prefixvlm.training.pruning.Pruner, {where}, {how}}}"
+        return f"{PRUNER}={{_target_: prefixvlm.callbacks.pruner.Pruner, {where}, {how}}}"
 
     def _run(self) -> list[JobReturn]:
         total = max(self.n_trials - self.study.num_asked(), 0)

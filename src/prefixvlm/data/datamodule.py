@@ -6,14 +6,14 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from prefixvlm.data.cache import DEFAULT_FOLDER, Cache
-from prefixvlm.data.exact import ExactLoader
-from prefixvlm.data.loader import ShardLoader
-from prefixvlm.data.mixture import Shards, find_sources
-from prefixvlm.data.reader import Collate
+from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.mixture import Shards, find_sources
+from prefixvlm.data.loading.planned_batches import Collate
+from prefixvlm.data.loading.shard_source import Tar, in_turn
+from prefixvlm.data.loading.train_loader import ShardLoader
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
-from prefixvlm.data.shards import read_shard
-from prefixvlm.data.streams import Tar, in_turn
+from prefixvlm.data.shard_cache import DEFAULT_FOLDER, Cache
+from prefixvlm.data.shards.read import read_shard
 
 
 class ShardDataModule(LightningDataModule):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from prefixvlm.data.arrays import MAX_BYTES, decode_npy, decode_safetensors
-from prefixvlm.data.fields import (
+from prefixvlm.data.feature_codec import MAX_BYTES, decode_npy, decode_safetensors
+from prefixvlm.data.schema import (
     Box,
     Question,
     Tagged,

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from prefixvlm.encoder.openclip import OpenClipEncoder, check_name, load_clip
-from prefixvlm.encoder.tower import LOAD_ERRORS, first_line
+from prefixvlm.encoder.pretrained import LOAD_ERRORS, first_line
 
 KEYS = ("clip.name", "clip.pretrained")  # what messages call the two settings
 

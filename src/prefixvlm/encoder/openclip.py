@@ -12,7 +12,15 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
-from prefixvlm.encoder.tower import LOAD_ERRORS, RANDOM, TowerEncoder, check_random, first_line, on_meta, same_draws
+from prefixvlm.encoder.pretrained import (
+    LOAD_ERRORS,
+    RANDOM,
+    TowerEncoder,
+    check_random,
+    first_line,
+    on_meta,
+    same_draws,
+)
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 KEYS = ("encoder.model_name", "encoder.pretrained")  # what messages call the two settings of a model

@@ -13,7 +13,15 @@ from timm.models import PretrainedCfg, split_model_name_tag
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
-from prefixvlm.encoder.tower import LOAD_ERRORS, RANDOM, TowerEncoder, check_random, first_line, on_meta, same_draws
+from prefixvlm.encoder.pretrained import (
+    LOAD_ERRORS,
+    RANDOM,
+    TowerEncoder,
+    check_random,
+    first_line,
+    on_meta,
+    same_draws,
+)
 
 
 class TimmEncoder(TowerEncoder):

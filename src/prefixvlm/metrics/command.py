@@ -7,15 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.metrics import files, java
-from prefixvlm.metrics.answers import ANSWER_METRICS, check_several
-from prefixvlm.metrics.captions import caption_scores
-from prefixvlm.metrics.cider import DocumentFrequencies
-from prefixvlm.metrics.diversity import diversity
+from prefixvlm.metrics import files
+from prefixvlm.metrics.captions import java
+from prefixvlm.metrics.captions.caption_scores import caption_scores
+from prefixvlm.metrics.captions.cider import DocumentFrequencies
+from prefixvlm.metrics.captions.diversity import diversity
+from prefixvlm.metrics.captions.words import words_of
 from prefixvlm.metrics.paired import paired_test
 from prefixvlm.metrics.pairs import check_ids
-from prefixvlm.metrics.vqa_report import vqa_report
-from prefixvlm.metrics.words import words_of
+from prefixvlm.metrics.vqa.answer_metrics import ANSWER_METRICS, check_several
+from prefixvlm.metrics.vqa.report import vqa_report
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from prefixvlm.metrics.captions.words import unspaced
 from prefixvlm.metrics.pairs import References, check_lists
-from prefixvlm.metrics.words import unspaced
 
 
 def normalise(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.metrics.pairs import some
-from prefixvlm.metrics.vqa_report import Annotation
+from prefixvlm.metrics.vqa.report import Annotation
 
 
 @dataclass(frozen=True)

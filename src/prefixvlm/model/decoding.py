@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import Batch
+from prefixvlm.model.decoder_state import Reader
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.model.reader import Reader
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from prefixvlm.batch import Batch
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
-from prefixvlm.model.loss import token_losses
 from prefixvlm.model.splice import splice
+from prefixvlm.model.token_losses import token_losses
 
 
 class PrefixLM(nn.Module):

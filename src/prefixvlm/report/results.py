@@ -55,7 +55,7 @@ def describe(
 ) -> dict[str, Any]:
     """What was evaluated, with what: enough to do it again. config_hash: of all that may change a score.
 
-    provenance: the versions, the commit and the command (training/provenance.py).
+    provenance: the versions, the commit and the command (provenance/record.py).
     """
     settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
     whole = json.dumps([config, settings], sort_keys=True, default=str)
@@ -95,7 +95,7 @@ def write_results(
     examples: Sequence[dict[str, Any]],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
 ) -> None:
-    """history, examples: what the run logged and said (training/history.py). images: the encoded
+    """history, examples: what the run logged and said (callbacks/history.py). images: the encoded
     images of some keys, for the gallery. The page comes last: where it is, all is.
     """
     out.mkdir(parents=True, exist_ok=True)

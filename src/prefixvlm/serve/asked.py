@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from prefixvlm.data.fields import Box, Question, Tagged
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.schema import Box, Question, Tagged
 from prefixvlm.task.contrastive import Contrastive
 from prefixvlm.task.fast_binding import FastBinding
 from prefixvlm.task.grounding import Grounding

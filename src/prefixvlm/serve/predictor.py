@@ -9,12 +9,12 @@ from PIL import Image
 
 from prefixvlm.batch import Row
 from prefixvlm.build import rebuild
-from prefixvlm.data.fields import Question
 from prefixvlm.data.sample import BLACK, Sample, decode_image
+from prefixvlm.data.schema import Question
 from prefixvlm.serve.asked import Asked, check_images, chosen
 from prefixvlm.task.dialogue import Dialogue
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.training.checkpoint import KEY, load
 
 MAX_IMAGES = 64  # that are read at once

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from prefixvlm.data.fields import Box
+from prefixvlm.data.schema import Box
 from prefixvlm.serve.predictor import Answer
-from prefixvlm.task.boxes import read
 from prefixvlm.task.classification_head import ClassificationHead
 from prefixvlm.task.detection import Detection
 from prefixvlm.task.grounding import Grounding
 from prefixvlm.task.interface import Task
+from prefixvlm.task.results.boxes import read
 from prefixvlm.task.tagging import Tagging
 
 COLOURS = ("#d6006c", "#2457c5", "#00796b", "#c2410c", "#7e22ce")

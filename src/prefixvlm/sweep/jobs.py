@@ -91,7 +91,7 @@ def _history(run: Path) -> Sequence[dict[str, Any]]:
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         return []
+    from prefixvlm.run import history
     from prefixvlm.training.checkpoint import load
-    from prefixvlm.training.run import history
 
     return history(load(checkpoint))

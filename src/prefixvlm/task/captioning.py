@@ -8,13 +8,13 @@ import numpy as np
 
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
-from prefixvlm.metrics.bleu import bleu_of
-from prefixvlm.metrics.captions import caption_scores, caption_variant
-from prefixvlm.metrics.diversity import diversity
+from prefixvlm.metrics.captions.bleu import bleu_of
+from prefixvlm.metrics.captions.caption_scores import caption_scores, caption_variant
+from prefixvlm.metrics.captions.diversity import diversity
+from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.exact_match import exact_match
-from prefixvlm.metrics.words import PTB, Words, words_of
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction, Score, group_names, grouped, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, group_names, grouped, mean, whole
 
 
 class Captioning(Task):

@@ -9,10 +9,10 @@ import torch
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.choosing import likelihoods
-from prefixvlm.task.classes import check_classes, class_details, class_scores
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction, Score, group_names
+from prefixvlm.task.results.class_scores import check_classes, class_details, class_scores
+from prefixvlm.task.results.prediction import Prediction, Score, group_names
+from prefixvlm.task.rows.closed_set import likelihoods
 
 
 class Classification(Task):

@@ -11,9 +11,9 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.sets import Thing, set_report
-from prefixvlm.task.classes import AVERAGES, check_classes, class_details, class_scores
 from prefixvlm.task.head import HeadTask
-from prefixvlm.task.prediction import Prediction, Score, group_names, whole
+from prefixvlm.task.results.class_scores import AVERAGES, check_classes, class_details, class_scores
+from prefixvlm.task.results.prediction import Prediction, Score, group_names, whole
 
 SEPARATOR = ", "
 

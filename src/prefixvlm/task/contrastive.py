@@ -17,7 +17,7 @@ from prefixvlm.model.head import RowHead, in_float32
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
-from prefixvlm.task.prediction import Prediction, Score, mean
+from prefixvlm.task.results.prediction import Prediction, Score, mean
 
 
 class Pairs(nn.Module):

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 
 from prefixvlm.batch import Batch, Row, Said
-from prefixvlm.data.fields import Box
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.detection import mean_average_precision
-from prefixvlm.model.closed import held_with_confidence
+from prefixvlm.model.constrained import held_with_confidence
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.boxes import SEPARATOR, Locations, confidence, overlap, read, written
-from prefixvlm.task.classes import check_classes
 from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.prediction import Prediction, Score
+from prefixvlm.task.results.boxes import SEPARATOR, Locations, confidence, overlap, read, written
+from prefixvlm.task.results.class_scores import check_classes
+from prefixvlm.task.results.prediction import Prediction, Score
 
 
 class Detection(Task):

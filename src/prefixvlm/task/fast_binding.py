@@ -6,9 +6,9 @@ from typing import Any
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.choosing import likeliest
 from prefixvlm.task.interface import MAX_ROWS, METHODS, Task
-from prefixvlm.task.prediction import Prediction, Score, group_names, mean
+from prefixvlm.task.results.prediction import Prediction, Score, group_names, mean
+from prefixvlm.task.rows.closed_set import likeliest
 
 
 class FastBinding(Task):

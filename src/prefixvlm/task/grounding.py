@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from prefixvlm.batch import Batch, Row
-from prefixvlm.data.fields import Box
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.model.closed import held
+from prefixvlm.model.constrained import held
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.boxes import Locations, overlap, read, written
 from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.prediction import Prediction, Score, mean
+from prefixvlm.task.results.boxes import Locations, overlap, read, written
+from prefixvlm.task.results.prediction import Prediction, Score, mean
 
 NOTHING = Box("", 0.0, 0.0, 1.0, 1.0)  # for edges that leave nothing in between: the whole image
 

@@ -9,7 +9,7 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.model.head import Outputs, RowHead
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.prediction import Prediction
+from prefixvlm.task.results.prediction import Prediction
 
 
 class HeadTask(Task):

@@ -13,7 +13,7 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.prediction import Prediction, Score, grouped, mean
+from prefixvlm.task.results.prediction import Prediction, Score, grouped, mean
 
 METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "greedy": decoding.greedy,

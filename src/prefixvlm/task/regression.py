@@ -13,7 +13,7 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.head import HeadTask
-from prefixvlm.task.prediction import Prediction, Score, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_loss}
 

@@ -12,8 +12,8 @@ from prefixvlm.metrics.bootstrap import bootstrap_interval
 from prefixvlm.metrics.retrieval import recall_items
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.choosing import likelihoods
-from prefixvlm.task.prediction import Prediction, Score, mean
+from prefixvlm.task.results.prediction import Prediction, Score, mean
+from prefixvlm.task.rows.closed_set import likelihoods
 
 
 class Retrieval(Captioning):

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixvlm.batch import IGNORE_INDEX, Batch, Row
-from prefixvlm.data.fields import BIO, Tagged
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.schema import BIO, Tagged
 from prefixvlm.metrics.classification import class_report, confusion_matrix
 from prefixvlm.metrics.sets import set_report, spans
 from prefixvlm.model.head import Outputs, TokenHead
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
-from prefixvlm.task.prediction import Prediction, Score, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
 
 
 class Tagging(HeadTask):

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.metrics.answers import answer_metric, check_several
-from prefixvlm.metrics.vizwiz import average_precision
+from prefixvlm.metrics.vqa.answer_metrics import answer_metric, check_several
+from prefixvlm.metrics.vqa.vizwiz import average_precision
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.choosing import Choosing, likelihoods
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction, Score, group_names, whole
+from prefixvlm.task.results.prediction import Prediction, Score, group_names, whole
+from prefixvlm.task.rows.closed_set import Choosing, likelihoods
 
 UNANSWERABLE = "unanswerable"
 
@@ -24,7 +24,7 @@ class Vqa(Task):
     """The image, then the prompt with the question in it, then the answer (Frozen, BLIP-2).
 
     questions_per_image: how many of an image's questions a training step takes, drawn at random.
-    metric: how an answer is held against the true ones; a name in metrics/answers.py.
+    metric: how an answer is held against the true ones; a name in metrics/vqa/answer_metrics.py.
     answers: null generates; a list, a text file or "choices" chooses from it, by `choose` (see Choosing).
     answerability: also how well "unanswerable" is foreseen, as average precision (VizWiz).
     """

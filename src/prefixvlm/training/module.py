@@ -10,21 +10,21 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefixvlm.batch import IGNORE_INDEX, Batch
+from prefixvlm.callbacks.ema import AVERAGED
 from prefixvlm.data.collate import Collator
+from prefixvlm.distributed.gather import gather_by_id, on_rank_zero
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.logger.wandb import log_predictions
 from prefixvlm.mapper.interface import Mapper
-from prefixvlm.model.freezing import fingerprint, trained_state
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.model.trained_state import fingerprint, trained_state
 from prefixvlm.task.interface import Task
-from prefixvlm.task.prediction import Prediction, check_references
-from prefixvlm.task.rows import PromptRows, TrainingRows
+from prefixvlm.task.results.prediction import Prediction, check_references
+from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows
 from prefixvlm.training import rng
 from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors, lineage, load
-from prefixvlm.training.ema import AVERAGED
-from prefixvlm.training.gather import gather_by_id, on_rank_zero
 from prefixvlm.training.heads import check_tasks, new_heads, without_other_heads
-from prefixvlm.training.logger import log_predictions
 from prefixvlm.training.optim import Optim
 
 

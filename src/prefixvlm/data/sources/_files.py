@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
-from prefixvlm.data.tar import Candidate, Members
+from prefixvlm.data.shards.tar_writer import Candidate, Members
 
 T = TypeVar("T")
 Samples = Iterable[Candidate]

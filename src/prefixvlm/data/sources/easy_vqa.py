@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefixvlm.data.tar import Members
+from prefixvlm.data.shards.tar_writer import Members
 
 SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, annotated"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"

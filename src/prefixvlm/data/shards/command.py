@@ -1,0 +1,163 @@
+"""`prefixvlm shards`: its parser goes in; a command a data set, `verify` and `show` are added to it."""
+
+import argparse
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefixvlm.data import sources
+from prefixvlm.data.shards.worker_pool import default_workers
+
+KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
+
+
+CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of its problems."
+
+
+def add_shards(parser: argparse.ArgumentParser) -> Any:
+    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`.
+
+    Gives argparse's NAMEs, to which others can be added.
+    """
+    names = parser.add_subparsers(required=True, metavar="NAME")
+    for name in sources.names():
+        _add_source(names, name)
+    verify = "find everything that is wrong with a folder of shards"
+    _add_verify(names.add_parser("verify", help=verify, description=f"{verify[0].upper()}{verify[1:]}. {CODES}"))
+    _add_show(names.add_parser("show", help="what a folder of shards holds, with a picture of some samples"))
+    return names
+
+
+def _add_source(names: Any, name: str) -> None:
+    source = sources.load(name)
+    about = f"{source.SOURCE}. Licence: {source.LICENCE}.\n\n{source.__doc__}"
+    command = names.add_parser(
+        name, help=source.SOURCE, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for argument, parameter in sources.parameters(source).items():
+        metavar, _, explanation = source.WANTED[argument].partition(": ")
+        command.add_argument(
+            sources.option(argument),
+            type=KINDS.get(parameter.annotation, Path),
+            required=parameter.default is inspect.Parameter.empty,
+            metavar=metavar,
+            help=explanation.replace("%", "%%"),
+        )
+    if source.WANTED and len(source.SPLITS) > 1:
+        splits = f"only these of {', '.join(source.SPLITS)}; without it, all that their files are given for"
+        command.add_argument("--splits", nargs="+", choices=source.SPLITS, metavar="SPLIT", help=splits)
+    if source.TERMS:
+        command.add_argument("--accept-terms", action="store_true", help=f"needed, for there are terms: {source.TERMS}")
+    if not sources.takes_tars(source):
+        size = "make images smaller: their shorter side, in pixels; without it their bytes stay as they are"
+        command.add_argument("--image-size", type=int, metavar="S", help=size)
+        quality = "save images anew as JPEG of this quality, 1 to 100 (with --image-size: 90)"
+        command.add_argument("--image-quality", type=int, metavar="Q", help=quality)
+        command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="1000 unless set")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
+    _add_workers(command)
+    command.set_defaults(run=_write, source=name)
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def _add_workers(command: argparse.ArgumentParser) -> None:
+    workers = "processes; the number of cores, up to 8, unless set"
+    command.add_argument("--workers", type=_positive, default=default_workers(), metavar="N", help=workers)
+
+
+def _add_folder(command: argparse.ArgumentParser, *names: str) -> None:
+    command.add_argument(
+        "folder", type=Path, nargs="?" if names else None, metavar="DIR", help="the folder of the shards"
+    )
+    if names:
+        command.add_argument(*names, type=Path, metavar="DIR", dest="same_folder", help="the same")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    _add_folder(command, "--out")
+    command.add_argument("--decode", action="store_true", help="decode every image, too")
+    _add_workers(command)
+    command.set_defaults(run=_verify)
+
+
+def _add_show(command: argparse.ArgumentParser) -> None:
+    _add_folder(command)
+    command.add_argument("--out", type=Path, metavar="PNG", help="the picture; DIR/sheet.png unless set")
+    command.add_argument("--split", metavar="SPLIT", help="only this one")
+    command.set_defaults(run=_show)
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from prefixvlm.data.shards.verify import verify_folder
+
+    folder = arguments.folder or arguments.same_folder
+    if folder is None or (arguments.same_folder or folder) != folder:
+        given = "is not given" if folder is None else f"is both {folder} and {arguments.same_folder}"
+        raise ValueError(f"the folder {given}; give one, as `prefixvlm shards verify DIR`")
+    print(verify_folder(folder, arguments.decode, arguments.workers))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from prefixvlm.data.shards.show import show
+
+    sheet = arguments.out or arguments.folder / "sheet.png"
+    print(show(arguments.folder, arguments.split, sheet))
+    print(f"{sheet} shows some of them")
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    source = sources.load(arguments.source)
+    given = {name: value for name in source.WANTED if (value := getattr(arguments, name)) is not None}
+    for name, value in given.items():
+        if isinstance(value, Path) and not value.exists():
+            raise ValueError(f"there is no {value}; {sources.option(name)} wants {source.WANTED[name]}")
+    if source.TERMS and not arguments.accept_terms:
+        print(source.TERMS)
+        raise ValueError(f"{source.SOURCE} has the terms above; if you accept them, give --accept-terms as well")
+    chosen = getattr(arguments, "splits", None)
+    held = sources.splits(source, given)
+    splits = [split for split in held if chosen is None or split in chosen]
+    if missing := set(chosen or ()) - set(held):
+        raise ValueError(f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(held)}")
+    if sources.takes_tars(source):
+        from prefixvlm.data.shards.link_tars import adopt_tars
+
+        tars = {split: source.tars(split, **given) for split in splits}
+        manifest = adopt_tars(tars, arguments.out, origin(source, given), source.LICENCE, arguments.workers)
+    else:
+        from prefixvlm.data.shards.reencode import Encoding
+        from prefixvlm.data.shards.write import write_shards
+
+        manifest = write_shards(
+            {split: source.samples(split, **given) for split in splits},
+            arguments.out,
+            origin(source, given),
+            source.LICENCE,
+            arguments.samples_per_shard,
+            arguments.workers,
+            Encoding(arguments.image_size, arguments.image_quality),
+        )
+    thing = "tars are incomplete or" if sources.takes_tars(source) else "samples are"
+    for split, content in manifest.splits.items():
+        print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples")
+        if content.left_out:
+            print(f"{len(content.left_out)} {split} {thing} left out; {arguments.out}/manifest.json says why")
+
+
+def origin(source: sources.Source, given: Mapping[str, Any]) -> str:
+    """The source and what was given, so that shards made from other files are not taken for these."""
+    from prefixvlm.data.shards.manifest import sha256
+
+    texts = [source.SOURCE]
+    for name, value in given.items():
+        if isinstance(value, Path) and value.is_file():
+            texts.append(f"{value.name} (sha256 {sha256(value)[:16]})")
+        elif name != "images":
+            texts.append(f"{name} {value.resolve().name if isinstance(value, Path) else value}")
+    return "; ".join(texts)

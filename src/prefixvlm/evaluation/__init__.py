@@ -1,0 +1,1 @@
+"""Evaluating a checkpoint: its configuration, demonstrations, extra scorers, trials and the results."""

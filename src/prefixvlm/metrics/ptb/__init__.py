@@ -1,0 +1,1 @@
+"""The Penn Treebank tokenizer of the official COCO caption scores, without Java."""

@@ -1,0 +1,1 @@
+"""Answer metrics of visual question answering: the official accuracies and their variants."""

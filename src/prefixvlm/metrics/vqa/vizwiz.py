@@ -1,0 +1,54 @@
+"""Answers and those of ten people, or scores of answerability, go in; VizWiz's two figures come out.
+
+Gurari et al. 2018, by the challenge's vqaEval.py (Qing Li), as Python 3 reads it.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from prefixvlm.metrics.vqa.accuracy import leave_one_out
+from prefixvlm.metrics.vqa.contractions import CONTRACTIONS
+from prefixvlm.metrics.vqa.normalise import process_punctuation, process_words, strip_lines
+
+# VizWiz copied an early table of VQA, where most apostrophes are typographic, on both sides, and some are not.
+_STRAIGHT_KEYS = frozenset(("couldn'tve", "hadn'tve"))
+_STRAIGHT_VALUES = frozenset(("ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've"))
+_CONTRACTIONS = {
+    key if key in _STRAIGHT_KEYS else key.replace("'", "\u2019"): (
+        value if value in _STRAIGHT_VALUES else value.replace("'", "\u2019")
+    )
+    for key, value in CONTRACTIONS.items()
+}
+
+
+def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """VQA accuracy, 0 to 1, with the prediction always normalised and the answers never (theirs are clean already)."""
+    return leave_one_out(_normalise(prediction), answers)
+
+
+def average_precision(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """Area under precision over recall in steps, 0 to 1: the sum of (R_n - R_(n-1)) P_n, as scikit-learn defines it.
+
+    Equal scores are one step. VizWiz's positive label is "unanswerable", its score one minus that of answerable.
+    Raises ValueError where no label is positive, for the figure is then undefined.
+    """
+    positive, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if positive.shape != values.shape or positive.ndim != 1:
+        raise ValueError(
+            f"there are {positive.size} labels but {values.size} scores; one score for each label is needed"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("a score is not a finite number, so the items cannot be ranked")
+    if not positive.any():
+        raise ValueError("no label is positive, so average precision is undefined")
+    order = np.argsort(-values, kind="stable")
+    last_of_step = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
+    hits = np.cumsum(positive[order])[last_of_step]
+    return float(np.sum(np.diff(hits / hits[-1], prepend=0.0) * hits / (last_of_step + 1)))
+
+
+@lru_cache(maxsize=1 << 17)
+def _normalise(text: str) -> str:
+    return process_words(process_punctuation(strip_lines(text)), _CONTRACTIONS)

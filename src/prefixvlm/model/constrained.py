@@ -1,0 +1,89 @@
+"""A model, a batch of prompts and the answers to choose from go in; how likely each is, or the one said, comes out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prefixvlm.batch import Batch
+from prefixvlm.model.decoder_state import Reader
+from prefixvlm.model.decoding import one_by_one
+from prefixvlm.model.grammar import Grammar
+from prefixvlm.model.prefix_lm import PrefixLM
+
+
+class Trie:
+    """Answers as token ids; after any beginning of one, the ids that may follow, the EOS among them."""
+
+    def __init__(self, answers: Sequence[Sequence[int]], eos_id: int) -> None:
+        if not answers or not all(answers):
+            raise ValueError("decoding held to a list needs answers of at least one token each")
+        self.depth = max(map(len, answers)) + 1
+        self._following: dict[tuple[int, ...], dict[int, None]] = {}
+        for answer in answers:
+            ids = (*answer, eos_id)
+            for length, token in enumerate(ids):
+                self._following.setdefault(ids[:length], {})[token] = None
+
+    def following(self, beginning: Sequence[int]) -> list[int]:
+        return list(self._following[tuple(beginning)])
+
+
+@torch.no_grad()
+def held(model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]) -> list[list[int]]:
+    """Greedy decoding held to a list or a grammar: at each step the likeliest token that may follow.
+
+    tries: one for each of the S rows. Returns the texts' ids, without the EOS.
+    """
+    return held_with_confidence(model, batch, tries)[0]
+
+
+@torch.no_grad()
+def held_with_confidence(
+    model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]
+) -> tuple[list[list[int]], list[list[float]]]:
+    """As `held`; also each token's log-likelihood among those that were allowed, the EOS's last."""
+    sure: list[list[float]] = [[] for _ in tries]
+
+    def choose(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
+        allowed = torch.full_like(logits, -torch.inf)
+        for place, row in enumerate(rows):
+            allowed[place, tries[row].following(texts[row])] = 0
+        best, ids = (logits + allowed).log_softmax(-1).max(-1)
+        for row, value in zip(rows, best.tolist(), strict=True):
+            sure[row].append(value)
+        return ids
+
+    return one_by_one(Reader.of_prompts(model, batch), choose, max(trie.depth for trie in tries)), sure
+
+
+@torch.no_grad()
+def score_answers(
+    model: PrefixLM, batch: Batch, answers: Sequence[Sequence[int]], normalize_length: bool = False
+) -> Tensor:
+    """Log-likelihood of each answer, EOS included, after each prompt; the prompt is read once for all answers.
+
+    answers: A lists of token ids. Returns float32[S, A]; with normalize_length the mean over an answer's tokens.
+    """
+    if not answers or not all(answers):
+        raise ValueError("score_answers needs a list of answers of at least one token each")
+    reader = Reader.of_prompts(model, batch)
+    lm, num_rows = model.lm, len(reader.lengths)
+    device = reader.logits.device
+    width = max(map(len, answers))
+    reader.check_room(width)
+    ids = torch.tensor([[*answer, *[lm.pad_id] * (width - len(answer))] for answer in answers], device=device)
+    lengths = torch.tensor([len(answer) for answer in answers], device=device)
+    real = torch.arange(width, device=device) < lengths[:, None]
+    next_ids = torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), lm.eos_id)], 1)
+    next_ids[torch.arange(len(ids), device=device), lengths - 1] = lm.eos_id
+    total = reader.logits.log_softmax(-1)[:, ids[:, 0]]
+
+    rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
+    reader.keep(rows)
+    hidden = reader.extend(ids.repeat(num_rows, 1), real.repeat(num_rows, 1)).view(num_rows, len(ids), width, -1)
+    for position in range(width):  # one position at a time keeps the logits small
+        has = real[:, position]
+        log_p = lm.logits(hidden[:, has, position]).log_softmax(-1)
+        total[:, has] += log_p.gather(2, next_ids[has, position].expand(num_rows, -1)[..., None])[..., 0]
+    return total / (lengths + 1) if normalize_length else total

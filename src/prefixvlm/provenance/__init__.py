@@ -1,0 +1,1 @@
+"""Where a result comes from: commit, versions and command line, without secrets."""

@@ -1,0 +1,61 @@
+"""Predictions of one class each go in; the scores and the per-class report that every classifier has come out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefixvlm.metrics.classification import class_averages, class_report, confusion_matrix, roc_auc, top_k_accuracy
+from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
+
+AVERAGES = "averages"  # what a report has beside the classes
+
+
+def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
+    """Raises ValueError unless these are so many different texts, or more."""
+    if not classes or len(set(classes)) < least or len(set(classes)) < len(classes):
+        raise ValueError(f"{key}.classes is {classes!r}; give {least} or more, each once")
+    if wrong := [name for name in classes if not isinstance(name, str)]:
+        raise ValueError(f"{key}.classes has {wrong[0]!r}, which is no text; put it in quotes")
+    if wrong := [name for name in classes if not name or name == AVERAGES]:
+        raise ValueError(f"{key}.classes has {wrong[0]!r}; a class has another name")
+
+
+def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Score]:
+    """In percent: top 5, the averages over classes; with two classes the area under the ROC curve.
+
+    The predictions' values: a score of each class.
+    """
+    place = {name: number for number, name in enumerate(classes)}
+    values = np.array([p.values for p in predictions])
+    truths = np.array([place[p.references[0]] for p in predictions])
+    guesses = np.array([place[p.prediction] for p in predictions])
+    scores = {}
+    if len(classes) > 5:
+        top = [top_k_accuracy([row], [truth], 5) for row, truth in zip(values, truths, strict=True)]
+        scores["accuracy_top_5"] = mean(predictions, top)
+    scores |= whole(predictions, lambda draw: class_averages(guesses[draw], truths[draw]))
+    if len(classes) == 2 and len(set(truths.tolist())) == 2:
+        second = values[:, 1] - values[:, 0]
+        scores |= whole(predictions, lambda draw: {"roc_auc": _roc_auc(truths[draw], second[draw])})
+    return scores
+
+
+def class_details(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """`classes` (precision, recall, F1, support of each, and averages) and `confusion`."""
+    known = [p for p in predictions if p.references]
+    if not known:
+        return {}
+    guesses, truths = [p.prediction for p in known], [p.references[0] for p in known]
+    found = class_report(guesses, truths)
+    labels, counts = confusion_matrix(guesses, truths)
+    return {
+        "classes": {**found.classes, AVERAGES: found.averages},
+        "confusion": {"labels": labels, "counts": counts},
+    }
+
+
+def _roc_auc(truths: NDArray[Any], scores: NDArray[Any]) -> float:
+    """In percent; NaN for a draw of one class only."""
+    return 100 * roc_auc((truths == 1).tolist(), scores.tolist()) if 0 < truths.sum() < len(truths) else float("nan")

@@ -1,0 +1,75 @@
+"""What a checkpoint knows of the run before it: curves, and what was said at each validation."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from prefixvlm import run
+from prefixvlm.callbacks.history import History
+from prefixvlm.task.captioning import Captioning
+from tests.training.test_module import (  # noqa: F401
+    data_of,
+    fit_with_two_validations,
+    module_of,
+    pytestmark,
+    shards,
+    trainer_of,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shards, tmp_path_factory):  # noqa: F811
+    """Of a run with two validations, saved by Lightning at the end of the second."""
+    folder = tmp_path_factory.mktemp("history")
+    keep = ModelCheckpoint(folder, filename="x", monitor="val/loss", save_top_k=-1, enable_version_counter=False)
+    trainer = fit_with_two_validations(module_of(), shards, History(examples=2), keep)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return {name: torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("x", "last")}
+
+
+def test_it_has_the_first_predictions_of_each_task_at_each_validation(checkpoint):
+    examples = run.examples(checkpoint["last"])
+    wanted = [("captioning", "val-000"), ("captioning", "val-001"), ("vqa", "val-000"), ("vqa", "val-000")]
+    assert [(e["step"], e["task"], e["key"]) for e in examples] == [(s, *rest) for s in (1, 2) for rest in wanted]
+    assert [e["id"] for e in examples[2:4]] == ["val-000-0", "val-000-1"]
+    assert examples[0]["references"] == ["a"]
+    assert examples[2]["prompt"] == "Question: is it 0? Answer:"
+    assert isinstance(examples[0]["prediction"], str)
+    assert examples[0]["correct"] in (0, 1)
+
+
+def test_a_checkpoint_of_a_validation_has_that_validation(checkpoint):
+    assert {e["step"] for e in run.examples(checkpoint["x"])} == {1, 2}
+
+
+def test_it_has_the_curves_of_losses_and_scores(checkpoint):
+    records = run.history(checkpoint["last"])
+    assert {r["step"] for r in records if r["name"] == "train/loss"} == {1, 2}
+    for name in ("val/loss", "val/vqa_accuracy", "val/captioning_cider"):
+        assert [r["step"] for r in records if r["name"] == name] == [1, 2], name
+
+
+def test_it_goes_on_where_it_was_and_reads_what_had_no_examples(checkpoint):
+    state = checkpoint["last"]["callbacks"]["History"]
+    history = History()
+    history.load_state_dict(state)
+    assert history.state_dict() == state
+    history.examples.append({})
+    assert len(state["examples"]) == 8
+    history.load_state_dict({"records": []})
+    assert history.examples == []
+    assert run.examples({"callbacks": {}}) == []
+
+
+def test_no_examples_of_no_predictions(shards):  # noqa: F811
+    history = History()
+    fit_with_two_validations(module_of(tasks={"captioning": Captioning()}), shards, history, limit=0)
+    assert history.examples == []
+
+
+def test_what_a_look_before_training_says_is_no_example(shards):  # noqa: F811
+    module, history = module_of(), History()
+    trainer = trainer_of(history, max_steps=1, val_check_interval=1)
+    trainer.num_sanity_val_steps = 1
+    trainer.fit(module, data_of(module, shards))
+    assert {e["step"] for e in history.examples} == {1}

@@ -1,0 +1,271 @@
+"""Shards with bad samples go in: training goes on without them and counts them, up to a limit; a test does not."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from prefixvlm.batch import Row
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.loading import bad_samples as budget
+from prefixvlm.data.loading.bad_samples import Budget
+from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.sample import Sample
+from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.write import write_shards
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.rows.loader_rows import TrainingRows
+from prefixvlm.task.vqa import Vqa
+from tests.conftest import collator_of
+from tests.data.conftest import raw_samples, write_tar
+from tests.training.test_module import data_of, module_of, trainer_of
+
+Make = Callable[..., Path]
+
+
+def keys(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+def spoil(folder: Path, bad: Sequence[str]) -> Path:
+    """The samples with these keys lose the end of their image or, every second one, of their json."""
+    for path in sorted(folder.glob("*.tar")):
+        spoilt = []
+        for key, members in read_shard(path):
+            for extension, data in members.items():
+                cut = key in bad and extension == ("png", "json")[bad.index(key) % 2]
+                spoilt.append((f"{key}.{extension}", data[: len(data) // 2] if cut else data))
+        write_tar(path, spoilt)
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+def train(folder: Path, batch_size: int = 4, fraction: float = 1, collate: Any = keys, **kwargs: Any) -> ShardLoader:
+    sources = find_sources(str(folder), "train", Cache())
+    return ShardLoader(sources, batch_size, collate, 6, max_bad_fraction=fraction, **kwargs)
+
+
+BAD = ["train003", "train004", "train017"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_samples_are_skipped_counted_and_told_once(make_shards: Make, workers: int, caplog) -> None:
+    good = [list(loader) for loader in [train(make_shards(name="good", train=24))] for _ in range(2)]
+    loader = train(spoil(make_shards(train=24), BAD), num_workers=workers)
+    with caplog.at_level(logging.WARNING):
+        for epoch in good:
+            assert list(loader) == [[key for key in batch if key not in BAD] for batch in epoch]
+    assert sorted(loader.budget.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
+    told = [record.message for record in caplog.records]
+    assert len(told) == 3, "once each, though there were two epochs"
+    assert all("skipped a bad sample: shard" in message and "train-00000" in message for message in told)
+    for reason in ("the image does not decode", "the json member does not parse"):
+        assert any(reason in message for message in told)
+
+
+def test_more_than_the_limit_is_one_sentence_that_names_the_last(make_shards: Make) -> None:
+    folder = spoil(make_shards(train=24), BAD)
+    assert len(list(train(folder, fraction=3 / 24))) == 6
+    for fraction in (0, 0.001, 2.9 / 24):
+        loader = train(folder, fraction=fraction)
+        with pytest.raises(ValueError, match=r"^shard .*, sample train0(03|04|17): .*: make the shards again") as error:
+            list(loader)
+        count = int(fraction * 24) + 1
+        assert f"bad samples: {count}, more than data.max_bad_fraction={fraction:g} of 24" in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="data.max_bad_fraction is 2; set it to 0"):
+        train(folder, fraction=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_counts_and_batches_survive_a_resume(make_shards: Make, workers: int) -> None:
+    folder = spoil(make_shards(train=24), BAD)
+    whole = train(folder)
+    expected = [batch for _ in range(2) for batch in whole]
+    for stop in (1, 4, 6):
+        loader = train(folder, num_workers=workers)
+        read = list(islice(loader, stop))
+        state = loader.state_dict()
+        resumed = train(folder, num_workers=workers)
+        resumed.load_state_dict(state)
+        assert len(resumed.budget) == len(loader.budget) == len(state["bad"])
+        assert read + list(resumed) == expected[: 6 if stop < 6 else 12]
+        assert len(resumed.budget) == 3
+    strict = train(folder, fraction=2 / 24)
+    strict.load_state_dict(state)
+    with pytest.raises(ValueError, match="bad samples: 4"):
+        strict.budget.add([("another", "shard x, sample y: it is bad")])
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: Make, workers: int) -> None:
+    """So every rank has as many batches as it said, whatever the workers and wherever a run goes on."""
+    folder = spoil(make_shards(train=8), ["train003", "train004", "train007"])
+    loader = train(folder, 1)
+    epoch = list(loader)
+    assert len(epoch) == len(loader) == 8
+    assert all(len(batch) == 1 for batch in epoch)
+    assert {batch[0] for batch in epoch} == {f"train{n:03d}" for n in (0, 1, 2, 5, 6)}
+    assert list(train(folder, 1, num_workers=workers)) == epoch
+    for stop in range(8):
+        resumed = train(folder, 1, num_workers=0 if stop else workers)
+        resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batches": stop})
+        assert list(resumed) == epoch[stop:]
+    ranks = [list(train(folder, 1, rank=rank, world=2)) for rank in range(2)]
+    assert [batch for step in zip(*ranks, strict=True) for batch in step] == epoch
+    all_bad = spoil(make_shards(name="bad", train=8), [f"train{n:03d}" for n in range(8)])
+    with pytest.raises(ValueError, match="so it is with a whole batch and the 7 samples after it"):
+        list(train(all_bad, 2))
+
+
+def keys_of_rows(rows: Sequence[Row], supervised: bool, task: str) -> list[str]:
+    return [row.key for row in rows]
+
+
+CAPTIONS = TrainingRows({"captioning": Captioning()}, keys_of_rows)  # type: ignore[arg-type]
+VQA = TrainingRows({"vqa": Vqa(questions_per_image=1)}, keys_of_rows)  # type: ignore[arg-type]
+
+
+def half_told(tmp_path: Path, missing: Sequence[str], split: str = "train") -> Path:
+    """24 samples; to those with these keys nothing is told, and nothing answered."""
+    samples = []
+    for key, members in raw_samples(24, split):
+        if key in missing:
+            members["json"] = b'{"questions": [{"id": "x", "question": "what?", "answers": []}]}'
+        samples.append((key, members))
+    write_shards({split: samples}, tmp_path / split, "a test", "none", 5)
+    return tmp_path / split
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("rows", [CAPTIONS, VQA])
+def test_a_sample_without_what_the_task_needs_is_a_bad_one(
+    make_shards: Make, tmp_path: Path, workers: int, rows: TrainingRows
+) -> None:
+    good = list(train(make_shards(name="good", train=24), collate=rows))
+    folder = half_told(tmp_path, BAD)
+    loader = train(folder, collate=rows, num_workers=workers)
+    read = list(loader)
+    assert read == [[key for key in batch if key not in BAD] for batch in good]
+    assert sorted(loader.budget.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
+    for stop in (1, 4):
+        resumed = train(folder, collate=rows, num_workers=workers)
+        resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batches": stop})
+        assert list(resumed) == read[stop:]
+    alone = list(train(folder, 1, collate=rows, num_workers=workers))
+    assert [len(batch) for batch in alone] == [1] * 24, "a batch of none is made of the next good one"
+    ranks = [list(train(folder, 1, collate=rows, rank=rank, world=2)) for rank in range(2)]
+    assert [batch for step in zip(*ranks, strict=True) for batch in step] == alone
+    sentence = r"^shard .*\.tar: .*'(train|x).* has no (caption|answer).*; bad samples: 1, more than"
+    with pytest.raises(ValueError, match=sentence):
+        list(train(folder, fraction=0.001, collate=rows))
+    everyone = half_told(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
+    with pytest.raises(ValueError, match=r"has no (caption|answer).*; so it is with a whole batch and the 23 samples"):
+        list(train(everyone, collate=rows, num_workers=workers))
+
+
+def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_path: Path) -> None:
+    sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", Cache())
+    loader = ExactLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
+    assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
+    assert list(loader.budget.bad) == ["val-000000.tar: val003"]
+    with pytest.raises(ValueError, match="^sample 'val003' has no caption"):
+        list(ExactLoader(sources, 4, CAPTIONS))
+
+
+def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards: Make) -> None:
+    folder = spoil(make_shards(val=8, test=8, train=1), ["val003", "val006", "val007", "test005"])
+    made = ShardDataModule(str(folder), 2, max_bad_fraction=0.5)
+    made.val_collate, made.test_collates = keys, {"captioning": keys}
+    loss, predictions = made.val_dataloader()
+    assert [key for batch in loss for key in batch] == [f"val{n:03d}" for n in (0, 1, 2, 4, 5)]
+    assert len(loss.budget) == 3
+    for loader, key in ((predictions, "val003"), (made.test_dataloader()[0], "test005")):
+        with pytest.raises(ValueError, match=rf"^shard .*\.tar, sample {key}: "):
+            list(loader)
+        with pytest.raises(ValueError, match=rf"^shard .*\.tar, sample {key}: "):
+            list(loader.samples(images=True))
+    sources = find_sources(str(folder), "val", Cache())
+    with pytest.raises(ValueError, match=r"more than data.max_bad_fraction=0.1 of 8"):
+        list(ExactLoader(sources, 4, keys, max_bad_fraction=0.1))
+
+
+def test_structural_damage_is_never_skipped(make_shards: Make) -> None:
+    folder = make_shards(train=23)
+    path = folder / "train-000002.tar"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"^shard {path} is damaged"):
+        list(train(folder))
+
+
+def test_the_data_module_counts_for_the_log(make_shards: Make) -> None:
+    made = ShardDataModule(str(spoil(make_shards(train=24), BAD)), 4, max_bad_fraction=1)
+    made.train_collate = keys
+    assert made.num_bad_samples == 0
+    assert made.state_dict() == {}
+    list(made.train_dataloader())
+    assert made.num_bad_samples == 3
+    other = ShardDataModule(str(made.shards), 4, max_bad_fraction=1)
+    other.train_collate = keys
+    other.load_state_dict(made.state_dict())
+    other.train_dataloader()
+    assert other.num_bad_samples == 3
+
+
+def gather(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    counted = Budget(1, 100)
+    counted.add([("both", "shard a, sample b: bad"), (f"rank {rank}", f"shard {rank}, sample c: bad")])
+    counted.gather()
+    assert sorted(counted.bad) == ["both", "rank 0", "rank 1"]
+    strict = Budget(0.02, 100)
+    strict.restore({"both": "bad", f"rank {rank}": "bad"})
+    with pytest.raises(ValueError, match="bad samples: 3, more than"):
+        strict.gather()
+    dist.destroy_process_group()
+
+
+def test_ranks_tell_each_other_what_was_bad(tmp_path: Path) -> None:
+    mp.start_processes(gather, (str(tmp_path),), nprocs=2, start_method="fork")
+    alone = budget.Budget(0.5, 2)
+    alone.add([("a", "b")])
+    alone.gather()
+    assert len(alone) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_a_run_logs_padding_bad_samples_and_cut_texts_and_remembers_them(make_shards: Make, tmp_path: Path) -> None:
+    folder = spoil(make_shards(train=24, val=2), BAD)
+
+    def run(**keywords: Any) -> tuple[Any, Any]:
+        module = module_of(tasks={"captioning": Captioning()})
+        module.train_collate.collate = collator_of(module.model, max_target_length=9)  # "number 1" and EOS just fit
+        trainer = trainer_of(limit_val_batches=0, **keywords)
+        ckpt = tmp_path / "x.ckpt"
+        data = data_of(module, str(folder), batch_size=4, max_bad_fraction=1)
+        trainer.fit(module, data, ckpt_path=ckpt if ckpt.exists() else None, weights_only=True)
+        trainer.save_checkpoint(ckpt)
+        return module, {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+    module, logged = run(max_epochs=1)
+    cut = sum(len(str(number)) > 1 for number in range(24) if f"train{number:03d}" not in BAD)
+    assert logged["train/bad_samples"] == 3
+    assert logged["train/cut_texts"] == int(module.cut_texts) == cut
+    assert 0 <= logged["train/padding"] < 0.5
+    module, logged = run(max_epochs=2)
+    assert logged["train/bad_samples"] == 3
+    assert logged["train/cut_texts"] == 2 * cut

@@ -1,0 +1,237 @@
+"""Several sources go in; epochs that mix them by weight, or batch them by length, come out as planned."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.loading import planned_batches as reader
+from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.sample import Sample
+from prefixvlm.data.shard_cache import Cache
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores
+Make = Callable[..., Path]
+
+
+def keys(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.key for sample in samples]
+
+
+def texts(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [sample.captions[0] for sample in samples]
+
+
+def ids(samples: list[Sample], rng: random.Random) -> list[str]:
+    return [question.id for sample in samples for question in sample.questions]
+
+
+def flat(batches: Any) -> list[Any]:
+    return [each for batch in batches for each in batch]
+
+
+@pytest.fixture
+def mixture(make_shards: Make) -> dict[str, dict[str, Any]]:
+    """12 samples of a, 30 of b, 5 of c; c comes as often as a and b together."""
+    folders = {
+        "a": make_shards(5, "a", train=12, val=3),
+        "b": make_shards(4, "b", train=30),
+        "c": make_shards(5, "c", train=5, val=4),
+    }
+    weights = {"a": 1, "b": 2, "c": 3}
+    return {name: {"shards": str(folder), "weight": weights[name]} for name, folder in folders.items()}
+
+
+def train(shards: Any, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: Any) -> ShardLoader:
+    return ShardLoader(find_sources(shards, "train", Cache()), 4, collate, shuffle_buffer, **kwargs)
+
+
+def with_lengths(folder: Path, lengths: Callable[[int], int]) -> Path:
+    """The manifest as if sample i had texts of lengths(i) letters."""
+    manifest, number = json.loads((folder / "manifest.json").read_text()), 0
+    for shard in manifest["splits"]["train"]["shards"]:
+        shard["text_lengths"] = [lengths(number + i) for i in range(shard["samples"])]
+        number += shard["samples"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("shuffle_buffer", [6, 1000])
+def test_each_source_is_walked_in_passes_of_its_own_and_drawn_by_its_weight(mixture, shuffle_buffer) -> None:
+    loader = train(mixture, shuffle_buffer=shuffle_buffer)
+    assert len(loader) == 47 // 4
+    seen = [key for _ in range(30) for key in flat(loader)]
+    drawn = {name: [key for key in seen if key.startswith(f"{name}/")] for name in mixture}
+    assert len(seen) == 30 * 44
+    for name, size in {"a": 12, "b": 30, "c": 5}.items():
+        passes = [drawn[name][first : first + size] for first in range(0, len(drawn[name]) - size, size)]
+        assert all(len(set(each)) == size for each in passes), "each sample once a pass, over the ends of epochs"
+        assert len({tuple(each) for each in passes}) > len(passes) / 2, "each pass in an order of its own"
+    share = {name: len(drawn[name]) / len(seen) for name in mixture}
+    assert share == pytest.approx({"a": 1 / 6, "b": 2 / 6, "c": 3 / 6}, abs=0.05)
+
+
+def test_draws_are_independent(mixture) -> None:
+    loader = train(mixture)
+    names = [key[0] for _ in range(60) for key in flat(loader)]
+    after_c = Counter(after for before, after in pairwise(names) if before == "c")
+    assert after_c["c"] / after_c.total() == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_mixture_is_the_same_with_any_number_of_workers_and_resumes_exactly(mixture, workers: int) -> None:
+    whole = train(mixture)
+    expected = [batch for _ in range(3) for batch in whole]
+    again = train(mixture, num_workers=workers)
+    assert [batch for _ in range(3) for batch in again] == expected
+    for stop in (1, 10, 11, 15):
+        loader = train(mixture)
+        read: list[Any] = []
+        while len(read) < stop:
+            read += islice(loader, min(len(loader), stop - len(read)))
+        resumed = train(mixture, num_workers=workers if stop == 15 else 0)
+        resumed.load_state_dict(loader.state_dict())
+        read += [batch for _ in range(2) for batch in resumed]
+        assert read == expected[: len(read)]
+
+
+def test_an_epoch_may_have_any_number_of_samples(make_shards: Make, mixture) -> None:
+    folder = str(make_shards(5, train=23))
+    short = train(folder, epoch_samples=9)
+    assert len(short) == 2
+    seen = [key for _ in range(6) for key in flat(short)]
+    assert sorted(seen[:23]) == [f"train{n:03d}" for n in range(23)], "an epoch goes on where the last one ended"
+    assert len(flat(train(folder, epoch_samples=100))) == 100
+    assert len(flat(train(mixture, epoch_samples=200))) == 200
+    with pytest.raises(ValueError, match="3 training samples do not fill one batch"):
+        train(folder, epoch_samples=3)
+
+
+def test_in_order_every_epoch_is_alike(mixture) -> None:
+    loader = train(mixture, shuffle_buffer=1)
+    first = list(loader)
+    assert list(loader) == first
+    assert [key for key in flat(first) if key.startswith("b/")] == [f"b/train{n:03d}" for n in range(30)][
+        : len([k for k in flat(first) if k[0] == "b"])
+    ]
+
+
+def test_no_more_samples_wait_than_the_buffer_of_each_source(mixture, monkeypatch) -> None:
+    waiting, most = Counter(), Counter()
+    original = reader._arriving
+
+    def arriving(walk, numbers):
+        for number, (tar, sample) in original(walk, numbers):
+            waiting[tar.prefix] += 1
+            most[tar.prefix] = max(most[tar.prefix], waiting[tar.prefix])
+            yield number, (tar, sample)
+
+    monkeypatch.setattr(reader, "_arriving", arriving)
+    for batch in train(mixture, epoch_samples=400):
+        waiting.subtract(f"{key[0]}/" for key in batch)
+    assert set(most) == {"a/", "b/", "c/"}
+    assert max(most.values()) <= 6 + 4  # the buffer, and the batch that is being made
+
+
+def test_the_world_and_the_ranks_share_a_mixture(mixture) -> None:
+    loaders = [train(mixture, rank=rank, world=3) for rank in range(3)]
+    read = [list(loader) for loader in loaders]
+    assert {len(batches) for batches in read} == {47 // 12}
+    mixed = [batch for step in zip(*read, strict=True) for batch in step]
+    assert flat(mixed) == flat(ShardLoader(find_sources(mixture, "train", Cache()), 12, keys, 6))
+
+
+def test_an_evaluation_takes_the_sources_that_have_the_split_each_sample_once(mixture) -> None:
+    sources = find_sources(mixture, "val", Cache())
+    assert flat(ExactLoader(sources, 2, keys)) == [f"a/val{n:03d}" for n in range(3)] + [
+        f"c/val{n:03d}" for n in range(4)
+    ]
+    assert flat(ExactLoader(sources, 2, ids))[::3] == ["a/val0-0", "c/val0-0", "c/val3-0"]
+    assert [sample.key for sample in ExactLoader(sources, 2, keys, limit=4).samples()][-2:] == ["a/val002", "c/val000"]
+    assert set(ShardDataModule(mixture).images(["c/val003", "a/val003", "val001"], "val")) == {"c/val003"}
+    with pytest.raises(ValueError, match=r"none of data.shards \(a, b, c\) has test samples"):
+        find_sources(mixture, "test", Cache())
+
+
+@pytest.mark.parametrize(
+    ("shards", "reason"),
+    [
+        ({}, "give a folder, a pattern, a URL, or NAME: {shards, weight}"),
+        (3, "data.shards is 3; give a folder"),
+        ({"a": "x"}, "data.shards.a is 'x'; give it `shards`"),
+        ({"a": {"shards": "x", "wieght": 1}}, "give it `shards` and, if you like, `weight`"),
+        ({"a": {"shards": "x", "weight": 0}}, "data.shards.a.weight is 0; set it to a number above 0"),
+        ({"a": {"shards": "x", "weight": True}}, "weight is True"),
+        ({"a": {"shards": "x", "weight": float("inf")}}, "weight is inf"),
+        ({"a/b": {"shards": "x"}}, "its name without /"),
+        ({"a": {"shards": "nowhere"}}, "data.shards=nowhere does not exist"),
+    ],
+)
+def test_impossible_mixtures(shards: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        find_sources(shards, "train", Cache())
+
+
+def test_a_changed_weight_restarts_the_epoch(mixture) -> None:
+    loader = train(mixture)
+    list(islice(loader, 2))
+    mixture["a"]["weight"] = 5
+    with pytest.warns(UserWarning, match="shards differ from the checkpoint's"):
+        train(mixture).load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_buckets_batch_texts_of_like_length_each_sample_once(make_shards: Make, world: int) -> None:
+    folder = with_lengths(make_shards(7, train=96), lambda number: number * 37 % 96)
+    loaders = [train(str(folder), bucket_batches=6, shuffle_buffer=20, rank=r, world=world) for r in range(world)]
+    for _ in range(2):
+        read = [list(loader) for loader in loaders]
+        assert {len(batches) for batches in read} == {96 // (4 * world)}
+        assert len({key for batches in read for key in flat(batches)}) == 96
+        lengths = np.array([[[int(key[-3:]) * 37 % 96 for key in batch] for batch in batches] for batches in read])
+        spread = (lengths.max(2) - lengths.min(2)).mean()
+        assert spread < 20, "a batch at random spreads over 58 of 96"
+        assert np.abs(lengths.max(2)[0] - lengths.max(2)[-1]).mean() < 20, "ranks have like lengths in a step"
+        assert not (np.diff(lengths.mean((0, 2))) > 0).all(), "batches are shuffled"
+
+
+def test_buckets_are_the_same_with_workers_and_resume_exactly(make_shards: Make) -> None:
+    folder = with_lengths(make_shards(7, train=50), lambda number: number * 37 % 50)
+    whole = train(str(folder), bucket_batches=5)
+    expected = [batch for _ in range(2) for batch in whole]
+    assert expected == [
+        batch for loader in [train(str(folder), bucket_batches=5, num_workers=3)] for _ in range(2) for batch in loader
+    ]
+    loader = train(str(folder), bucket_batches=5)
+    read = list(islice(loader, 7))
+    resumed = train(str(folder), bucket_batches=5, num_workers=2)
+    resumed.load_state_dict(loader.state_dict())
+    assert read + list(resumed) == expected[:12]
+    with pytest.warns(UserWarning, match="bucket_batches differ"):
+        train(str(folder), bucket_batches=6).load_state_dict(loader.state_dict())
+
+
+def test_buckets_of_a_mixture_cross_its_sources(mixture) -> None:
+    for options in mixture.values():
+        with_lengths(Path(options["shards"]), lambda number: number)
+    loader = train(mixture, bucket_batches=1000, epoch_samples=200)
+    spreads = [max(numbers) - min(numbers) for batch in loader for numbers in [[int(key[-3:]) for key in batch]]]
+    assert np.mean(spreads) < 2
+
+
+def test_buckets_need_lengths(make_shards: Make) -> None:
+    folder = make_shards(5, train=12)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"train-000000.tar has no text_lengths.*or set data.bucket_batches=0"):
+        train(str(folder), bucket_batches=2)
+    with pytest.raises(ValueError, match="bucket_batches is -1"):
+        train(str(folder), bucket_batches=-1)

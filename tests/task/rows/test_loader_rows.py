@@ -1,0 +1,91 @@
+"""Batches of samples of which not all are labelled: what is there is trained on, and nothing is bad for lacking it."""
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+from prefixvlm.batch import NothingToLearnError
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.sample import Sample
+from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shards.write import write_shards
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.classification_head import ClassificationHead
+from prefixvlm.task.regression import Regression
+from prefixvlm.task.rows.loader_rows import TrainingRows
+from tests.conftest import collator_of, tiny_model
+
+CLASSES = ["a", "b"]
+TASKS = {"classification": ClassificationHead(CLASSES, "kind"), "regression": Regression("size")}
+
+
+def sample(number, **fields):
+    return Sample(f"k{number}", Image.new("RGB", (8, 8)), **fields)
+
+
+@pytest.fixture
+def rows():
+    return TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
+
+
+def test_a_task_that_has_no_rows_gives_way_to_another(rows):
+    some = [sample(0), sample(1, labels={"kind": "b"}), sample(2)]
+    for seed in range(20):
+        batch = rows(some, random.Random(seed))
+        assert batch.task == "classification"
+        assert batch.values.tolist() == [[1.0]]
+    both = [sample(0, labels={"kind": "a"}, values={"size": 1.0})]
+    assert {rows(both, random.Random(seed)).task for seed in range(20)} == set(TASKS)
+
+
+def test_nothing_to_learn_is_said(rows):
+    with pytest.raises(NothingToLearnError, match="k0 on has what task classification, regression is trained on; set"):
+        rows([sample(0), sample(1)], random.Random(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, workers):
+    image = (tmp_path / "x.png", Image.new("RGB", (8, 8)).save(tmp_path / "x.png"))[0].read_bytes()
+    members = [{"png": image, "json": b'{"labels": {"kind": "b"}}' if n % 5 == 0 else b"{}"} for n in range(40)]
+    write_shards(
+        {"train": [(f"k{n:02}", each) for n, each in enumerate(members)]}, tmp_path / "shards", "a test", "none"
+    )
+    collate = TrainingRows({"classification": TASKS["classification"]}, collator_of(tiny_model("gpt2")))
+    loader = ShardLoader(
+        find_sources(str(tmp_path / "shards"), "train", Cache()),
+        batch_size,
+        collate,
+        max_bad_fraction=0.0,
+        num_workers=workers,
+    )
+    batches = list(loader)
+    assert len(batches) == 40 // batch_size
+    assert all(batch.values.shape[1] == 1 and len(batch.values) for batch in batches)
+    assert len(loader.budget) == 0
+
+
+def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    image = (tmp_path / "x.png").read_bytes()
+    write_shards(
+        {"train": [(f"k{n}", {"png": image, "json": b"{}"}) for n in range(6)]}, tmp_path / "s", "a test", "none"
+    )
+    collate = TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
+    loader = ShardLoader(find_sources(str(tmp_path / "s"), "train", Cache()), 2, collate)
+    with pytest.raises(
+        ValueError, match="has what task classification, regression is trained on.*so it is with a whole"
+    ):
+        list(loader)
+
+
+def test_tasks_of_text_share_a_validation_batch():
+    tasks = {"captioning": Captioning(), **TASKS}
+    rows = TrainingRows(tasks, collator_of(tiny_model("gpt2")), mixed=True)
+    some = [sample(0, captions=("a",), labels={"kind": "a"}), sample(1, captions=("b",))]
+    batches = rows(some, random.Random(0))
+    assert [batch.task for batch in batches] == ["captioning", "classification"]
+    assert torch.equal(batches[1].values, torch.tensor([[0.0]]))

@@ -1,0 +1,65 @@
+"""What a run says of itself at its start, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from prefixvlm.run import check_monitor, what_trains
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.training.module import PrefixModule
+from prefixvlm.training.optim import Optim
+from prefixvlm.tune.adapters import Adapters
+from tests.conftest import MeanEncoder, TinyMapper, tiny_lm
+
+
+class WithHead(Captioning):
+    def head(self, *widths):
+        return nn.Linear(4, 2)
+
+
+def test_each_part_says_how_much_of_it_trains_and_how_fast():
+    lm, encoder = tiny_lm("gpt2"), MeanEncoder()
+    Adapters().apply(lm)
+    encoder.linear.requires_grad_(True)
+    optim = Optim(torch.optim.AdamW, lr=8e-4, encoder_lr=2e-6, lm_lr=1e-3, weight_decay=0.1)
+    module = PrefixModule(encoder, TinyMapper(lm.width), lm, {"captioning": WithHead()}, optim)
+    assert what_trains(module, ["adapters"]) == [
+        "encoder                       0.00 M trained      0.00 M frozen   learning rate 2e-06, weight decay 0.1",
+        "mapper                        0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
+        "lm: adapters                  0.00 M trained      0.04 M frozen   learning rate 0.001, weight decay 0.1",
+        "heads.captioning              0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "right", "wrong"),
+    [
+        ("val/loss", "min", "max"),
+        ("val/regression_mae", "min", "max"),
+        ("val/regression_r2", "max", "min"),
+        ("val/zero_shot_accuracy", "max", "min"),
+        ("val/captioning_bleu_4", "max", "min"),
+        ("val/classification_macro_f1", "max", "min"),
+    ],
+)
+def test_the_best_is_not_the_worst(monitor, right, wrong):
+    check_monitor(monitor, right)
+    with pytest.raises(ValueError, match=f"monitor_mode is {wrong}, but {monitor} is best.*set monitor_mode={right}"):
+        check_monitor(monitor, wrong)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_of_what_is_not_known_either_may_be_best(mode):
+    check_monitor("val/captioning_mean_length", mode)
+
+
+def test_what_is_frozen_has_no_rate():
+    lm = tiny_lm("gpt2")
+    module = PrefixModule(
+        MeanEncoder(), TinyMapper(lm.width), lm, {"captioning": Captioning()}, Optim(torch.optim.SGD, lr=1.0)
+    )
+    assert what_trains(module) == [
+        "encoder                       0.00 M trained      0.00 M frozen",
+        "mapper                        0.00 M trained      0.00 M frozen   learning rate 1, weight decay 0",
+        "lm                            0.00 M trained      0.04 M frozen",
+    ]
