@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, check_benchmark, check_data, evaluation, make, plain
-from prefixvlm.callbacks.last_checkpoint import signals
 from prefixvlm.distributed import launch
+from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.evaluation.clip_scorer import Judge, judges
 from prefixvlm.evaluation.demonstrations import set_demonstrations
@@ -99,7 +99,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
 @job
 def main(cfg: DictConfig) -> None:
     trainer = {"devices": cfg.devices}
-    if (count := launch.processes(trainer)) > 1:
+    if (count := launch.num_processes(trainer)) > 1:
         with tempfile.TemporaryDirectory() as logs:
             sys.exit(launch.launch(count, logs))
     with signals.installed():
@@ -107,7 +107,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch.end_with_parent()
+    launch.exit_with_parent()
     run.quiet_known_warnings()
     config.register()
     one_sentence(main, CONF)()

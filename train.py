@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
-from prefixvlm.callbacks.last_checkpoint import signals
 from prefixvlm.distributed import launch
+from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.redaction import redact, redact_dumps
 from prefixvlm.training.checkpoint import load
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> Any:
     if launch.rank() == 0:
         redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
-    if (count := launch.processes(cfg.trainer)) > 1:
+    if (count := launch.num_processes(cfg.trainer)) > 1:
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
         if engine := HydraConfig.get().mode == RunMode.MULTIRUN:  # a worker of submitit or Ray, with its own sys.argv
             sys.argv = [__file__, *HydraConfig.get().overrides.task]
@@ -72,8 +72,8 @@ def main(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    launch.end_with_parent()
+    launch.exit_with_parent()
     run.quiet_known_warnings()
     config.register()
-    one_sentence(launch.as_one_sweep)()
+    one_sentence(launch.run_sweep_once)()
     one_sentence(main, CONF)()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefixvlm.data.loading.eval_loader import ExactLoader
-from prefixvlm.data.loading.shard_source import Source, Tar
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.eval_loader import EvalLoader
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 
 WORKERS, RANKS, SHARDS, KINDS = (0, 1, 3), (1, 2), (1, 5), ("plain", "mixture", "buckets")
@@ -25,7 +25,7 @@ def keys(samples: list[Sample], rng: random.Random) -> tuple[list[str], float]:
     return [sample.key for sample in samples], rng.random()
 
 
-def source(folder: Path, name: str, shards: int) -> Source:
+def source(folder: Path, name: str, shards: int) -> ShardSource:
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2)).save(buffer, "PNG")
     counts = np.bincount(np.arange(SAMPLES) * shards // SAMPLES)
@@ -38,23 +38,25 @@ def source(folder: Path, name: str, shards: int) -> Source:
                 info.size = len(buffer.getvalue())
                 file.addfile(info, io.BytesIO(buffer.getvalue()))
                 number += 1
-        tars.append(Tar(path, f"{name}/"))
-    made = Source(tars, name, weight=1 + len(name))
+        tars.append(ShardRef(path, f"{name}/"))
+    made = ShardSource(tars, name, weight=1 + len(name))
     made.__dict__["lengths"] = [np.arange(count) * 17 % 29 for count in counts]
     return made
 
 
-def loaders(sources: list[Source], kind: str, workers: int, ranks: int) -> list[ShardLoader]:
+def loaders(sources: list[ShardSource], kind: str, workers: int, ranks: int) -> list[TrainLoader]:
     chosen = sources if kind == "mixture" else sources[:1]
     options: dict[str, Any] = {"epoch_samples": SAMPLES} if kind == "mixture" else {}
     options["bucket_batches"] = 4 if kind == "buckets" else 0
     return [
-        ShardLoader(chosen, BATCH, keys, 10, num_workers=workers, rank=rank, world=ranks, **options)
+        TrainLoader(chosen, BATCH, keys, 10, num_workers=workers, rank=rank, world=ranks, **options)
         for rank in range(ranks)
     ]
 
 
-def is_exact(sources: list[Source], kind: str, workers: int, ranks: int, stop: int, expected: list[list[Any]]) -> bool:
+def is_exact(
+    sources: list[ShardSource], kind: str, workers: int, ranks: int, stop: int, expected: list[list[Any]]
+) -> bool:
     """Whether every rank, resumed from the state of rank 0, reads what it would have read."""
     before = loaders(sources, kind, workers, ranks)
     read: list[list[Any]] = [[] for _ in range(ranks)]
@@ -69,10 +71,10 @@ def is_exact(sources: list[Source], kind: str, workers: int, ranks: int, stop: i
     return all(seen == wanted[:ends] for seen, wanted in zip(read, expected, strict=True))
 
 
-def once(sources: list[Source], workers: int, ranks: int) -> bool:
+def once(sources: list[ShardSource], workers: int, ranks: int) -> bool:
     """Whether an evaluation sees each sample of all ranks once."""
     seen = [key for rank in range(ranks)
-            for batch, _ in ExactLoader(sources, BATCH, keys, num_workers=workers, rank=rank, world=ranks)
+            for batch, _ in EvalLoader(sources, BATCH, keys, num_workers=workers, rank=rank, world=ranks)
             for key in batch]  # fmt: skip
     return len(seen) == len(set(seen)) == sum(each.num_samples for each in sources)
 

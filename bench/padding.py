@@ -8,10 +8,10 @@ import open_clip
 
 from prefixvlm.data.loading.epoch_plan import Planner
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.shard_source import Source, Tar
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
 
@@ -51,14 +51,14 @@ def sample_lengths(samples: list[Sample], rng: random.Random) -> list[int]:
 
 def padding(shards: str = "data/easy-vqa") -> str:
     """Needs easy-VQA's shards; captions are of Flickr8k's lengths (caption_lengths.tsv)."""
-    (source,) = find_sources(shards, "train", Cache())
-    in_order = ShardLoader([source], 1, sample_lengths, 1, blind=True)
+    (source,) = find_sources(shards, "train", ShardCache())
+    in_order = TrainLoader([source], 1, sample_lengths, 1, blind=True)
     every = np.array([length for batch in in_order for length in batch])
     source.__dict__["lengths"] = np.split(every, np.cumsum(source.counts)[:-1])  # older shards do not have them
     lines = [f"easy-VQA, batches of {BATCH} images, % of positions that are padding"]
     for name, collate in (("one task a batch", one_task_lengths), ("tasks mixed", mixed_lengths)):
         for buckets in BUCKETS:
-            loader = ShardLoader([source], BATCH, collate, 4000, bucket_batches=buckets, blind=True)
+            loader = TrainLoader([source], BATCH, collate, 4000, bucket_batches=buckets, blind=True)
             lines.append(f"  {name:18} data.bucket_batches={buckets:<4} {share(list(loader)):6.2f}")
     return "\n".join([*lines, f"captions of Flickr8k's lengths, one an image, batches of {BATCH}", *captions()])
 
@@ -68,7 +68,7 @@ def captions(count: int = 20_000) -> list[str]:
     known = [(int(line[0]), float(line[1])) for line in lines if line and line[0].isdigit()]
     tokens, weights = np.array([length for length, _ in known]), np.array([weight for _, weight in known])
     drawn = np.random.default_rng(0).choice(tokens, count, p=weights / weights.sum())
-    made = Source([Tar(Path("captions"))])
+    made = ShardSource([ShardRef(Path("captions"))])
     made.__dict__.update(counts=[count], lengths=[drawn])
     result = []
     for buckets in BUCKETS:

@@ -31,8 +31,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from padding import padding
 from PIL import Image, ImageFilter
 
-from prefixvlm.data.loading.shard_source import Source, Tar
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample, decode_image
 
 OUT = Path("outputs/bench/reading.json")
@@ -50,7 +50,7 @@ def photo(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, count: int) -> list[Tar]:
+def write(folder: Path, count: int) -> list[ShardRef]:
     tars = []
     for first in range(0, count, SHARD):
         path = folder / f"train-{first // SHARD:06d}.tar"
@@ -60,7 +60,7 @@ def write(folder: Path, count: int) -> list[Tar]:
                     info = tarfile.TarInfo(f"{number:06d}.{extension}")
                     info.size = len(data)
                     file.addfile(info, io.BytesIO(data))
-        tars.append(Tar(path))
+        tars.append(ShardRef(path))
     return tars
 
 
@@ -68,11 +68,11 @@ def transformed(samples: list[Sample], rng: random.Random) -> torch.Tensor:
     return torch.stack([TRANSFORM(sample.picture) for sample in samples])
 
 
-def ours(tars: list[Tar], shuffle_buffer: int = 1000) -> Iterator[torch.Tensor]:
-    return iter(ShardLoader([Source(tars)], BATCH, transformed, shuffle_buffer))
+def ours(tars: list[ShardRef], shuffle_buffer: int = 1000) -> Iterator[torch.Tensor]:
+    return iter(TrainLoader([ShardSource(tars)], BATCH, transformed, shuffle_buffer))
 
 
-def plain_webdataset(tars: list[Tar]) -> Iterator[torch.Tensor]:
+def plain_webdataset(tars: list[ShardRef]) -> Iterator[torch.Tensor]:
     data = webdataset.WebDataset([str(tar.path) for tar in tars], shardshuffle=False).shuffle(1000).decode("pil")
     return (torch.stack([TRANSFORM(image) for (image,) in batch]) for batch in batches(data.to_tuple("jpg")))
 
@@ -108,7 +108,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def stream(tars: list[Tar], minutes: float) -> dict[str, Any]:
+def stream(tars: list[ShardRef], minutes: float) -> dict[str, Any]:
     """Epoch after epoch through the loader; memory is looked at every second."""
     seen, stop = [resident()], threading.Event()
 
@@ -118,7 +118,7 @@ def stream(tars: list[Tar], minutes: float) -> dict[str, Any]:
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    loader, images, end = ShardLoader([Source(tars)], BATCH, transformed, 1000), 0, time.monotonic() + 60 * minutes
+    loader, images, end = TrainLoader([ShardSource(tars)], BATCH, transformed, 1000), 0, time.monotonic() + 60 * minutes
     try:
         while time.monotonic() < end:
             for batch in loader:

@@ -38,7 +38,7 @@ from prefixvlm.data.collate import Collator
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.lm.loading import untied
+from prefixvlm.lm.loading import untie_head
 from prefixvlm.lm.masked import MaskedLM
 from prefixvlm.lm.seq2seq import Seq2SeqLM
 from prefixvlm.mapper.interface import Mapper
@@ -95,7 +95,7 @@ def tiny_lm(family: str, seed: int = 0, width: int = WIDTH) -> LanguageModel:
             d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=4, tie_word_embeddings=family == "t5_tied",
             decoder_start_token_id=7, **size,
         )  # fmt: skip
-        model = untied(T5ForConditionalGeneration(config))
+        model = untie_head(T5ForConditionalGeneration(config))
         model.shared.weight.data *= 0.2  # or it would say what it has just read
         return Seq2SeqLM(model, byte_tokenizer("$A <eos>"))
     if family == "bert":

@@ -23,19 +23,19 @@ class NothingToLearnError(ValueError):
     """Samples are sound, but none has what the task is trained on."""
 
 
-class Said(str):
+class AssistantTurn(str):
     """A text in a row that the model is to say itself, as its turns in a dialogue: supervised, with EOS after it."""
 
     __slots__ = ()
 
 
-class Markup(str):
+class TemplateText(str):
     """A text in a row whose special tokens are read as such: what a chat template puts around what is said."""
 
     __slots__ = ()
 
 
-LEARNED = Markup()  # in a row: where LEARNED_ID goes
+LEARNED = TemplateText()  # in a row: where LEARNED_ID goes
 Part = ImageOrFeatures | str
 
 

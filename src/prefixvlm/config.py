@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from prefixvlm.distributed.launch import rank, started
+from prefixvlm.distributed.launch import rank, run_id
 
 
 @dataclass
@@ -60,7 +60,7 @@ class EvalConfig:
 
 def register() -> None:
     """Make the schemas, and what conf/ interpolates, known to Hydra."""
-    OmegaConf.register_new_resolver("started", started, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("rank_zero", lambda name: None if rank() else name, replace=True)
     store = ConfigStore.instance()
     store.store("train_schema", TrainConfig)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from prefixvlm.callbacks.last_checkpoint import Stopped
+from prefixvlm.distributed.signals import StoppedBySignal
 from prefixvlm.logger.wandb import finish
 from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.provenance.record import provenance
@@ -182,7 +182,7 @@ def ended(trainer: Trainer, run_dir: str) -> Iterator[None]:
     try:
         yield
         code = 0
-    except Stopped as stop:
+    except StoppedBySignal as stop:
         code, preempted = int(str(stop.code)), stop.signum != signal.SIGINT
         if trainer.is_global_zero:
             name, step = signal.Signals(stop.signum).name, trainer.global_step

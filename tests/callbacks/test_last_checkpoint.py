@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.nn import functional as F
 
 from prefixvlm.callbacks.history import History
-from prefixvlm.callbacks.last_checkpoint import LastCheckpoint, Stopped, signals
+from prefixvlm.callbacks.last_checkpoint import LastCheckpoint
 from prefixvlm.data.shards.write import write_shards
+from prefixvlm.distributed.signals import StoppedBySignal, signals
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.checkpoint import AtomicCheckpointIO, load
 from tests.data.conftest import png
@@ -143,7 +144,7 @@ def test_a_run_that_is_stopped_by_signals_ends_as_one_that_is_not(shards, tmp_pa
         step += rng.choice((1, 2, 3))
         try:
             parts += fit(shards, folder, RUNS["within"], resume, stop_at=step, every=100)
-        except Stopped:
+        except StoppedBySignal:
             stops += 1
             assert load(folder / "last.ckpt")["global_step"] == step
         resume = str(folder / "last.ckpt")
@@ -164,7 +165,7 @@ def test_a_signal_during_a_validation_stops_at_once(shards, tmp_path):
 
     module = module_of(tasks={"captioning": Captioning()})
     trainer = trainer_of(InValidation(), LastCheckpoint(tmp_path, 1), plugins=[Copies(None)], max_epochs=2)
-    with signals.installed(), pytest.raises(Stopped) as stopped:
+    with signals.installed(), pytest.raises(StoppedBySignal) as stopped:
         trainer.fit(module, data_of(module, shards, batch_size=2, limit_val_predictions=0))
     assert stopped.value.code == 143
     assert load(tmp_path / "last.ckpt")["global_step"] == 4  # the fifth step is saved with its validation
@@ -175,7 +176,7 @@ def test_ctrl_c_is_130_and_a_second_one_does_not_wait():
         signals.defer = True
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.asked == signal.SIGINT
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(StoppedBySignal) as stopped:
             os.kill(os.getpid(), signal.SIGINT)
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 from prefixvlm.data import sample as samples_module
-from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split
 from prefixvlm.data.shards.read import MAX_HEADER, read_shard
 from tests.data.conftest import encoded, png
@@ -65,7 +65,7 @@ def write(folder: Path, data: bytes, sha256: str) -> None:
 
 
 def read(path: Path) -> tuple[Seen, int]:
-    loader = ExactLoader([Source([Tar(path)])], 2, plain, max_bad_fraction=1)
+    loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
     seen = [pair for batch in loader for pair in batch]
     assert len(dict(seen)) == len(seen)
     return dict(seen), len(loader.budget)
@@ -264,7 +264,7 @@ def test_hostile_content_is_skipped_and_counted(tmp_path: Path, attack: str) -> 
     path = tmp_path / "x.tar"
     good = member("good.png", png()) + member("good.txt", b"a caption")
     path.write_bytes(b"".join(member(f"bad.{name}", data) for name, data in members.items()) + good + END)
-    loader = ExactLoader([Source([Tar(path)])], 2, plain, max_bad_fraction=1)
+    loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
     assert [key for batch in loader for key, _ in batch] == ["good"]
     (told,) = loader.budget.bad.values()
     assert told.startswith(f"shard {path}, sample bad: ")
@@ -276,12 +276,12 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     path, touched = tmp_path / "x.tar", tmp_path / "touched"
     path.write_bytes(member("a.npy", npy_of_objects(touched)) + END)
     with pytest.raises(ValueError, match=rf"shard {path}, sample a: the npy member"):
-        list(ExactLoader([Source([Tar(path)])], 1, plain))
+        list(EvalLoader([ShardSource([ShardRef(path)])], 1, plain))
     assert not touched.exists()
 
 
 def test_urls_run_no_shell(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     with pytest.raises(ValueError, match="no shell is ever run"):
-        find_sources(f"pipe:touch {touched} # {{split}}.tar", "train", Cache())
+        find_sources(f"pipe:touch {touched} # {{split}}.tar", "train", ShardCache())
     assert not touched.exists()

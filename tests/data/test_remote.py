@@ -23,10 +23,10 @@ from prefixvlm.data import remote
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import shard_source as streams
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.remote import Patience, UnreachableError, is_remote
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 
 Make = Callable[..., Path]
 QUICK = Patience(timeout=0.5, tries=3, pause=0.01)
@@ -88,27 +88,27 @@ def server(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(str(tmp_path / "cache"), patience=QUICK)
+def cache(tmp_path: Path) -> ShardCache:
+    return ShardCache(str(tmp_path / "cache"), patience=QUICK)
 
 
-def train(shards: str, cache: Cache, **kwargs: Any) -> list[list[str]]:
-    return list(ShardLoader(find_sources(shards, "train", cache), 4, keys, 6, **kwargs))
+def train(shards: str, cache: ShardCache, **kwargs: Any) -> list[list[str]]:
+    return list(TrainLoader(find_sources(shards, "train", cache), 4, keys, 6, **kwargs))
 
 
-def held(cache: Cache, url: str, name: str = "train-000000.tar", **kwargs: Any) -> Path:
-    made = cache.hold(f"{url}/shards/{name}", cache.folder / "x" / name, **kwargs)
+def held(cache: ShardCache, url: str, name: str = "train-000000.tar", **kwargs: Any) -> Path:
+    made = cache.pin(f"{url}/shards/{name}", cache.folder / "x" / name, **kwargs)
     made.close()
     return made.path
 
 
-def leftovers(cache: Cache) -> list[Path]:
+def leftovers(cache: ShardCache) -> list[Path]:
     return list(cache.folder.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_folder_and_a_pattern_give_the_batches_of_the_disk_and_each_file_is_fetched_once(
-    folder: Path, server, cache: Cache, workers: int
+    folder: Path, server, cache: ShardCache, workers: int
 ) -> None:
     expected = train(str(folder), cache)
     assert train(f"{server.url}/shards", cache, num_workers=workers) == expected
@@ -136,7 +136,7 @@ def test_the_data_module_streams_from_a_url_and_a_mixture_may_be_of_both(folder:
 
 
 @pytest.mark.parametrize("fault", ["500", "breaks off", "stalls", "other bytes"])
-def test_what_may_pass_is_tried_again(folder: Path, server, cache: Cache, fault: str) -> None:
+def test_what_may_pass_is_tried_again(folder: Path, server, cache: ShardCache, fault: str) -> None:
     data = (folder / "train-000000.tar").read_bytes()
     server.faults["train-000000.tar"] = (fault, 2)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -152,13 +152,13 @@ def test_what_may_pass_is_tried_again(folder: Path, server, cache: Cache, fault:
     assert not (cache.folder / "x" / "train-000001.tar").exists()
 
 
-def test_a_slow_server_is_waited_for(folder: Path, server, cache: Cache) -> None:
+def test_a_slow_server_is_waited_for(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
     assert held(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
     assert server.asked["train-000000.tar"] == 1
 
 
-def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: Cache, monkeypatch) -> None:
+def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: ShardCache, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"nothing.tar: 404 File not found; correct data.shards"):
         held(cache, server.url, "nothing.tar")
     assert server.asked["nothing.tar"] == 1
@@ -177,7 +177,7 @@ def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: Cache, 
 
 
 def test_without_a_network_the_cache_serves_and_a_sentence_says_what_is_missing(
-    folder: Path, server, cache: Cache, caplog
+    folder: Path, server, cache: ShardCache, caplog
 ) -> None:
     url = f"{server.url}/shards"
     expected = train(url, cache)
@@ -192,7 +192,9 @@ def test_without_a_network_the_cache_serves_and_a_sentence_says_what_is_missing(
         train(f"{url}2", cache)
 
 
-def test_shards_that_were_made_anew_are_fetched_anew(make_shards: Make, folder: Path, server, cache: Cache) -> None:
+def test_shards_that_were_made_anew_are_fetched_anew(
+    make_shards: Make, folder: Path, server, cache: ShardCache
+) -> None:
     url = f"{server.url}/shards"
     train(url, cache)
     other = make_shards(5, "other", train=22, val=4)
@@ -201,7 +203,7 @@ def test_shards_that_were_made_anew_are_fetched_anew(make_shards: Make, folder: 
     assert train(url, cache) == train(str(folder), cache)
 
 
-def fetching(cache: Cache, url: str) -> subprocess.Popen:
+def fetching(cache: ShardCache, url: str) -> subprocess.Popen:
     """A process of its own, which prints the sha256 of what it has fetched."""
     code = f"""
 import hashlib
@@ -214,7 +216,7 @@ print(hashlib.sha256(held.path.read_bytes()).hexdigest())
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_many_processes_fetch_a_file_once(folder: Path, server, cache: Cache) -> None:
+def test_many_processes_fetch_a_file_once(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
     processes = [fetching(cache, server.url) for _ in range(3)]
     sha256 = hashlib.sha256((folder / "train-000000.tar").read_bytes()).hexdigest()
@@ -222,7 +224,7 @@ def test_many_processes_fetch_a_file_once(folder: Path, server, cache: Cache) ->
     assert server.asked["train-000000.tar"] == 1
 
 
-def test_a_killed_download_begins_again(folder: Path, server, cache: Cache) -> None:
+def test_a_killed_download_begins_again(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
     process = fetching(cache, server.url)
     deadline = time.monotonic() + 60
@@ -236,18 +238,18 @@ def test_a_killed_download_begins_again(folder: Path, server, cache: Cache) -> N
     assert not leftovers(cache)
 
 
-def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server, cache: Cache, caplog) -> None:
+def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server, cache: ShardCache, caplog) -> None:
     size = (folder / "train-000000.tar").stat().st_size
-    limited = Cache(str(cache.folder), 3.5 * size / 1e9, QUICK)
+    limited = ShardCache(str(cache.folder), 3.5 * size / 1e9, QUICK)
     names = [f"train-00000{number}.tar" for number in range(5)]
     for age, name in enumerate(names[:3]):
         os.utime(held(limited, server.url, name), (age, age))
-    in_use = limited.hold(f"{server.url}/shards/{names[0]}", cache.folder / "x" / names[0])
+    in_use = limited.pin(f"{server.url}/shards/{names[0]}", cache.folder / "x" / names[0])
     os.utime(in_use.path, (0, 0))
     held(limited, server.url, names[3], size=size)
     assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[2], names[3]]
     assert not caplog.text
-    tiny = Cache(str(cache.folder), 0.5 * size / 1e9, QUICK)
+    tiny = ShardCache(str(cache.folder), 0.5 * size / 1e9, QUICK)
     held(tiny, server.url, names[4])
     assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[4]]
     assert "more than data.cache_limit" in caplog.text
@@ -257,12 +259,12 @@ def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server
     expected = train(str(folder), cache)
     assert train(f"{server.url}/shards", tiny, num_workers=2) == expected, "a cache that is too small is only slow"
     with pytest.raises(ValueError, match="data.cache_limit is 0; set it to more than 0 GB"):
-        Cache(limit=0)
+        ShardCache(limit=0)
 
 
-def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache: Cache) -> None:
+def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache: ShardCache) -> None:
     (source,) = find_sources(f"{server.url}/shards", "train", cache)
-    paths = streams.in_turn(source.tars)
+    paths = streams.prefetched_paths(source.tars)
     next(paths)
     deadline = time.monotonic() + 10
     while not server.asked["train-000001.tar"] and time.monotonic() < deadline:
@@ -291,20 +293,20 @@ def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache
         ("https://me:secret@host/shards", "holds a user name or a password"),
     ],
 )
-def test_urls_that_are_never_opened(url: str, reason: str, cache: Cache) -> None:
+def test_urls_that_are_never_opened(url: str, reason: str, cache: ShardCache) -> None:
     with pytest.raises(ValueError, match=reason) as error:
         find_sources(url, "train", cache)
     assert "secret" not in str(error.value)
     assert not is_remote("data/{split}-{000000..000003}.tar")
 
 
-def test_a_signature_is_in_no_message(server, cache: Cache) -> None:
+def test_a_signature_is_in_no_message(server, cache: ShardCache) -> None:
     with pytest.raises(ValueError, match="nothing-train.tar: 404") as error:
         train(f"{server.url}/nothing-{{split}}.tar?X-Signature=secret", cache)
     assert "secret" not in str(error.value)
 
 
-def test_object_stores_are_read_through_fsspec(folder: Path, cache: Cache) -> None:
+def test_object_stores_are_read_through_fsspec(folder: Path, cache: ShardCache) -> None:
     files = fsspec.filesystem("memory")
     for path in folder.iterdir():
         files.pipe_file(f"/bucket/{path.name}", path.read_bytes())
@@ -318,13 +320,13 @@ def test_object_stores_are_read_through_fsspec(folder: Path, cache: Cache) -> No
         files.rm("/bucket", recursive=True)
 
 
-def test_a_store_that_is_not_installed_says_what_to_install(cache: Cache, monkeypatch) -> None:
+def test_a_store_that_is_not_installed_says_what_to_install(cache: ShardCache, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(ValueError, match=r"s3:// URLs need s3fs, which is not installed: pip install s3fs"):
         train("s3://bucket/shards", cache)
 
 
-def test_a_store_that_fails_tells_the_kind_of_error_alone(cache: Cache, monkeypatch) -> None:
+def test_a_store_that_fails_tells_the_kind_of_error_alone(cache: ShardCache, monkeypatch) -> None:
     def fail(url: str) -> None:
         raise RuntimeError("key AKIA-secret is wrong")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.encoder.pretrained import TowerEncoder, in_squares
+from prefixvlm.encoder.pretrained import PretrainedEncoder, in_squares
 from prefixvlm.encoder.timm import TimmEncoder
 
 PATCH = {"features": "patch"}
@@ -81,7 +81,7 @@ def naive_squares(features: Tensor, columns: int, size: int) -> list[list[Tensor
     ]
 
 
-def vit(**options) -> TowerEncoder:
+def vit(**options) -> PretrainedEncoder:
     return TimmEncoder("test_vit", "random", features="patch", image_size=96, **options)
 
 

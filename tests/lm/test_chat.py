@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, Row, Said
+from prefixvlm.batch import IGNORE_INDEX, IMAGE_ID, AssistantTurn, Row
 from prefixvlm.lm import packaged
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.chat import Chat
@@ -60,10 +60,17 @@ def rows(images):
         (Row((images[0], ""), "a caption, with no prompt."), ("", "a caption, with no prompt.")),
         (Row((images[0], "What?"), " no", context=("Look.\n", images[1])), ("Look.\nWhat?", "no")),
         (
-            Row(("And?",), " 12", context=(images[0], question, Said(" red"), "\n", "Why?", Said(" It is so."), "\n")),
+            Row(
+                ("And?",),
+                " 12",
+                context=(images[0], question, AssistantTurn(" red"), "\n", "Why?", AssistantTurn(" It is so."), "\n"),
+            ),
             (question, "red", "Why?", "It is so.", "And?", "12"),
         ),
-        (Row((images[0], question, Said(" red"), "\nWhy?", Said("so"))), (question, "red", "Why?", "so")),
+        (
+            Row((images[0], question, AssistantTurn(" red"), "\nWhy?", AssistantTurn("so"))),
+            (question, "red", "Why?", "so"),
+        ),
         (Row((images[0], other.replace("<|im_end|>", "more")), " x"), (other.replace("<|im_end|>", "more"), "x")),
     ]
 
@@ -165,6 +172,6 @@ def test_it_is_an_option_of_a_language_model(tmp_path):
 def test_smollm2_answers_in_a_chat():
     lm = packaged.smollm2(dtype="float32", chat=True, system="You answer in one sentence.")
     model = PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
-    asked = Row(("And of Italy?",), context=("What is the capital of France?", Said("Paris."), "\n"))
+    asked = Row(("And of Italy?",), context=("What is the capital of France?", AssistantTurn("Paris."), "\n"))
     said = greedy(model, collator_of(model, chat=lm.chat)([asked], supervised=False), 12)[0]
     assert "Rome" in lm.tokenizer.decode(said)

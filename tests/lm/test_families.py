@@ -9,7 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM, MptConfig, MptForCau
 from prefixvlm.batch import Row
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.model import decoding
-from prefixvlm.model.constrained import Trie, held, score_answers
+from prefixvlm.model.constrained import Trie, constrained_greedy, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.model import naive
@@ -68,7 +68,7 @@ def test_answers_are_scored_and_held_to_as_in_a_naive_loop(model, images):
     for row, scores in zip(rows, score_answers(model, batch, answers).tolist(), strict=True):
         assert scores == pytest.approx([naive.log_likelihood(model, row, ids) for ids in answers], abs=1e-3)
     tries = [Trie(answers, model.lm.eos_id) for _ in rows]
-    assert held(model, batch, tries) == [naive.held(model, row, answers) for row in rows]
+    assert constrained_greedy(model, batch, tries) == [naive.held(model, row, answers) for row in rows]
 
 
 def test_losses_in_a_batch_are_the_log_likelihoods_of_each_row_alone(model, images):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from prefixvlm.batch import IGNORE_INDEX, Row, Said
+from prefixvlm.batch import IGNORE_INDEX, AssistantTurn, Row
 from prefixvlm.lm.seq2seq import Seq2SeqLM
 from prefixvlm.model import decoding
 from prefixvlm.model.constrained import score_answers
@@ -69,7 +69,7 @@ def test_a_row_without_a_target_leaves_the_others_gradients_finite(images):
 
 def test_supervised_turns_in_the_middle_are_an_error(images):
     model = tiny_model("t5")
-    row = Row((images[0], "Q", Said(" a"), "Q"), " b")
+    row = Row((images[0], "Q", AssistantTurn(" a"), "Q"), " b")
     with pytest.raises(ValueError, match="T5ForConditionalGeneration reads .* supervised turns in its middle; set lm"):
         model(collator_of(model)([row]))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prefixvlm.batch import Row
-from prefixvlm.model.constrained import Trie, held, score_answers
+from prefixvlm.model.constrained import Trie, constrained_greedy, score_answers
 from prefixvlm.model.decoding import greedy
 from tests.conftest import collator_of, tiny_model
 from tests.model import naive
@@ -26,7 +26,7 @@ def ids_of(model, texts):
 
 def held_to(model, rows, lists):
     tries = [Trie(ids_of(model, texts), model.lm.eos_id) for texts in lists]
-    return held(model, collator_of(model)(rows, supervised=False), tries)
+    return constrained_greedy(model, collator_of(model)(rows, supervised=False), tries)
 
 
 def test_held_decoding_in_a_batch_equals_each_row_alone_without_a_cache(model, images):

@@ -5,12 +5,12 @@ import random
 import torch
 from transformers import DynamicCache, GPT2Config, MistralConfig
 
-from prefixvlm.model.kv_cache import ROOM, BufferedLayer, TextCache
+from prefixvlm.model.kv_cache import ROOM, BufferedLayer, DecoderCache
 
 
 def test_selections_equal_those_of_a_cache_that_copies():
     config = GPT2Config(n_layer=2)
-    ours, theirs = TextCache(config), DynamicCache(config=config)
+    ours, theirs = DecoderCache(config), DynamicCache(config=config)
     rng = random.Random(0)
     torch.manual_seed(0)
 
@@ -27,7 +27,7 @@ def test_selections_equal_those_of_a_cache_that_copies():
     read(2, 3)
     select([1, 0, 1, 1])  # two images, four texts
     read(4, 2)
-    ours.end_prompts(torch.ones(4, 5, dtype=torch.bool))
+    ours.mark_prompt_end(torch.ones(4, 5, dtype=torch.bool))
     select([row for row in range(4) for _ in range(3)])  # three beams each
     num_rows = 12
     for step in range(ROOM + 5):
@@ -43,7 +43,7 @@ def test_selections_equal_those_of_a_cache_that_copies():
 
 
 def test_layers_of_other_kinds_stay_those_of_transformers():
-    cache = TextCache(MistralConfig(num_hidden_layers=2, sliding_window=8))
+    cache = DecoderCache(MistralConfig(num_hidden_layers=2, sliding_window=8))
     assert not any(isinstance(layer, BufferedLayer) for layer in cache.layers)
     states = torch.arange(3.0).view(3, 1, 1, 1)
     cache.update(states, states, 0)

@@ -128,7 +128,7 @@ def test_labels_are_smoothed_in_training_alone(images):
     batch = collator_of(model)(rows_of(images))
     plain = model(batch)
     model.label_smoothing = 0.2
-    hidden, targets = model.lm.before_labels(model.inputs_embeds(batch), batch.attention_mask, batch.labels)
+    hidden, targets = model.lm.supervised_states(model.inputs_embeds(batch), batch.attention_mask, batch.labels)
     shares = model.lm.logits(hidden).double().log_softmax(-1)
     expected = -0.8 * shares.gather(1, targets[:, None])[:, 0] - 0.2 * shares.mean(1)
     torch.testing.assert_close(model.train()(batch).double(), expected, atol=1e-4, rtol=1e-4)

@@ -87,11 +87,11 @@ def test_training_rows_are_any_of_the_prompts_and_the_name(images):
     assert {row.target for row in rows} == {" red square"}
 
 
-def judged(task, values, truths):
+def make_prediction(task, values, truths):
     """Predictions as from these likelihoods."""
     samples = samples_of([Image.new("RGB", (8, 8))] * len(truths), truths)
     return [
-        task.judged(task.prompt_rows(sample)[0], task.classes[row.index(max(row))], row)
+        task.make_prediction(task.prompt_rows(sample)[0], task.classes[row.index(max(row))], row)
         for sample, row in zip(samples, values, strict=True)
     ]
 
@@ -104,10 +104,10 @@ def test_with_two_classes_the_area_is_the_share_of_pairs_in_order():
     task = Classification(["cat", "dog"], "kind")
     gaps = [(t == "dog", b - a) for t, (a, b) in zip(truths, values, strict=True)]
     pairs = [(x > y) + 0.5 * (x == y) for dog, x in gaps if dog for cat, y in gaps if not cat]
-    scores = task.scores(judged(task, values, truths))
+    scores = task.scores(make_prediction(task, values, truths))
     assert scores["roc_auc"].value == pytest.approx(100 * sum(pairs) / len(pairs), abs=1e-3)
     assert 50 < scores["roc_auc"].value < 100
-    assert "roc_auc" not in task.scores(judged(task, values[:1], truths[:1]))
+    assert "roc_auc" not in task.scores(make_prediction(task, values[:1], truths[:1]))
     assert "accuracy_top_5" not in scores
 
 
@@ -117,7 +117,7 @@ def test_with_more_than_five_classes_the_top_five_count_in_percent():
     values = [[rng.gauss(0, 1) for _ in CLASSES] for _ in truths]
     right = [truth in sorted(CLASSES, key=lambda c: -row[CLASSES.index(c)])[:5]
              for truth, row in zip(truths, values, strict=True)]  # fmt: skip
-    scores = Classification(CLASSES, "kind").scores(judged(Classification(CLASSES, "kind"), values, truths))
+    scores = Classification(CLASSES, "kind").scores(make_prediction(Classification(CLASSES, "kind"), values, truths))
     assert scores["accuracy_top_5"].value == pytest.approx(100 * sum(right) / 30)
     assert 0 < sum(right) < 30
     assert scores["accuracy"].value < scores["accuracy_top_5"].value
@@ -127,7 +127,7 @@ def test_scores_are_percent_over_all_by_group_and_averaged_over_classes():
     task = Classification(["a", "b", "c"], "kind")
     guesses, truths = "aabbc", "abbbb"
     values = [[float(name == guess) for name in "abc"] for guess in guesses]
-    scores = {name: score.value for name, score in task.scores(judged(task, values, list(truths))).items()}
+    scores = {name: score.value for name, score in task.scores(make_prediction(task, values, list(truths))).items()}
     assert scores["accuracy"] == scores["micro_f1"] == pytest.approx(60)
     assert scores["accuracy_part_a"] == pytest.approx(200 / 3)
     assert scores["accuracy_part_b"] == pytest.approx(50)

@@ -96,12 +96,12 @@ def test_recall_counts_whatever_image_has_the_caption():
     ]
     predictions = [Prediction("contrastive", key, f"{key}-0", text, "", (text,), None, values=[*t, *i])
                    for key, text, t, i in said]  # fmt: skip
-    settled = task.settle(predictions)
+    settled = task.finalize(predictions)
     assert [p.prediction for p in settled] == ["a", "b", "b", "a"]
     scores = {name: score.value for name, score in task.scores(settled).items()}
     assert scores["text_to_image_recall_1"] == 75
     assert scores["image_to_text_recall_1"] == 25  # k2's: a and c tie for k0's, and all for k1's and k3's
-    assert task.settle([]) == []
+    assert task.finalize([]) == []
 
 
 def test_what_is_refused():

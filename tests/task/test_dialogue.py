@@ -5,7 +5,7 @@ import random
 import pytest
 from PIL import Image
 
-from prefixvlm.batch import IGNORE_INDEX, Said
+from prefixvlm.batch import IGNORE_INDEX, AssistantTurn
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task.dialogue import Dialogue
 from tests.conftest import collator_of, tiny_model
@@ -31,7 +31,7 @@ def test_every_answer_is_supervised_with_its_end():
     ids = [i for i in batch.labels[0].tolist() if i != IGNORE_INDEX]
     eos = model.lm.tokenizer.eos_token
     assert model.lm.tokenizer.decode(ids) == f" a dog{eos} at home{eos} so{eos}"
-    assert sum(isinstance(part, Said) for part in row.context) == 2
+    assert sum(isinstance(part, AssistantTurn) for part in row.context) == 2
 
 
 def test_a_description_is_the_first_turn():

@@ -140,11 +140,11 @@ def test_scores_are_percent_over_all_and_by_ways_and_shots():
 
 @pytest.mark.parametrize("lacking", ["support", "questions", "choices"])
 def test_a_sample_that_is_no_episode_is_an_error_that_names_it(images, lacking):
-    whole = episode(images, "k9")
+    corpus_score = episode(images, "k9")
     sample = {
-        "support": Sample("k9", whole.image, (), whole.questions),
-        "questions": Sample("k9", whole.image, support=whole.support),
-        "choices": Sample("k9", whole.image, (), (Question("q", "?", ("dax",)),), support=whole.support),
+        "support": Sample("k9", corpus_score.image, (), corpus_score.questions),
+        "questions": Sample("k9", corpus_score.image, support=corpus_score.support),
+        "choices": Sample("k9", corpus_score.image, (), (Question("q", "?", ("dax",)),), support=corpus_score.support),
     }[lacking]
     with pytest.raises(ValueError, match=r"'k9' is no episode"):
         FastBinding().prompt_rows(sample)

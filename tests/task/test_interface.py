@@ -11,7 +11,7 @@ from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task import interface
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.fast_binding import FastBinding
-from prefixvlm.task.results.prediction import Prediction, mean
+from prefixvlm.task.results.prediction import Prediction, item_mean_score
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 
@@ -127,12 +127,12 @@ def test_large_batches_are_predicted_in_slices_with_the_same_result(model, image
     samples = [Sample(f"k{i}", image, (), questions(f"k{i}", "what?", "how many of them are there?"[: 5 + 4 * i]))
                for i, image in enumerate(images)]  # fmt: skip
     batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
-    whole = task.predict(model, batch)
+    corpus_score = task.predict(model, batch)
     prefixes = []
     model.mapper.register_forward_hook(lambda _, args, out: prefixes.append(len(out)))
     monkeypatch.setattr(interface, "MAX_ROWS", 4)
-    assert task.predict(model, batch) == whole
-    assert [p.id for p in whole] == [f"k{i}-{j}" for i in range(5) for j in range(2)]
+    assert task.predict(model, batch) == corpus_score
+    assert [p.id for p in corpus_score] == [f"k{i}-{j}" for i in range(5) for j in range(2)]
     assert prefixes == [2, 2, 1]
 
 
@@ -210,7 +210,7 @@ def test_a_score_of_a_group_that_is_the_whole_set_stands_among_the_items_and_tha
 def test_a_judge_adds_its_scores_to_those_that_have_references():
     task = Vqa()
     found = [Prediction("vqa", "a", "0", "", "yes", ("yes",), 1.0), Prediction("vqa", "b", "1", "", "no", (), None)]
-    task.judges = [lambda known: {"length": mean(known, [len(p.prediction) for p in known])}]
+    task.judges = [lambda known: {"length": item_mean_score(known, [len(p.prediction) for p in known])}]
     report = task.report(found)
     assert (report["scores"], report["counts"]) == ({"accuracy": 100, "length": 3}, {"accuracy": 1, "length": 1})
     assert report["items"] == {"0": {"accuracy": 100, "length": 3}}

@@ -81,7 +81,7 @@ def scored(task: Task, model: PrefixLM, blind: bool = False, of=samples) -> dict
     if blind:
         black = Image.new("RGB", (8, 8))
         asked = [type(each)(**{**vars(each), "image": black}) for each in asked]
-    predictions = task.settle(task.predict(model, prompts(asked, random.Random(0))))
+    predictions = task.finalize(task.predict(model, prompts(asked, random.Random(0))))
     return task.report(predictions)
 
 

@@ -31,7 +31,7 @@ def sample_of(image, key="k7"):
 def prediction(question, text, truths, task):
     asked = Sample("k", Image.new("RGB", (8, 8)), (), (Question(question, question, truths),))
     (row,) = task.prompt_rows(asked)
-    return task.judged(row, text)
+    return task.make_prediction(row, text)
 
 
 def test_training_questions_are_drawn_by_the_generator_alone(images):
@@ -201,7 +201,7 @@ def test_answerability_goes_with_its_question_where_rows_are_one_and_read_in_par
 def test_without_any_unanswerable_question_there_is_no_average_precision(images):
     task = Vqa(answerability=True)
     (row,) = task.prompt_rows(vizwiz_samples(images)[0])
-    assert set(task.scores([task.judged(row, "cat", [-1.0])])) == {"accuracy", "accuracy_answerable_yes"}
+    assert set(task.scores([task.make_prediction(row, "cat", [-1.0])])) == {"accuracy", "accuracy_answerable_yes"}
 
 
 def test_questions_without_answers_are_asked_only_for_a_test_server(images):

@@ -1,57 +1,13 @@
 """A run goes in as it trains; its last checkpoint comes out, every so many steps and when a signal asks it to stop."""
 
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-class Stopped(SystemExit):
-    """A signal ended the run; exit code 130 after Ctrl-C, 143 where somebody else asked."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(130 if signum == signal.SIGINT else 143)
-        self.signum = signum
-
-
-class Signals:
-    """Those that ask a run to stop; `defer`red while it trains, so that it saves first. A second one does not wait."""
-
-    def __init__(self) -> None:
-        self.asked, self.defer = 0, False
-
-    def install(self) -> None:
-        """Again wherever Lightning has put in its own: its handler of SIGTERM waits for the other ranks."""
-        if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                signal.signal(signum, self._handle)
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-        self.asked, self.defer = 0, False
-        self.install()
-        try:
-            yield
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                for signum, handler in before.items():
-                    signal.signal(signum, handler)
-
-    def _handle(self, signum: int, frame: object) -> None:
-        if not self.defer or self.asked:
-            raise Stopped(signum)
-        self.asked = signum
-
-
-signals = Signals()  # a process has one set of handlers
+from prefixvlm.distributed.signals import StoppedBySignal, signals
 
 
 class LastCheckpoint(Checkpoint):
@@ -109,7 +65,7 @@ class LastCheckpoint(Checkpoint):
             self.saved = step
             trainer.save_checkpoint(self.path)
         if stop:
-            raise Stopped(signals.asked or signal.SIGTERM)
+            raise StoppedBySignal(signals.asked or signal.SIGTERM)
 
 
 def _begin_epoch_after_one_that_ended(loop: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from prefixvlm.batch import Batch
-from prefixvlm.callbacks.prefix_statistics import PrefixWatch, keys_of_images, nearest_tokens, token_norm
+from prefixvlm.callbacks.prefix_statistics import PrefixRecorder, keys_of_images, nearest_tokens, token_norm
 from prefixvlm.callbacks.throughput import Clock
 from prefixvlm.logger.wandb import log_table
 from prefixvlm.training.module import PrefixModule
@@ -35,7 +35,7 @@ class Monitor(Callback):
         self.nearest: dict[str, list[str]] = {}
         self.values: dict[str, Any] = {}
         self.token_norm: float | None = None
-        self.watch = PrefixWatch()
+        self.watch = PrefixRecorder()
         self.clock = Clock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -15,7 +15,7 @@ from prefixvlm.mapper.interface import Mapper
 CHUNK = 8192  # rows of the embedding matrix at a time
 
 
-class PrefixWatch:
+class PrefixRecorder:
     """Keeps the first prefix, float[B, P, E], that a mapper makes between `begin` and `end`; nothing otherwise."""
 
     def __init__(self) -> None:

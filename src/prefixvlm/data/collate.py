@@ -12,12 +12,12 @@ from prefixvlm.batch import (
     IMAGE_ID,
     LEARNED,
     LEARNED_ID,
+    AssistantTurn,
     Batch,
     ImageOrFeatures,
-    Markup,
     Part,
     Row,
-    Said,
+    TemplateText,
 )
 
 NO_IMAGE = torch.empty(3, 1, 1)
@@ -105,28 +105,32 @@ class Collator:
         for part in self.chat(row.parts) if self.chat else row.parts:
             begun = len(text.ids)
             if not isinstance(part, str):
-                if isinstance(last, Markup):
+                if isinstance(last, TemplateText):
                     text.add(said_ids(self.tokenizer, last, ""))  # its space
                 text.add([IMAGE_ID] * self.prefix_length)
                 last = ""
                 continue
             if part is LEARNED:
                 text.add([LEARNED_ID])
-            elif isinstance(part, Said):
+            elif isinstance(part, AssistantTurn):
                 text.add([*said_ids(self.tokenizer, last, part), self.eos_id], supervised=True)
-            elif isinstance(part, Markup):
-                text.add(markup_ids(self.tokenizer, self.tokenizer.eos_token if isinstance(last, Said) else last, part))
-            elif isinstance(last, Markup):
+            elif isinstance(part, TemplateText):
+                text.add(
+                    markup_ids(
+                        self.tokenizer, self.tokenizer.eos_token if isinstance(last, AssistantTurn) else last, part
+                    )
+                )
+            elif isinstance(last, TemplateText):
                 text.add(said_ids(self.tokenizer, last, part) if part.strip() else [])
             else:
                 text.add(bos + token_ids(self.tokenizer, part))
-            if not isinstance(part, Markup):
+            if not isinstance(part, TemplateText):
                 if (tag := next(tags, IGNORE_INDEX)) != IGNORE_INDEX and len(text.ids) == begun:
                     raise ValueError(
                         f"sample {row.key!r}: {part.strip()!r} has a tag, but the tokenizer reads nothing in it"
                     )
                 text.tags[-1:] = [tag]
-            if part.strip() or not isinstance(last, Markup):
+            if part.strip() or not isinstance(last, TemplateText):
                 last = part
             bos = []
         text.add(bos + self.end_ids)
@@ -135,7 +139,7 @@ class Collator:
                 f"sample {row.key!r}: the prompt has {len(text.ids)} tokens with its images, and the language "
                 f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
             )
-        if supervised and (row.target or isinstance(row.target, Said)):
+        if supervised and (row.target or isinstance(row.target, AssistantTurn)):
             room = None if self.max_positions is None else self.max_positions - len(text.ids)
             target = [*said_ids(self.tokenizer, last, row.target), self.eos_id][: self.max_target_length]
             text.add(target[:room], supervised=True)
@@ -157,7 +161,7 @@ class Tokens:
 
 
 def _texts(parts: Sequence[Any]) -> list[str]:
-    return [part for part in parts if isinstance(part, str) and not isinstance(part, Markup)]
+    return [part for part in parts if isinstance(part, str) and not isinstance(part, TemplateText)]
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -173,7 +177,7 @@ def continuation_ids(tokenizer: Any, text: str, target: str) -> list[int]:
 
 def said_ids(tokenizer: Any, last: str, text: str) -> list[int]:
     """The ids of a text as it goes on from the last; after markup it begins with the markup's space or none."""
-    if not isinstance(last, Markup):
+    if not isinstance(last, TemplateText):
         return continuation_ids(tokenizer, last, text)
     before = last.rstrip(" ")
     return continuation_ids(tokenizer, before, last[len(before) :] + text.lstrip())

@@ -6,13 +6,13 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import Shards, find_sources
 from prefixvlm.data.loading.planned_batches import Collate
-from prefixvlm.data.loading.shard_source import Tar, in_turn
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
-from prefixvlm.data.shard_cache import DEFAULT_FOLDER, Cache
+from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
 from prefixvlm.data.shards.read import read_shard
 
 
@@ -64,8 +64,8 @@ class ShardDataModule(LightningDataModule):
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
         self.train_blind = train_blind
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
-        self.cache = Cache(cache_dir, cache_limit)
-        self._train_loader: ShardLoader | None = None
+        self.cache = ShardCache(cache_dir, cache_limit)
+        self._train_loader: TrainLoader | None = None
         self._train_state: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -73,8 +73,8 @@ class ShardDataModule(LightningDataModule):
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self.test_split,)):
             find_sources(self.shards, split, self.cache)
 
-    def train_dataloader(self) -> ShardLoader:
-        loader = ShardLoader(
+    def train_dataloader(self) -> TrainLoader:
+        loader = TrainLoader(
             find_sources(self.shards, "train", self.cache),
             self.batch_size,
             self.train_collate,
@@ -106,26 +106,26 @@ class ShardDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_state = state_dict
 
-    def val_dataloader(self) -> list[ExactLoader]:
+    def val_dataloader(self) -> list[EvalLoader]:
         """The loader for the loss, then one a task for predictions."""
         collates = self.test_collates.values() if self.limit_val_predictions else ()
         blind = self.blind or self.train_blind
         loss = self._exact("val", self.val_collate, self.limit_val, blind, self.max_bad_fraction)
         return [loss, *(self._exact("val", collate, self.limit_val_predictions, blind) for collate in collates)]
 
-    def test_dataloader(self) -> list[ExactLoader]:
+    def test_dataloader(self) -> list[EvalLoader]:
         collates = self.test_collates.values()
         return [self._exact(self.test_split, collate, self.limit_test, self.blind) for collate in collates]
 
     def paths(self, split: str) -> list[Path]:
         """The shards of a split, all of them fetched."""
-        return list(in_turn(self._tars(split)))
+        return list(prefetched_paths(self._tars(split)))
 
     def images(self, keys: Sequence[str], split: str | None = None) -> dict[str, bytes]:
         """The encoded images of some samples of a split (null: the one that is tested), by key."""
         wanted, found = set(keys), dict[str, bytes]()
         tars = self._tars(split or self.test_split) if wanted else []
-        for tar, path in zip(tars, in_turn(tars), strict=True):
+        for tar, path in zip(tars, prefetched_paths(tars), strict=True):
             for key, members in read_shard(path):
                 image = next((members[name] for name in members if name in IMAGE_EXTENSIONS), None)
                 if image is not None and tar.prefix + key in wanted:
@@ -134,14 +134,14 @@ class ShardDataModule(LightningDataModule):
                 break
         return found
 
-    def _tars(self, split: str) -> list[Tar]:
+    def _tars(self, split: str) -> list[ShardRef]:
         return [tar for source in find_sources(self.shards, split, self.cache) for tar in source.tars]
 
     def _exact(
         self, split: str, collate: Collate, limit: int | None, blind: bool, max_bad_fraction: float | None = None
-    ) -> ExactLoader:
+    ) -> EvalLoader:
         sources = find_sources(self.shards, split, self.cache)
-        return ExactLoader(
+        return EvalLoader(
             sources, self.eval_batch_size, collate, limit, max_bad_fraction, blind=blind, **self._common()
         )
 

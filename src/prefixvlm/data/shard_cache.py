@@ -16,7 +16,7 @@ MAX_MANIFEST = 2**30  # bytes
 logger = logging.getLogger(__name__)
 
 
-class Held:
+class PinnedFile:
     """A file that is there until this is closed."""
 
     def __init__(self, path: Path, lock: ExitStack | None = None) -> None:
@@ -26,7 +26,7 @@ class Held:
         self.lock.close()
 
 
-class Cache:
+class ShardCache:
     """A folder of shards from elsewhere; any number of processes may use it at once.
 
     limit: its size in GB, which is exceeded only while more than that is being read.
@@ -75,7 +75,7 @@ class Cache:
         """Whether there is such a shard of a pattern, here or there."""
         return self.path_of(url).is_file() or exists(url, self.patience)
 
-    def hold(self, url: str, path: Path, size: int | None = None, sha256: str | None = None) -> Held:
+    def pin(self, url: str, path: Path, size: int | None = None, sha256: str | None = None) -> PinnedFile:
         """The shard at `path`, fetched if it is not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
@@ -88,7 +88,7 @@ class Cache:
             os.utime(path)
         if size is None:
             self._make_room(0)
-        return Held(path, held)
+        return PinnedFile(path, held)
 
     def _make_room(self, incoming: int) -> None:
         if self.limit is None:

@@ -43,7 +43,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def processes(trainer: MutableMapping[str, Any]) -> int:
+def num_processes(trainer: MutableMapping[str, Any]) -> int:
     """How many are to be started here, by trainer.devices; 1 where torchrun, srun or `launch` has started all.
 
     trainer.devices and trainer.num_nodes then become what was started. Raises ValueError if that is not what they ask.
@@ -86,7 +86,7 @@ def given_world() -> dict[str, int]:
     return {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
 
 
-def started() -> str:
+def run_id() -> str:
     """What the run's folder is called: when it started, and the same on every rank; a SLURM job's own id.
 
     torchrun's processes agree through the store that it keeps for them: their clocks may differ.
@@ -101,7 +101,7 @@ def started() -> str:
     return torch.distributed.TCPStore(address, port, is_master=False).compare_set(SHARED, "", now).decode()
 
 
-def as_one_sweep() -> None:
+def run_sweep_once() -> None:
     """Under torchrun a sweep runs once: the first process goes on alone, and each job starts as many processes.
 
     Raises ValueError on several machines, where a job could not.
@@ -120,11 +120,11 @@ def as_one_sweep() -> None:
     sys.argv.insert(
         next(overrides, len(sys.argv)), f"trainer.devices={world['devices']}"
     )  # argparse wants them together
-    for name in os.environ.keys() - alone().keys():
+    for name in os.environ.keys() - single_process_environ().keys():
         del os.environ[name]
 
 
-def alone() -> dict[str, str]:
+def single_process_environ() -> dict[str, str]:
     """The environment without what makes a process one of several."""
     return {
         name: value
@@ -143,7 +143,12 @@ def launch(count: int, logs: str | Path, *overrides: str) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, *sys.argv, *overrides]
-    shared = alone() | {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "NODE_RANK": 0, PARENT: os.getpid()}
+    shared = single_process_environ() | {
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "NODE_RANK": 0,
+        PARENT: os.getpid(),
+    }
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     files = [Path(logs) / f"rank{number}.log" for number in range(count)]
     crew: list[subprocess.Popen[bytes]] = []
@@ -193,7 +198,7 @@ def _first_failed(crew: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return min(failed, key=lambda number: crew[number].returncode) if failed else None
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """However the process that started this one ends, so does this: one that was killed cannot end it."""
     if parent := os.environ.get(PARENT):
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()

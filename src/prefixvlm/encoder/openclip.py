@@ -15,19 +15,19 @@ from torch import Tensor
 from prefixvlm.encoder.pretrained import (
     LOAD_ERRORS,
     RANDOM,
-    TowerEncoder,
+    PretrainedEncoder,
     check_random,
     first_line,
+    fixed_random_weights,
     on_meta,
-    same_draws,
 )
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 KEYS = ("encoder.model_name", "encoder.pretrained")  # what messages call the two settings of a model
 
 
-class OpenClipEncoder(TowerEncoder):
-    """Any open_clip image tower (ViT, ModifiedResNet, timm), frozen unless trained; see TowerEncoder.
+class OpenClipEncoder(PretrainedEncoder):
+    """Any open_clip image tower (ViT, ModifiedResNet, timm), frozen unless trained; see PretrainedEncoder.
 
     model_name: an open_clip name, or local-dir:PATH to a folder with open_clip_config.json and weights.
     pretrained: a tag of that name, a weights file, or "random" for a frozen control; None with local-dir, whose
@@ -53,7 +53,7 @@ class OpenClipEncoder(TowerEncoder):
         check_random(pretrained, trained)
         empty = pretrained == RANDOM or on_meta()
         check_name(model_name, None if empty else pretrained, trained or empty, KEYS)
-        with same_draws(pretrained):
+        with fixed_random_weights(pretrained):
             self.visual = load_clip(model_name, pretrained, KEYS, image_size, empty).visual  # the text tower goes
         if hasattr(self.visual, "output_tokens"):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
@@ -61,7 +61,7 @@ class OpenClipEncoder(TowerEncoder):
             self._resize_resnet(image_size)
         self.transform = image_transform_v2(PreprocessCfg(**self.visual.preprocess_cfg), is_train=False)
         size = self.visual.image_size
-        self.measure(*((size, size) if isinstance(size, int) else size))
+        self.infer_shapes(*((size, size) if isinstance(size, int) else size))
 
     def _resize_resnet(self, image_size: int | None) -> None:
         """Convolutions take any size; the attention pool, which patches go without, only its own."""

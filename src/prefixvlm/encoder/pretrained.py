@@ -26,7 +26,7 @@ LOAD_ERRORS = (
 )
 
 
-class TowerEncoder(ImageEncoder):
+class PretrainedEncoder(ImageEncoder):
     """What the encoders of all libraries share. A subclass sets visual and transform, then calls measure.
 
     features: "pooled", one vector an image, or "patch", one a patch before any pooling.
@@ -69,13 +69,13 @@ class TowerEncoder(ImageEncoder):
             raise ValueError(f"encoder.image_size is {image_size}, but it must be null or at least 1")
         if trained and dtype not in ("auto", "float32"):
             raise ValueError(f"encoder.dtype is {dtype}, but a trained encoder is float32: set encoder.dtype=auto")
-        self.kept_in = torch.float32 if trained else dtype_of("encoder.dtype", dtype)
+        self.weight_dtype = torch.float32 if trained else dtype_of("encoder.dtype", dtype)
         self.layers, self.normalize, self.trained, self.pooled = layers, normalize, trained, features == "pooled"
         self.image_size, self.average_pooling, self.pixel_shuffle = image_size, average_pooling, pixel_shuffle
 
-    def measure(self, height: int, width: int) -> None:
+    def infer_shapes(self, height: int, width: int) -> None:
         """Sets the widths by a dry run, and which weights are trained: those that the features depend on."""
-        self.visual.to(self.kept_in).eval().requires_grad_(self.trained)
+        self.visual.to(self.weight_dtype).eval().requires_grad_(self.trained)
         try:
             maps = self._encode(torch.zeros(1, 3, height, width))
         except (AssertionError, RuntimeError) as error:
@@ -95,7 +95,7 @@ class TowerEncoder(ImageEncoder):
                 parameter.requires_grad_(gradient is not None)  # DDP fails over a trained weight without a gradient
         self.train()
 
-    def train(self, mode: bool = True) -> "TowerEncoder":
+    def train(self, mode: bool = True) -> "PretrainedEncoder":
         """A frozen encoder stays in eval mode: without gradients its batch norms would still move."""
         return super().train(mode and self.trained)
 
@@ -179,7 +179,7 @@ def check_random(pretrained: object, trained: bool) -> None:
 
 
 @contextmanager
-def same_draws(pretrained: object) -> Iterator[None]:
+def fixed_random_weights(pretrained: object) -> Iterator[None]:
     """Random weights of a control are the same in each run: a checkpoint holds none, and an evaluation makes them anew.
 
     Those that are trained from scratch are drawn as the run's seed says.

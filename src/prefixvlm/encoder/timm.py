@@ -16,16 +16,16 @@ from torchvision.transforms import Compose
 from prefixvlm.encoder.pretrained import (
     LOAD_ERRORS,
     RANDOM,
-    TowerEncoder,
+    PretrainedEncoder,
     check_random,
     first_line,
+    fixed_random_weights,
     on_meta,
-    same_draws,
 )
 
 
-class TimmEncoder(TowerEncoder):
-    """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT), frozen unless trained; see TowerEncoder.
+class TimmEncoder(PretrainedEncoder):
+    """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT), frozen unless trained; see PretrainedEncoder.
 
     model_name: timm's, with a tag of weights (resnet50.a1_in1k) or without, for its first tag.
     pretrained: True for the tag's weights, which are downloaded once, a weights file, "random" for a frozen control,
@@ -54,13 +54,13 @@ class TimmEncoder(TowerEncoder):
         empty = pretrained == RANDOM or on_meta()
         if not empty:
             check_pretrained(model_name, pretrained, trained)
-        with same_draws(pretrained):
+        with fixed_random_weights(pretrained):
             self.visual = load_timm(model_name, None if empty else pretrained, image_size)
         if not self.pooled and not hasattr(self.visual, "forward_intermediates"):
             raise ValueError(f"encoder.features is patch, but timm gives none of {model_name}: set pooled")
         config = timm.data.resolve_model_data_config(self.visual, {"img_size": image_size})
         self.transform = Compose([to_rgb, *timm.data.create_transform(**config).transforms])
-        self.measure(*config["input_size"][1:])
+        self.infer_shapes(*config["input_size"][1:])
 
     def _pooled(self, pixel_values: Tensor) -> Tensor:
         features = self.visual(pixel_values)
@@ -124,7 +124,7 @@ def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | 
     if image_size is not None and config_of(model_name).fixed_input_size:
         options["img_size"] = image_size
     try:
-        with whole():
+        with strict_state_dict():
             return timm.create_model(model_name, pretrained=bool(pretrained), num_classes=0, **options)
     except LOAD_ERRORS as error:
         if not pretrained:
@@ -139,7 +139,7 @@ def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | 
 
 
 @contextmanager
-def whole() -> Iterator[None]:
+def strict_state_dict() -> Iterator[None]:
     """Within, what is loaded must fit but for a classifier: timm would only log what stays random without one."""
     load = nn.Module.load_state_dict
 

@@ -15,7 +15,7 @@ from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.metrics.captions.clip_score import PREFIX, clip_scores
 from prefixvlm.metrics.captions.java import meteor, spice, unavailable
 from prefixvlm.metrics.captions.words import words_of
-from prefixvlm.task.results.prediction import Prediction, Score, mean
+from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 from prefixvlm.task.retrieval import recalls
 
 BATCH = 64
@@ -38,7 +38,7 @@ def java_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
     if "meteor" not in missing:
         scores["meteor"] = Score(meteor(texts, references)[0], predictions)
     if "spice" not in missing:
-        scores["spice"] = mean(predictions, list(spice(texts, references)[1].values()))
+        scores["spice"] = item_mean_score(predictions, list(spice(texts, references)[1].values()))
     return scores
 
 
@@ -68,7 +68,7 @@ class Judge:
             every = self.clip.text_features([PREFIX + text for p in predictions for text in p.references])
             references = [part.numpy() for part in every.split(counts)]
         result = clip_scores(images.numpy(), texts.numpy(), references)
-        return {name: mean(predictions, items) for name, items in result.per_item.items()}
+        return {name: item_mean_score(predictions, items) for name, items in result.per_item.items()}
 
     def retrieval_scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Recall at 1, 5 and 10 of the judge itself, on the same images and captions: what CLIP alone reaches."""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.loading.demonstration_pool import Pool
+from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.task.rows.few_shot import SPARE, FewShot
 
@@ -28,7 +28,7 @@ def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) ->
         raise ValueError(f"task {heads[0]} has a head and takes no demonstrations; set task, or few_shot.shots=0")
     black = Image.new("RGB", (64, 64)) if data.blind else None
     shards = data.paths("train") if few_shot.shots else []
-    pool = Pool(shards, few_shot.pool_size, few_shot.seed, black)
+    pool = DemonstrationPool(shards, few_shot.pool_size, few_shot.seed, black)
     nearest = None
     if few_shot.choice == "nearest" and few_shot.shots and not data.blind:
         pooled = _features(module.model.encoder, (pool[number].image for number in range(len(pool))), len(pool))

@@ -9,7 +9,7 @@ from typing import Any
 from prefixvlm.data.feature_codec import encode_npy
 from prefixvlm.data.sample import BLACK, decode
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.tar_writer import Candidate
+from prefixvlm.data.shards.tar_writer import SampleOrError
 from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.openclip import OpenClipEncoder
@@ -17,7 +17,7 @@ from prefixvlm.encoder.pretrained import RANDOM
 from prefixvlm.features.write import device_of
 
 
-class EncodeTexts:
+class CaptionShardEncoder:
     """Samples with captions to samples with one caption each, whose features are in the place of the image's (CapDec).
 
     KEY becomes KEY-0, KEY-1, ...; CLIP's features of texts have norm 1.
@@ -26,7 +26,7 @@ class EncodeTexts:
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
 
-    def __call__(self, path: Path) -> Iterator[Candidate]:
+    def __call__(self, path: Path) -> Iterator[SampleOrError]:
         """Of a shard; instead of a sample that has no captions, or does not decode, comes the error."""
         raw = read_shard(path)
         while group := list(islice(raw, self.clip.batch_size)):
@@ -42,7 +42,9 @@ class EncodeTexts:
                     yield f"{key}-{number}", {"npy": encode_npy(next(features)), "json": content}
 
 
-def texts_of(encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64, device: str = "auto") -> EncodeTexts:
+def texts_of(
+    encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64, device: str = "auto"
+) -> CaptionShardEncoder:
     """By the text tower beside an encoder, whose features can stand for those of images.
 
     Raises ValueError for an encoder whose features do not lie beside those of texts: on the unit sphere of CLIP.
@@ -54,7 +56,7 @@ def texts_of(encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64, 
         )
     if node.get("pretrained") == RANDOM:
         raise ValueError("encoder.pretrained is random, whose features say nothing of texts; set it to a tag or a file")
-    return EncodeTexts(Clip(node["model_name"], node.get("pretrained"), batch_size).to(device_of(device)))
+    return CaptionShardEncoder(Clip(node["model_name"], node.get("pretrained"), batch_size).to(device_of(device)))
 
 
 def _captions(key: str, members: dict[str, bytes], where: str) -> Sequence[str] | ValueError:

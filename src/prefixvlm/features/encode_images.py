@@ -17,14 +17,14 @@ from prefixvlm.data.feature_codec import encode_npy
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, decode_image
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.reencode import renamed
-from prefixvlm.data.shards.tar_writer import Candidate, Members
+from prefixvlm.data.shards.tar_writer import Members, SampleOrError
 from prefixvlm.encoder.interface import ImageEncoder
 
 Features = NDArray[np.floating]
-Samples = Callable[[Path], Iterator[Candidate]]  # of a shard
+Samples = Callable[[Path], Iterator[SampleOrError]]  # of a shard
 
 
-class Encoded(Sequence[Candidate]):
+class EncodedShard(Sequence[SampleOrError]):
     """The samples of a shard with their features, computed as they are asked for, one after the other."""
 
     def __init__(self, samples: Samples, path: Path, num_samples: int) -> None:
@@ -33,21 +33,21 @@ class Encoded(Sequence[Candidate]):
     def __len__(self) -> int:
         return self.num_samples
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def __iter__(self) -> Iterator[SampleOrError]:
         return self.samples(self.path)
 
     def __getitem__(self, index: Any) -> Any:
         raise TypeError("features are computed in their order")
 
 
-class Encode:
+class ImageShardEncoder:
     """Samples with images to samples with features; decoded in threads, encoded in batches, no image twice a batch."""
 
     def __init__(self, encoder: ImageEncoder, batch_size: int) -> None:
         self.encoder, self.batch_size = encoder, batch_size
         self.device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
 
-    def samples(self, path: Path) -> Iterator[Candidate]:
+    def samples(self, path: Path) -> Iterator[SampleOrError]:
         """Of a shard; instead of a sample with an image that does not decode comes the error."""
         raw = read_shard(path)
         with ThreadPoolExecutor(os.cpu_count()) as pool:

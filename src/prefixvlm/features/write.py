@@ -12,13 +12,13 @@ import torch
 from prefixvlm.data.loading.mixture import Shards
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, sha256
 from prefixvlm.data.shards.read import count_samples
-from prefixvlm.data.shards.reencode import Encoding
-from prefixvlm.data.shards.staging import Partial
-from prefixvlm.data.shards.tar_writer import Task, write_tar
+from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.staging import StagingFolder
+from prefixvlm.data.shards.tar_writer import ShardJob, write_tar
 from prefixvlm.data.shards.write import already_there, make_shards
 from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
 from prefixvlm.encoder.interface import Identity, ImageEncoder
-from prefixvlm.features.encode_images import Encode, Encoded, Samples
+from prefixvlm.features.encode_images import EncodedShard, ImageShardEncoder, Samples
 from prefixvlm.model.trained_state import fingerprint
 
 
@@ -46,7 +46,7 @@ def write_features(
     if not any(shards.glob("*.tar")) or identity_of(str(shards)) is not None:
         raise ValueError(f"--shards is {shards}, which is not a folder of image shards")
     images = read_manifest(shards) or _manifest_of(shards)
-    encode = Encode(encoder.eval().to(device_of(device)), batch_size)
+    encode = ImageShardEncoder(encoder.eval().to(device_of(device)), batch_size)
     identity = identify(encoder, node)
     listed = (shards / MANIFEST).is_file()
     known = {name: value for name, value in vars(identity).items() if name != "grid"}  # folders of old do not say it
@@ -55,12 +55,12 @@ def write_features(
     wanted = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
                       {split: Split() for split in images.splits})  # fmt: skip
 
-    def tasks(partial: Partial) -> Iterator[Task]:
+    def tasks(partial: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
             for shard in content.shards:
-                encoded = Encoded(texts or encode.samples, shards / shard.name, shard.samples)
+                encoded = EncodedShard(texts or encode.samples, shards / shard.name, shard.samples)
                 path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
-                yield Task(split, path, sidecar, encoded, Encoding(), _digest(mark, shard.sha256))
+                yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256))
 
     if found := already_there(out, wanted, "features", IDENTITY):
         return found

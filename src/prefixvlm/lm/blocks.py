@@ -19,7 +19,7 @@ def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
     return blocks
 
 
-def recompute(blocks: list[nn.Module]) -> None:
+def enable_activation_checkpointing(blocks: list[nn.Module]) -> None:
     """Each block keeps only what it reads for the backward pass, and is computed again there.
 
     transformers' own way does nothing in eval mode, which a frozen model never leaves. Only `forward` is replaced, so

@@ -92,7 +92,7 @@ class CausalLM(LanguageModel):
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         return self.hidden(embeds, mask, positions)[wanted]
 
-    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Each token is said by the state one position before it."""
         supervised = labels[:, 1:] != IGNORE_INDEX
         return self.states(embeds, mask, F.pad(supervised, (0, 1))), labels[:, 1:][supervised]

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from prefixvlm.batch import Markup, Part, Said
+from prefixvlm.batch import AssistantTurn, Part, TemplateText
 
 WORDS = ("\ue000", "\ue001", "\ue002", "\ue003")  # that no template has
 DAY = "26 Jul 2024"  # Llama's default: a template that says the date would say another one each day
@@ -38,14 +38,18 @@ class Chat:
             raise ValueError(
                 f"the chat template ends a turn with {between[:20]!r}, but texts end with {eos!r}; set lm.eos_token"
             )
-        self.first, self.opening, self.next = Markup(first), Markup(opening), Markup(between.removeprefix(eos))
+        self.first, self.opening, self.next = (
+            TemplateText(first),
+            TemplateText(opening),
+            TemplateText(between.removeprefix(eos)),
+        )
 
     def __call__(self, parts: Sequence[Part]) -> list[Part]:
         """Up to where the assistant is to speak, or to where it has spoken last."""
         turns: list[Part] = [self.first]
         for part in parts:
-            turns += [self.opening, part, self.next] if isinstance(part, Said) else [part]
-        return turns[:-1] if parts and isinstance(parts[-1], Said) else [*turns, self.opening]
+            turns += [self.opening, part, self.next] if isinstance(part, AssistantTurn) else [part]
+        return turns[:-1] if parts and isinstance(parts[-1], AssistantTurn) else [*turns, self.opening]
 
     def _rendered(self, words: Sequence[str], **options: Any) -> str:
         messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(words)]

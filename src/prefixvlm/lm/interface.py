@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import Cache
 
-from prefixvlm.lm.blocks import blocks_of, compile_blocks, recompute
+from prefixvlm.lm.blocks import blocks_of, compile_blocks, enable_activation_checkpointing
 from prefixvlm.lm.chat import Chat
 
 
@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
         self.compiled = bool(compile)
         self.check()
         if activation_checkpointing:
-            recompute(self.blocks)
+            enable_activation_checkpointing(self.blocks)
         if compile:
             compile_blocks(self.blocks, "inductor" if compile is True else str(compile))
 
@@ -120,12 +120,12 @@ class LanguageModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define states")
 
-    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The states that say each supervised token, and those tokens: float[N, E'], int[N], in reading order.
 
         embeds: float[S, T, E]; mask: bool[S, T]; labels: int[S, T], IGNORE_INDEX where not supervised.
         """
-        raise TypeError(f"{type(self).__name__} does not define before_labels")
+        raise TypeError(f"{type(self).__name__} does not define supervised_states")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""

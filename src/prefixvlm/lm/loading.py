@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from prefixvlm.lm.architectures import CONFIGS
-from prefixvlm.lm.quantization import options_of, settle
+from prefixvlm.lm.quantization import keep_4bit_frozen, options_of
 from prefixvlm.precision import dtype_of
 
 
@@ -62,7 +62,7 @@ def load(
         if attention == "eager" or "eager" not in str(error):
             raise
         raise ValueError(f"{name!r} has no attention of the kind {attention!r}; set lm.attention=eager") from error
-    settle(model)
+    keep_4bit_frozen(model)
     if eos_token is not None:
         tokenizer.eos_token = eos_token
     return model, tokenizer
@@ -93,7 +93,7 @@ def _pretrained(
 
 
 def _of_config(auto_class: Any, config: PreTrainedConfig, attention: str) -> PreTrainedModel:
-    return untied(auto_class.from_config(config, attn_implementation=attention, trust_remote_code=False))
+    return untie_head(auto_class.from_config(config, attn_implementation=attention, trust_remote_code=False))
 
 
 def _random(auto_class: Any, config: PreTrainedConfig, attention: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -108,7 +108,7 @@ def _random(auto_class: Any, config: PreTrainedConfig, attention: str, dtype: to
     return model
 
 
-def untied(model: PreTrainedModel) -> PreTrainedModel:
+def untie_head(model: PreTrainedModel) -> PreTrainedModel:
     """With a head of its own where T5 v1.1 and Flan-T5 have one; transformers 5 ties it unless a checkpoint has it."""
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     if getattr(model.config, "scale_decoder_outputs", None) is False and isinstance(words, nn.Embedding):

@@ -62,7 +62,7 @@ class MaskedLM(LanguageModel):
     ) -> NoReturn:
         self.require_text()
 
-    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> NoReturn:
+    def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> NoReturn:
         self.require_text()
 
     def require_text(self) -> NoReturn:

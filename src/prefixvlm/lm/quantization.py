@@ -38,7 +38,7 @@ def options_of(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def settle(model: nn.Module) -> None:
+def keep_4bit_frozen(model: nn.Module) -> None:
     """Undo what bitsandbytes does to 4-bit weights on CPUs with AVX512-BF16.
 
     When one is first read without gradients it is repacked where it lies: it would not stay bit-identical, and no

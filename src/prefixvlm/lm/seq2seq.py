@@ -74,7 +74,7 @@ class Seq2SeqLM(LanguageModel):
         """The encoder's."""
         return self.encode(embeds, mask)[wanted]
 
-    def before_labels(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder reads its first id and the target, and says the target; it never sees the prompt but encoded.
 
         Raises ValueError where something is supervised before a row's end: it has no place in an encoder.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import Batch
-from prefixvlm.model.decoder_state import Reader
-from prefixvlm.model.decoding import one_by_one
+from prefixvlm.model.decoder_state import DecoderState
+from prefixvlm.model.decoding import decode_stepwise
 from prefixvlm.model.grammar import Grammar
 from prefixvlm.model.prefix_lm import PrefixLM
 
@@ -30,16 +30,16 @@ class Trie:
 
 
 @torch.no_grad()
-def held(model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]) -> list[list[int]]:
+def constrained_greedy(model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]) -> list[list[int]]:
     """Greedy decoding held to a list or a grammar: at each step the likeliest token that may follow.
 
     tries: one for each of the S rows. Returns the texts' ids, without the EOS.
     """
-    return held_with_confidence(model, batch, tries)[0]
+    return constrained_greedy_with_logprobs(model, batch, tries)[0]
 
 
 @torch.no_grad()
-def held_with_confidence(
+def constrained_greedy_with_logprobs(
     model: PrefixLM, batch: Batch, tries: Sequence[Trie | Grammar]
 ) -> tuple[list[list[int]], list[list[float]]]:
     """As `held`; also each token's log-likelihood among those that were allowed, the EOS's last."""
@@ -54,7 +54,7 @@ def held_with_confidence(
             sure[row].append(value)
         return ids
 
-    return one_by_one(Reader.of_prompts(model, batch), choose, max(trie.depth for trie in tries)), sure
+    return decode_stepwise(DecoderState.from_prompts(model, batch), choose, max(trie.depth for trie in tries)), sure
 
 
 @torch.no_grad()
@@ -67,21 +67,21 @@ def score_answers(
     """
     if not answers or not all(answers):
         raise ValueError("score_answers needs a list of answers of at least one token each")
-    reader = Reader.of_prompts(model, batch)
-    lm, num_rows = model.lm, len(reader.lengths)
-    device = reader.logits.device
+    state = DecoderState.from_prompts(model, batch)
+    lm, num_rows = model.lm, len(state.lengths)
+    device = state.logits.device
     width = max(map(len, answers))
-    reader.check_room(width)
+    state.check_room(width)
     ids = torch.tensor([[*answer, *[lm.pad_id] * (width - len(answer))] for answer in answers], device=device)
     lengths = torch.tensor([len(answer) for answer in answers], device=device)
     real = torch.arange(width, device=device) < lengths[:, None]
     next_ids = torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), lm.eos_id)], 1)
     next_ids[torch.arange(len(ids), device=device), lengths - 1] = lm.eos_id
-    total = reader.logits.log_softmax(-1)[:, ids[:, 0]]
+    total = state.logits.log_softmax(-1)[:, ids[:, 0]]
 
     rows = torch.arange(num_rows, device=device).repeat_interleave(len(ids))
-    reader.keep(rows)
-    hidden = reader.extend(ids.repeat(num_rows, 1), real.repeat(num_rows, 1)).view(num_rows, len(ids), width, -1)
+    state.reorder_cache(rows)
+    hidden = state.append(ids.repeat(num_rows, 1), real.repeat(num_rows, 1)).view(num_rows, len(ids), width, -1)
     for position in range(width):  # one position at a time keeps the logits small
         has = real[:, position]
         log_p = lm.logits(hidden[:, has, position]).log_softmax(-1)

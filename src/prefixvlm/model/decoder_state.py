@@ -1,4 +1,4 @@
-"""A model and a batch of prompts go in; a reader of them, which any tokens may follow, comes out."""
+"""A model and a batch of prompts go in; a state of them, which any tokens may follow, comes out."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from prefixvlm.batch import IMAGE_ID, Batch
 from prefixvlm.lm.seq2seq import Seq2SeqLM
-from prefixvlm.model.kv_cache import PromptedCache, TextCache
+from prefixvlm.model.kv_cache import DecoderCache, Seq2SeqCache
 from prefixvlm.model.prefix_lm import PrefixLM
 
 
 @dataclass
-class Reader:
+class DecoderState:
     """A frozen language model in the middle of S texts.
 
     cache: keys and values of what was read; mask: bool[S, past], False on padding; lengths: int[S], positions read;
@@ -20,20 +20,20 @@ class Reader:
     """
 
     model: PrefixLM
-    cache: TextCache | PromptedCache
+    cache: DecoderCache | Seq2SeqCache
     mask: Tensor
     lengths: Tensor
     logits: Tensor
 
     @classmethod
-    def of_prompts(cls, model: PrefixLM, batch: Batch) -> "Reader":
+    def from_prompts(cls, model: PrefixLM, batch: Batch) -> "DecoderState":
         """Read the prompts. Where every row begins with an image, each image's prefix is read once for all its rows."""
         embeds = model.inputs_embeds(batch)
         mask, lm = batch.attention_mask, model.lm
         if isinstance(lm, Seq2SeqLM):
-            return EncodedReader.of_encoded(model, lm.encode(embeds, mask), mask)
+            return Seq2SeqDecoderState.from_encoded(model, lm.encode(embeds, mask), mask)
         lengths = mask.sum(1)
-        cache = TextCache(lm.model.config)
+        cache = DecoderCache(lm.model.config)
         prefix_length = model.mapper.prefix_length
         first_run, shared = _leading_images(batch, prefix_length)
         start = 0
@@ -41,21 +41,21 @@ class Reader:
             start = prefix_length
             positions = torch.arange(start, device=mask.device)[None]
             lm.hidden(embeds[first_run, :start], mask[first_run, :start], positions.expand(len(first_run), -1), cache)
-            cache.select(_leading_image_index(batch))
+            cache.reorder(_leading_image_index(batch))
         positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
         hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
-        cache.end_prompts(mask)
+        cache.mark_prompt_end(mask)
         last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
         return cls(model, cache, mask, lengths, lm.logits(last))
 
-    def read(self, ids: Tensor, rows: Tensor) -> None:
-        """Go on with these rows, as `select` does, and read one more token in each; ids, rows: int[S']."""
-        self.keep(rows)
+    def step(self, ids: Tensor, rows: Tensor) -> None:
+        """Go on with these rows, as `reorder` does, and read one more token in each; ids, rows: int[S']."""
+        self.reorder_cache(rows)
         self.check_room(1)
-        hidden = self.extend(ids[:, None], torch.ones_like(ids[:, None], dtype=torch.bool))
+        hidden = self.append(ids[:, None], torch.ones_like(ids[:, None], dtype=torch.bool))
         self.logits = self.model.lm.logits(hidden[:, 0])
 
-    def extend(self, ids: Tensor, real: Tensor) -> Tensor:
+    def append(self, ids: Tensor, real: Tensor) -> Tensor:
         """Read on; ids: int[S, n]; real: bool[S, n], False on padding -> hidden states: float[S, n, E']."""
         self.mask = torch.cat([self.mask, real], 1)
         positions = self.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
@@ -76,19 +76,19 @@ class Reader:
                     f"{limit}; set few_shot.shots, decoding.max_new_tokens or mapper.prefix_length to less"
                 )
 
-    def select(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""
-        self.keep(rows)
+        self.reorder_cache(rows)
         self.logits = self.logits[rows]
 
-    def keep(self, rows: Tensor) -> None:
-        """As `select`, but the logits stay those of the rows before: for whoever reads on."""
-        self.cache.select(rows)
+    def reorder_cache(self, rows: Tensor) -> None:
+        """As `reorder`, but the logits stay those of the rows before: for whoever reads on."""
+        self.cache.reorder(rows)
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
 @dataclass
-class EncodedReader(Reader):
+class Seq2SeqDecoderState(DecoderState):
     """A decoder in the middle of S texts after encoded prompts; mask and lengths are of what it says.
 
     encoded: float[1, T, E'], for its shape: what is read of it is in the cache; prompts: bool[S, T], its mask.
@@ -98,26 +98,26 @@ class EncodedReader(Reader):
     prompts: Tensor
 
     @classmethod
-    def of_encoded(cls, model: PrefixLM, encoded: Tensor, prompts: Tensor) -> "EncodedReader":
+    def from_encoded(cls, model: PrefixLM, encoded: Tensor, prompts: Tensor) -> "Seq2SeqDecoderState":
         """Read the first id, and with it the prompts: float[S, T, E'], bool[S, T]."""
         lm = model.lm
         assert isinstance(lm, Seq2SeqLM)
-        cache = PromptedCache(lm.decoder_config, prompts)
+        cache = Seq2SeqCache(lm.decoder_config, prompts)
         lengths = prompts.new_zeros(len(prompts), dtype=torch.long)
-        reader = cls(model, cache, prompts[:, :0], lengths, encoded[:, 0], encoded, prompts)
+        state = cls(model, cache, prompts[:, :0], lengths, encoded[:, 0], encoded, prompts)
         first = torch.full_like(lengths, lm.first_id)[:, None]
-        hidden = reader.extend(first, torch.ones_like(first, dtype=torch.bool))
-        cache.end_prompts(reader.mask)
-        reader.logits, reader.encoded = lm.logits(hidden[:, 0]), encoded[:1]
-        return reader
+        hidden = state.append(first, torch.ones_like(first, dtype=torch.bool))
+        cache.mark_prompt_end(state.mask)
+        state.logits, state.encoded = lm.logits(hidden[:, 0]), encoded[:1]
+        return state
 
     def _hidden(self, embeds: Tensor, positions: Tensor) -> Tensor:
         assert isinstance(self.model.lm, Seq2SeqLM)
         encoded = self.encoded.expand(len(embeds), -1, -1)
         return self.model.lm.decode(embeds, encoded, self.prompts, self.cache)
 
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
+    def reorder_cache(self, rows: Tensor) -> None:
+        super().reorder_cache(rows)
         self.prompts = self.prompts[rows]
 
 

@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import Batch
-from prefixvlm.model.decoder_state import Reader
+from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.model.prefix_lm import PrefixLM
 
 
 @torch.no_grad()
 def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
     """The likeliest token at each step; without the EOS."""
-    return one_by_one(Reader.of_prompts(model, batch), lambda logits, rows, texts: logits.argmax(-1), max_new_tokens)
+    return decode_stepwise(
+        DecoderState.from_prompts(model, batch), lambda logits, rows, texts: logits.argmax(-1), max_new_tokens
+    )
 
 
 @torch.no_grad()
@@ -34,9 +36,9 @@ def nucleus(
         raise ValueError(
             f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0"
         )
-    reader = Reader.of_prompts(model, batch)
-    generator = torch.Generator(reader.logits.device).manual_seed(seed)
-    reader.select(torch.arange(len(reader.lengths), device=reader.lengths.device).repeat_interleave(num_samples))
+    state = DecoderState.from_prompts(model, batch)
+    generator = torch.Generator(state.logits.device).manual_seed(seed)
+    state.reorder(torch.arange(len(state.lengths), device=state.lengths.device).repeat_interleave(num_samples))
 
     def sample(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
         probabilities, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
@@ -44,25 +46,25 @@ def nucleus(
         probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
         return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
-    return one_by_one(reader, sample, max_new_tokens)
+    return decode_stepwise(state, sample, max_new_tokens)
 
 
 Choose = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # from logits, which rows, all rows' texts: next ids
 
 
-def one_by_one(reader: Reader, choose: Choose, max_new_tokens: int) -> list[list[int]]:
+def decode_stepwise(state: DecoderState, choose: Choose, max_new_tokens: int) -> list[list[int]]:
     """Choose and read a token a row until each row has said EOS; finished rows are not computed further."""
-    texts: list[list[int]] = [[] for _ in range(len(reader.lengths))]
-    active = torch.arange(len(texts), device=reader.lengths.device)
+    texts: list[list[int]] = [[] for _ in range(len(state.lengths))]
+    active = torch.arange(len(texts), device=state.lengths.device)
     for step in range(max_new_tokens):
-        ids = choose(reader.logits, active.tolist(), texts)
-        going_on = ids != reader.model.lm.eos_id
+        ids = choose(state.logits, active.tolist(), texts)
+        going_on = ids != state.model.lm.eos_id
         active, ids = active[going_on], ids[going_on]
         for row, token in zip(active.tolist(), ids.tolist(), strict=True):
             texts[row].append(token)
         if not len(active) or step == max_new_tokens - 1:
             break
-        reader.read(ids, going_on.nonzero()[:, 0])
+        state.step(ids, going_on.nonzero()[:, 0])
     return texts
 
 
@@ -75,9 +77,9 @@ def beam(
     A row is finished when it has num_beams complete texts and no running one can beat the worst of them, at the
     present length (the rule of transformers' generate with early_stopping=False). Finished rows are dropped.
     """
-    reader = Reader.of_prompts(model, batch)
+    state = DecoderState.from_prompts(model, batch)
     lm, k = model.lm, num_beams
-    device, num_rows = reader.logits.device, len(reader.lengths)
+    device, num_rows = state.logits.device, len(state.lengths)
     texts: list[list[int]] = [[] for _ in range(num_rows)]
     active = torch.arange(num_rows, device=device)
     running = torch.zeros(num_rows, 1, device=device)  # log-likelihoods: [n, 1] first, then [n, k]
@@ -85,7 +87,7 @@ def beam(
     finished = torch.full((num_rows, k), -torch.inf, device=device)
     finished_ids = torch.full((num_rows, k, max_new_tokens), lm.eos_id, device=device)
     for length in range(1, max_new_tokens + 1):
-        scores, origin, tokens = _extend(running, reader.logits, 2 * k)
+        scores, origin, tokens = _extend(running, state.logits, 2 * k)
         ids = torch.cat([running_ids.gather(1, origin[..., None].expand(-1, -1, length - 1)), tokens[..., None]], -1)
         ends = (tokens == lm.eos_id) | (length == max_new_tokens)
         # Only the best k candidates may end; the others are there so that k run on whatever ends.
@@ -101,11 +103,11 @@ def beam(
         if bool(done.all()):
             break
         stay = (~done).nonzero()[:, 0]
-        beams_before = origin.gather(1, order)[stay] + stay[:, None] * (len(reader.lengths) // len(active))
+        beams_before = origin.gather(1, order)[stay] + stay[:, None] * (len(state.lengths) // len(active))
         next_ids = tokens.gather(1, order)[stay]
         running_ids = ids.gather(1, order[..., None].expand(-1, -1, length))[stay]
         running, finished, finished_ids, active = running[stay], finished[stay], finished_ids[stay], active[stay]
-        reader.read(next_ids.flatten(), beams_before.flatten())
+        state.step(next_ids.flatten(), beams_before.flatten())
     return texts
 
 

@@ -31,7 +31,7 @@ class BufferedLayer(DynamicLayer):
             buffer[: len(new), :, past : past + num] = new
         return self._use(len(key_states), past + num)
 
-    def select(self, rows: Tensor, whole: Tensor, tail: Tensor, shared: int) -> None:
+    def reorder(self, rows: Tensor, whole: Tensor, tail: Tensor, shared: int) -> None:
         """Put rows[i] at place i for the places in `whole`, and its positions from `shared` on for those in `tail`."""
         if not self.is_initialized:
             return
@@ -54,7 +54,7 @@ def _buffer(like: Tensor, num_rows: int, num_positions: int) -> Tensor:
     return like.new_empty(num_rows, like.shape[1], num_positions + ROOM, like.shape[3])
 
 
-class TextCache(DynamicCache):
+class DecoderCache(DynamicCache):
     """The cache of a language model that can drop, repeat and reorder its texts.
 
     Texts that stem from one prompt hold the same keys and values for it, so where they change places (beams do at every
@@ -68,12 +68,12 @@ class TextCache(DynamicCache):
         self.shared = 0
         self.prompts: Tensor | None = None
 
-    def end_prompts(self, prompts: Tensor) -> None:
+    def mark_prompt_end(self, prompts: Tensor) -> None:
         """What was read so far are the prompts; prompts: bool[S, T], their mask."""
         self.shared = prompts.shape[1]
         self.prompts = torch.arange(len(prompts), device=prompts.device)
 
-    def select(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Go on with these rows, in this order, any number of times each; rows: int[S']."""
         places = torch.arange(len(rows), device=rows.device)
         if self.prompts is None or len(rows) > len(self.prompts):
@@ -85,27 +85,27 @@ class TextCache(DynamicCache):
             self.prompts = self.prompts[rows]
         for layer in self.layers:
             if isinstance(layer, BufferedLayer):
-                layer.select(rows, whole, tail, self.shared)
+                layer.reorder(rows, whole, tail, self.shared)
             else:
                 layer.reorder_cache(rows)  # type: ignore[arg-type]
 
 
-class PromptedCache(EncoderDecoderCache):
+class Seq2SeqCache(EncoderDecoderCache):
     """The cache of a decoder: of the texts that it says, and of the prompts that an encoder read for it."""
 
-    self_attention_cache: TextCache
-    cross_attention_cache: TextCache
+    self_attention_cache: DecoderCache
+    cross_attention_cache: DecoderCache
 
     def __init__(self, config: PreTrainedConfig, prompts: Tensor) -> None:
         """prompts: bool[S, T], their mask."""
-        super().__init__(TextCache(config), TextCache(config))
-        self.cross_attention_cache.end_prompts(prompts)
+        super().__init__(DecoderCache(config), DecoderCache(config))
+        self.cross_attention_cache.mark_prompt_end(prompts)
 
-    def end_prompts(self, first: Tensor) -> None:
+    def mark_prompt_end(self, first: Tensor) -> None:
         """What was read so far is what every text begins with; first: bool[S, n]."""
-        self.self_attention_cache.end_prompts(first)
+        self.self_attention_cache.mark_prompt_end(first)
 
-    def select(self, rows: Tensor) -> None:
-        """As that of TextCache; texts of one prompt change places without a copy of it."""
-        self.self_attention_cache.select(rows)
-        self.cross_attention_cache.select(rows)
+    def reorder(self, rows: Tensor) -> None:
+        """As that of DecoderCache; texts of one prompt change places without a copy of it."""
+        self.self_attention_cache.reorder(rows)
+        self.cross_attention_cache.reorder(rows)

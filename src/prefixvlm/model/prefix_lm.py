@@ -71,6 +71,6 @@ class PrefixLM(nn.Module):
 
         Text is right-padded, so positions count from 0 in each row; the logits of other positions are never computed.
         """
-        hidden, targets = self.lm.before_labels(self.inputs_embeds(batch), batch.attention_mask, batch.labels)
+        hidden, targets = self.lm.supervised_states(self.inputs_embeds(batch), batch.attention_mask, batch.labels)
         head_is_trained = any(parameter.requires_grad for parameter in self.lm.head.parameters())
         return token_losses(hidden, targets, self.lm.logits, head_is_trained, self.smoothing)

@@ -21,7 +21,7 @@ from prefixvlm.report.progress import prefixes, progress
 from prefixvlm.report.scatter import scatter
 from prefixvlm.report.table import number, score_rows, span
 
-FOLDER = Path(__file__).parent  # page.html and page.css
+FOLDER = Path(__file__).parent / "templates"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 TINY_IMAGE = 160  # pixels; what is smaller is magnified with its pixels shown, not smeared
 

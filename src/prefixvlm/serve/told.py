@@ -13,7 +13,7 @@ from prefixvlm.task.classification_head import ClassificationHead
 from prefixvlm.task.detection import Detection
 from prefixvlm.task.grounding import Grounding
 from prefixvlm.task.interface import Task
-from prefixvlm.task.results.boxes import read
+from prefixvlm.task.results.boxes import parse_boxes
 from prefixvlm.task.tagging import Tagging
 
 COLOURS = ("#d6006c", "#2457c5", "#00796b", "#c2410c", "#7e22ce")
@@ -57,7 +57,7 @@ def boxes(task: Task, answer: Answer) -> Found:
     """Raises ValueError for a task that finds none."""
     if not isinstance(task, Detection | Grounding):
         raise ValueError(f"--out draws the boxes of detection and grounding; task {task.name} has none")
-    return read(answer.prediction.prediction, confidences=isinstance(task, Detection))
+    return parse_boxes(answer.prediction.prediction, confidences=isinstance(task, Detection))
 
 
 def draw(task: Task, answers: Sequence[Answer], out: Path) -> None:

@@ -15,7 +15,7 @@ from prefixvlm.sweep.jobs import Job, read_jobs
 from prefixvlm.sweep.plots import by_option, side_by_side
 
 FOLDER = Path(__file__).parent  # page.html
-CSS = Path(report.__file__).parent / "page.css"
+CSS = Path(report.__file__).parent / "templates" / "page.css"
 MAX_OPTIONS, MAX_SCORES = 8, 6
 
 

@@ -14,7 +14,7 @@ from prefixvlm.metrics.captions.diversity import diversity
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.exact_match import exact_match
 from prefixvlm.task.interface import Task
-from prefixvlm.task.results.prediction import Prediction, Score, group_names, grouped, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, by_group, corpus_score, group_names, item_mean_score
 
 
 class Captioning(Task):
@@ -51,12 +51,12 @@ class Captioning(Task):
 
         A group's CIDEr has the document frequencies of the group alone, as nocaps has it for its domains.
         """
-        scores = {"exact_match": mean(predictions, [100 * (p.correct or 0) for p in predictions])}
+        scores = {"exact_match": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
         words = _words(predictions)
         scores |= _official(predictions, words)
         for name, value in diversity([p.prediction for p in predictions], words).items():
             scores[name] = Score(value, predictions)
-        for name, members in grouped(predictions).items():
+        for name, members in by_group(predictions).items():
             scores[f"cider_{name}"] = _official(members, words)["cider"]
         return scores
 
@@ -83,5 +83,7 @@ def _official(predictions: Sequence[Prediction], words: Words) -> dict[str, Scor
     result = caption_scores(texts, references, words=words)
     statistics = np.array(result.bleu_statistics)
     names = [f"bleu_{order}" for order in range(1, 5)]
-    scores = whole(predictions, lambda draw: dict(zip(names, bleu_of(statistics[draw].sum(0).tolist()), strict=True)))
-    return scores | {name: mean(predictions, result.per_item[name]) for name in ("rouge_l", "cider")}
+    scores = corpus_score(
+        predictions, lambda draw: dict(zip(names, bleu_of(statistics[draw].sum(0).tolist()), strict=True))
+    )
+    return scores | {name: item_mean_score(predictions, result.per_item[name]) for name in ("rouge_l", "cider")}

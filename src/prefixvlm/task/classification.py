@@ -72,7 +72,10 @@ class Classification(Task):
                 scores.setdefault(row.id, []).append(row_scores)
                 rows[row.id] = row
         means = {id: torch.stack(each).mean(0).tolist() for id, each in scores.items()}
-        return [self.judged(rows[id], self.classes[values.index(max(values))], values) for id, values in means.items()]
+        return [
+            self.make_prediction(rows[id], self.classes[values.index(max(values))], values)
+            for id, values in means.items()
+        ]
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent: accuracy, top 5, the averages over classes; with two classes the area under the ROC curve."""

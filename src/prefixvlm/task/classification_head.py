@@ -13,7 +13,7 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.sets import Thing, set_report
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.results.class_scores import AVERAGES, check_classes, class_details, class_scores
-from prefixvlm.task.results.prediction import Prediction, Score, group_names, whole
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
 
 SEPARATOR = ", "
 
@@ -29,7 +29,7 @@ class ClassificationHead(HeadTask):
     name = "classification"
     main_score = "accuracy"
     variant = "head"
-    of_head = ("classes", "multi_label", *HeadTask.of_head)
+    head_options = ("classes", "multi_label", *HeadTask.head_options)
 
     def __init__(
         self,
@@ -96,9 +96,9 @@ class ClassificationHead(HeadTask):
         """values: what the head said of each class."""
         if self.multi_label:
             said = sorted(name for name, number in zip(self.classes, numbers, strict=True) if number >= 0)
-            return self.judged(row, SEPARATOR.join(said), numbers)
+            return self.make_prediction(row, SEPARATOR.join(said), numbers)
         scores = [0.0, *numbers] if self.binary else numbers
-        return self.judged(row, self.classes[scores.index(max(scores))], scores)
+        return self.make_prediction(row, self.classes[scores.index(max(scores))], scores)
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return float(prediction in references)
@@ -118,7 +118,7 @@ class ClassificationHead(HeadTask):
                 for name in ("precision", "recall", "f1")
             }
 
-        return scores | whole(predictions, over)
+        return scores | corpus_score(predictions, over)
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Also `classes` (precision, recall, F1, support of each, and averages) and, of single classes, `confusion`."""

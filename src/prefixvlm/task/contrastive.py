@@ -17,7 +17,7 @@ from prefixvlm.model.head import RowHead, in_float32
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
-from prefixvlm.task.results.prediction import Prediction, Score, mean
+from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 
 
 class Pairs(nn.Module):
@@ -50,7 +50,7 @@ class Contrastive(HeadTask):
     name = "contrastive"
     main_score = "text_to_image_recall_1"
     variant = "contrastive heads; a caption's images are all that have that caption"
-    of_head = ("width",)
+    head_options = ("width",)
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()
@@ -89,13 +89,13 @@ class Contrastive(HeadTask):
         for part in batch.split(MAX_ROWS):
             vectors = torch.cat(model.heads[self.name](model, part)[:2], 1).tolist()
             for rows, values in zip(part.rows, vectors, strict=True):
-                predictions += [self.judged(row, "", values) for row in rows]
+                predictions += [self.make_prediction(row, "", values) for row in rows]
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return float(prediction in references)
 
-    def settle(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+    def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """Each says the caption of the image that its own caption finds first."""
         if not predictions:
             return []
@@ -117,9 +117,11 @@ class Contrastive(HeadTask):
         first = [[p.key for p in predictions].index(key) for key in images]
         scores = {}
         for k in KS:
-            scores[f"text_to_image_recall_{k}"] = mean(predictions, (100.0 * (places["text_to_image"] < k)).tolist())
+            scores[f"text_to_image_recall_{k}"] = item_mean_score(
+                predictions, (100.0 * (places["text_to_image"] < k)).tolist()
+            )
             items = (100.0 * (places["image_to_text"] < k)).tolist()
-            scores[f"image_to_text_recall_{k}"] = mean([predictions[number] for number in first], items)
+            scores[f"image_to_text_recall_{k}"] = item_mean_score([predictions[number] for number in first], items)
         return scores
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from prefixvlm.batch import Batch, Row, Said
+from prefixvlm.batch import AssistantTurn, Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.detection import mean_average_precision
-from prefixvlm.model.constrained import held_with_confidence
+from prefixvlm.model.constrained import constrained_greedy_with_logprobs
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.results.boxes import SEPARATOR, Locations, confidence, overlap, read, written
+from prefixvlm.task.results.boxes import SEPARATOR, Locations, box_iou, confidence, format_box, parse_boxes
 from prefixvlm.task.results.class_scores import check_classes
 from prefixvlm.task.results.prediction import Prediction, Score
 
@@ -60,14 +60,14 @@ class Detection(Task):
             return []
         boxes = rng.sample(sample.boxes, min(len(sample.boxes), self.max_boxes))
         target = SEPARATOR.join(f" {self._label(sample, box)}{self.locations.text(box)}" for box in boxes)
-        return [Row((sample.image, self.prompt), target or Said(), sample.key)]
+        return [Row((sample.image, self.prompt), target or AssistantTurn(), sample.key)]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Samples that do not say are predicted, not scored or trained on; one with no box has nothing in it."""
         for box in sample.boxes or ():
             self._label(sample, box)
         known = [] if sample.boxes is None else [sample.boxes]
-        truths = tuple(f"{SEPARATOR} ".join(map(written, boxes)) for boxes in known)
+        truths = tuple(f"{SEPARATOR} ".join(map(format_box, boxes)) for boxes in known)
         return [Row((sample.image, self.prompt), "", sample.key, sample.key, truths)]
 
     @torch.no_grad()
@@ -75,28 +75,28 @@ class Detection(Task):
         grammar = self.locations.grammar(model.lm, self.prompt, self.classes, self.max_boxes)
         predictions = []
         for part in batch.split(MAX_ROWS):
-            said = held_with_confidence(model, part, [grammar] * len(part.rows))
+            said = constrained_greedy_with_logprobs(model, part, [grammar] * len(part.rows))
             for rows, ids, sure in zip(part.rows, *said, strict=True):
                 text = f"{SEPARATOR} ".join(self._boxes(model.lm.tokenizer, ids, sure))
-                predictions += [self.judged(row, text) for row in rows]
+                predictions += [self.make_prediction(row, text) for row in rows]
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """F1 of one image's boxes: right are those of the same label that overlap by a half, each truth once."""
-        said, true = read(prediction, confidences=True), read(references[0])
+        said, true = parse_boxes(prediction, confidences=True), parse_boxes(references[0])
         left = [box for box, _ in true]
         right = 0
         for box, _ in sorted(said, key=lambda each: -each[1]):
-            best = max((each for each in left if each.label == box.label), key=lambda e: overlap(box, e), default=None)
-            if best is not None and overlap(box, best) >= 0.5:
+            best = max((each for each in left if each.label == box.label), key=lambda e: box_iou(box, e), default=None)
+            if best is not None and box_iou(box, best) >= 0.5:
                 left.remove(best)
                 right += 1
         return 2 * right / (len(said) + len(true)) if said or true else 1.0
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent: F1 of an image's boxes; COCO's mean average precision and recall over all."""
-        said = [read(p.prediction, confidences=True) for p in predictions]
-        true = [[box for box, _ in read(p.references[0])] for p in predictions]
+        said = [parse_boxes(p.prediction, confidences=True) for p in predictions]
+        true = [[box for box, _ in parse_boxes(p.references[0])] for p in predictions]
         found = mean_average_precision(
             [[(box.label, box.edges, sure) for box, sure in boxes] for boxes in said],
             [[(box.label, box.edges) for box in boxes] for boxes in true],
@@ -115,7 +115,7 @@ class Detection(Task):
         for end in [*ends, len(ids)] if ids else []:
             text = tokenizer.decode(ids[start:end]).strip()
             if text and (box := self.locations.box(text)):
-                found.append(written(box, confidence(sure[start:end])))
+                found.append(format_box(box, confidence(sure[start:end])))
             start = end + 1
         return found
 

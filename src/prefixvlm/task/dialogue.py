@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefixvlm.batch import Row, Said
+from prefixvlm.batch import AssistantTurn, Row
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task.vqa import Vqa
 
@@ -64,5 +64,9 @@ class Dialogue(Vqa):
         context: list[Any] = [sample.image]
         for question in asked[:-1]:
             answer = rng.choice(self._answers(question)) if rng else self._answers(question)[0]
-            context += [self.prompt.replace("{question}", question.question), Said(" " + answer), self.separator]
+            context += [
+                self.prompt.replace("{question}", question.question),
+                AssistantTurn(" " + answer),
+                self.separator,
+            ]
         return replace(row, prompt=(row.text,), context=tuple(context))

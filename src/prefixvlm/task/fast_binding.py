@@ -7,7 +7,7 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import MAX_ROWS, METHODS, Task
-from prefixvlm.task.results.prediction import Prediction, Score, group_names, mean
+from prefixvlm.task.results.prediction import Prediction, Score, group_names, item_mean_score
 from prefixvlm.task.rows.closed_set import likeliest
 
 
@@ -60,7 +60,7 @@ class FastBinding(Task):
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """values: whether the answer begins with any of the names, whether the likeliest name is right."""
         keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
-        judged = []
+        make_prediction = []
         for part in batch.split(MAX_ROWS):
             said = METHODS[self.decoding["method"]](model, part, **keywords)
             best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
@@ -69,14 +69,14 @@ class FastBinding(Task):
                 ended = len(ids) < self.decoding["max_new_tokens"]  # else it was cut: no EOS came
                 for row in rows:
                     values = [float(_begins_with(text, row.choices)), float(name in row.references)]
-                    judged.append(self.judged(row, text, values, ended))
-        return judged
+                    make_prediction.append(self.make_prediction(row, text, values, ended))
+        return make_prediction
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent. Chance is one over the number of ways, for `ranking`."""
         scores = super().scores(predictions)
         for number, name in enumerate(("named_one", "ranking")):
-            scores[name] = mean(predictions, [100 * p.values[number] for p in predictions if p.values])
+            scores[name] = item_mean_score(predictions, [100 * p.values[number] for p in predictions if p.values])
         return scores
 
 

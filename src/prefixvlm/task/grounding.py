@@ -11,11 +11,11 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.model.constrained import held
+from prefixvlm.model.constrained import constrained_greedy
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.results.boxes import Locations, overlap, read, written
-from prefixvlm.task.results.prediction import Prediction, Score, mean
+from prefixvlm.task.results.boxes import Locations, box_iou, format_box, parse_boxes
+from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 
 NOTHING = Box("", 0.0, 0.0, 1.0, 1.0)  # for edges that leave nothing in between: the whole image
 
@@ -29,7 +29,7 @@ class Grounding(Task):
     name = "grounding"
     main_score = "accuracy"
     variant = "overlap of at least a half"
-    asks_of_all = False  # only images with a label that one box has
+    covers_every_sample = False  # only images with a label that one box has
 
     def __init__(self, prompt: str = "Where is the {phrase}?", bins: int = 100) -> None:
         if "{phrase}" not in prompt:
@@ -43,7 +43,8 @@ class Grounding(Task):
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         return [
-            replace(row, target=self.locations.text(read(row.references[0])[0][0])) for row in self.prompt_rows(sample)
+            replace(row, target=self.locations.text(parse_boxes(row.references[0])[0][0]))
+            for row in self.prompt_rows(sample)
         ]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
@@ -54,7 +55,7 @@ class Grounding(Task):
                 "",
                 sample.key,
                 f"{sample.key}-{number}",
-                (written(replace(box, label="")),),
+                (format_box(replace(box, label="")),),
             )
             for number, box in enumerate(sample.boxes or ())
             if labels.count(box.label) == 1
@@ -64,9 +65,9 @@ class Grounding(Task):
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         grammar = self.locations.grammar(model.lm, self.end)
         return [
-            self.judged(row, written(self.locations.box(str(model.lm.tokenizer.decode(ids))) or NOTHING))
+            self.make_prediction(row, format_box(self.locations.box(str(model.lm.tokenizer.decode(ids))) or NOTHING))
             for part in batch.split(MAX_ROWS)
-            for rows, ids in zip(part.rows, held(model, part, [grammar] * len(part.rows)), strict=True)
+            for rows, ids in zip(part.rows, constrained_greedy(model, part, [grammar] * len(part.rows)), strict=True)
             for row in rows
         ]
 
@@ -76,11 +77,11 @@ class Grounding(Task):
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent: boxes that overlap by a half, and the mean overlap."""
         overlaps = [100 * _overlap(p.prediction, p.references[0]) for p in predictions]
-        return super().scores(predictions) | {"mean_overlap": mean(predictions, overlaps)}
+        return super().scores(predictions) | {"mean_overlap": item_mean_score(predictions, overlaps)}
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         return super().report(predictions) | {"shown_as": "boxes"}
 
 
 def _overlap(one: str, other: str) -> float:
-    return overlap(read(one)[0][0], read(other)[0][0])
+    return box_iou(parse_boxes(one)[0][0], parse_boxes(other)[0][0])

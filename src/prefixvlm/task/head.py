@@ -20,7 +20,7 @@ class HeadTask(Task):
     """
 
     has_head = True
-    of_head: tuple[str, ...] = ("hidden_width", "pooling")
+    head_options: tuple[str, ...] = ("hidden_width", "pooling")
     num_outputs: int
 
     def __init__(

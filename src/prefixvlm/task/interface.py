@@ -13,7 +13,7 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.results.prediction import Prediction, Score, grouped, mean
+from prefixvlm.task.results.prediction import Prediction, Score, by_group, item_mean_score
 
 METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "greedy": decoding.greedy,
@@ -37,8 +37,8 @@ class Task:
     variant: str  # how predictions are compared with references; stands beside every score
     main_score: str  # the score whose items are `correct`
     needs_references = True
-    asks_of_all = True  # whether every sample has rows for it
-    of_head: tuple[str, ...] = ()  # the options that say what a trained head's numbers mean
+    covers_every_sample = True  # whether every sample has rows for it
+    head_options: tuple[str, ...] = ()  # the options that say what a trained head's numbers mean
     has_head = False  # whether it reads hidden states, by a head that is trained, in the place of text
     judges: Sequence[Callable[[Sequence[Prediction]], dict[str, Score]]] = ()  # each adds scores of its own
 
@@ -87,8 +87,11 @@ class Task:
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """All scores over predictions that have references; here the main one in percent, over all and by group."""
         groups = {self.main_score: list(predictions)}
-        groups |= {f"{self.main_score}_{name}": members for name, members in grouped(predictions).items()}
-        return {name: mean(members, [100 * (p.correct or 0) for p in members]) for name, members in groups.items()}
+        groups |= {f"{self.main_score}_{name}": members for name, members in by_group(predictions).items()}
+        return {
+            name: item_mean_score(members, [100 * (p.correct or 0) for p in members])
+            for name, members in groups.items()
+        }
 
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         """The model's text for each of the S rows of the batch."""
@@ -100,17 +103,19 @@ class Task:
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """One Prediction for each of the prompt_rows that the batch was collated from."""
         return [
-            self.judged(row, text)
+            self.make_prediction(row, text)
             for part in batch.split(MAX_ROWS)
             for rows, text in zip(part.rows, self.generate(model, part), strict=True)
             for row in rows
         ]
 
-    def settle(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+    def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """The predictions with what only all of them together tell."""
         return list(predictions)
 
-    def judged(self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True) -> Prediction:
+    def make_prediction(
+        self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True
+    ) -> Prediction:
         """The Prediction of a row. ended: whether the text is whole; one that was cut off is not correct."""
         correct = ended * self.correct(text, row.references) if row.references else None
         context = "".join(part for part in row.context if isinstance(part, str))

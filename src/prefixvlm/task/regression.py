@@ -13,7 +13,7 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.head import HeadTask
-from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_loss}
 
@@ -29,7 +29,7 @@ class Regression(HeadTask):
     main_score = "mae"
     variant = "head"
     num_outputs = 1
-    of_head = ("mean", "std", *HeadTask.of_head)
+    head_options = ("mean", "std", *HeadTask.head_options)
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Regression(HeadTask):
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:
         value = numbers[0] * self.std + self.mean
-        return self.judged(row, _written(value), [value, *row.values])
+        return self.make_prediction(row, _written(value), [value, *row.values])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Nothing is simply right: within a tenth of a std counts as such in the report."""
@@ -74,9 +74,9 @@ class Regression(HeadTask):
         """Mean absolute error, root of the mean square error, R^2, and the error of always saying the true mean."""
         said, truth = np.array([p.values for p in predictions], dtype=np.float64).T
         errors = np.abs(said - truth)
-        scores = {"mae": mean(predictions, errors.tolist())}
-        scores |= whole(predictions, lambda draw: _of_all(said[draw], truth[draw]))
-        scores["mae_of_the_mean"] = mean(predictions, np.abs(truth - truth.mean()).tolist())
+        scores = {"mae": item_mean_score(predictions, errors.tolist())}
+        scores |= corpus_score(predictions, lambda draw: _of_all(said[draw], truth[draw]))
+        scores["mae_of_the_mean"] = item_mean_score(predictions, np.abs(truth - truth.mean()).tolist())
         return scores
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from prefixvlm.metrics.bootstrap import bootstrap_interval
 from prefixvlm.metrics.retrieval import recall_items
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.results.prediction import Prediction, Score, mean
+from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 from prefixvlm.task.rows.closed_set import likelihoods
 
 
@@ -59,7 +59,10 @@ class Retrieval(Captioning):
         space = " " if self.prompt else ""
         scores = likelihoods(model, batch, self._candidates, self.prompt, self.normalize_length, space).numpy()
         return [
-            replace(self.judged(row, self._candidates[int(values.argmax())], values), correct=self._first(row, values))
+            replace(
+                self.make_prediction(row, self._candidates[int(values.argmax())], values),
+                correct=self._first(row, values),
+            )
             for group, values in zip(batch.rows, scores, strict=True)
             for row in group
         ]
@@ -86,7 +89,7 @@ def recalls(
     scores = {}
     for name, items in recall_items(values, owners).items():
         if name.startswith("image"):
-            scores[prefix + name] = mean(predictions, items)
+            scores[prefix + name] = item_mean_score(predictions, items)
         else:
             value, interval = sum(items) / len(items), bootstrap_interval(items, owners)
             scores[prefix + name] = Score(value, predictions, interval=interval, count=len(owners))

@@ -17,7 +17,7 @@ from prefixvlm.model.head import Outputs, TokenHead
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
-from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
 
 class Tagging(HeadTask):
@@ -30,8 +30,8 @@ class Tagging(HeadTask):
     name = "tagging"
     main_score = "accuracy"
     variant = "head; spans as CoNLL 2000 counts them"
-    of_head = ("tags", "hidden_width")
-    asks_of_all = False  # only images with a text
+    head_options = ("tags", "hidden_width")
+    covers_every_sample = False  # only images with a text
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Tagging(HeadTask):
             said = model.heads[self.name](model, part).argmax(-1).split((part.tags != IGNORE_INDEX).sum(1).tolist())
             for rows, numbers in zip(part.rows, said, strict=True):
                 text = " ".join(self.tags[number] for number in numbers.tolist())
-                predictions += [self.judged(row, text) for row in rows]
+                predictions += [self.make_prediction(row, text) for row in rows]
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
@@ -91,8 +91,8 @@ class Tagging(HeadTask):
             micro = set_report([found[i] for i in draw], [wanted[i] for i in draw]).averages["micro"]
             return {f"span_{name}": 100 * micro[name] for name in ("precision", "recall", "f1")}
 
-        scores = {"accuracy": mean(predictions, [100 * (p.correct or 0) for p in predictions])}
-        return scores | whole(predictions, over)
+        scores = {"accuracy": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
+        return scores | corpus_score(predictions, over)
 
     def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
         """Also `classes` (precision, recall, F1, support of each tag), `confusion`, and `spans`, the same by type."""

@@ -14,8 +14,8 @@ from prefixvlm.metrics.vqa.answer_metrics import answer_metric, check_several
 from prefixvlm.metrics.vqa.vizwiz import average_precision
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
-from prefixvlm.task.results.prediction import Prediction, Score, group_names, whole
-from prefixvlm.task.rows.closed_set import Choosing, likelihoods
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
+from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
 
 UNANSWERABLE = "unanswerable"
 
@@ -50,9 +50,9 @@ class Vqa(Task):
         self.metric = answer_metric(metric)
         self.variant = self.metric.variant
         self.end = prompt.split("{question}", 1)[1]
-        self.choosing: Choosing | None = None
+        self.choosing: ClosedSetAnswers | None = None
         if answers is not None:
-            self.choosing = Choosing(answers, choose, normalize_length, self.end, "task.vqa")
+            self.choosing = ClosedSetAnswers(answers, choose, normalize_length, self.end, "task.vqa")
             self.decoding = self.choosing.decoding
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
@@ -77,7 +77,7 @@ class Vqa(Task):
             labels = np.array(["answerable_no" in p.groups for p in predictions])  # the official positive
             values = np.array([p.values[0] for p in predictions if p.values])
             if labels.any():
-                scores |= whole(predictions, lambda draw: _average_precision(labels[draw], values[draw]))
+                scores |= corpus_score(predictions, lambda draw: _average_precision(labels[draw], values[draw]))
         return scores
 
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:

@@ -73,7 +73,9 @@ def _check_options(name: str, task: Task, trained: Mapping[str, Any]) -> None:
 def _differing(task: Task, trained: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The options of the head that are others than in training, with both values."""
     parameters = inspect.signature(type(task)).parameters
-    pairs = {key: (getattr(task, key), trained.get(key, parameters[key].default)) for key in task.of_head if trained}
+    pairs = {
+        key: (getattr(task, key), trained.get(key, parameters[key].default)) for key in task.head_options if trained
+    }
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

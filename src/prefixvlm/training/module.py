@@ -162,9 +162,9 @@ class PrefixModule(LightningModule):
         """Gather every task's predictions, score them on rank 0, log the scores."""
         for (name, task), loader, number in zip(self.tasks.items(), loaders, num_batches, strict=False):
             whole = number >= len(loader)  # not where the trainer was told to stop early
-            counted = whole and task.asks_of_all
+            counted = whole and task.covers_every_sample
             gathered = gather_by_id(self.predictions[name], loader.num_samples if counted else None)
-            gathered = self.predictions[name] = task.settle(gathered)
+            gathered = self.predictions[name] = task.finalize(gathered)
             if stage == "test" and whole and task.needs_references:
                 on_rank_zero(partial(check_references, gathered, name))
             self.reports[name] = on_rank_zero(partial(task.report, gathered))

@@ -30,8 +30,8 @@ class ShardedLMStrategy(DDPStrategy):
         if not isinstance(lm.model.base_model, FSDPModule):
             shard(lm, self.root_device.type)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, InStep) and callback.lm is lm for callback in callbacks):
-            callbacks.insert(0, InStep(lm))  # before those that wait for the other ranks
+        if not any(isinstance(callback, RankSynchronizer) and callback.lm is lm for callback in callbacks):
+            callbacks.insert(0, RankSynchronizer(lm))  # before those that wait for the other ranks
         val_loop = trainer.fit_loop.epoch_loop.val_loop
         for loop in (val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False  # weights gathered in inference mode could not be trained through afterwards
@@ -57,7 +57,7 @@ def shard(lm: LanguageModel, device: str) -> None:
     fully_shard(base, mesh=mesh, ignored_params=set(base.parameters()) - of_blocks)  # lets blocks be fetched ahead
 
 
-class InStep(Callback):
+class RankSynchronizer(Callback):
     """Makes ranks read equally often, whatever their batches and texts: a block is gathered by all ranks or none.
 
     Without gradients a rank tells the others before it reads; who has read all goes on with a dummy while others read.

@@ -14,12 +14,12 @@ import torch.multiprocessing as mp
 from prefixvlm.batch import Row
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import bad_samples as budget
-from prefixvlm.data.loading.bad_samples import Budget
-from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.bad_samples import BadSamples
+from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
@@ -49,9 +49,9 @@ def spoil(folder: Path, bad: Sequence[str]) -> Path:
     return folder
 
 
-def train(folder: Path, batch_size: int = 4, fraction: float = 1, collate: Any = keys, **kwargs: Any) -> ShardLoader:
-    sources = find_sources(str(folder), "train", Cache())
-    return ShardLoader(sources, batch_size, collate, 6, max_bad_fraction=fraction, **kwargs)
+def train(folder: Path, batch_size: int = 4, fraction: float = 1, collate: Any = keys, **kwargs: Any) -> TrainLoader:
+    sources = find_sources(str(folder), "train", ShardCache())
+    return TrainLoader(sources, batch_size, collate, 6, max_bad_fraction=fraction, **kwargs)
 
 
 BAD = ["train003", "train004", "train017"]
@@ -175,12 +175,12 @@ def test_a_sample_without_what_the_task_needs_is_a_bad_one(
 
 
 def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_path: Path) -> None:
-    sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", Cache())
-    loader = ExactLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
+    sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", ShardCache())
+    loader = EvalLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
     assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
     assert list(loader.budget.bad) == ["val-000000.tar: val003"]
     with pytest.raises(ValueError, match="^sample 'val003' has no caption"):
-        list(ExactLoader(sources, 4, CAPTIONS))
+        list(EvalLoader(sources, 4, CAPTIONS))
 
 
 def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards: Make) -> None:
@@ -195,9 +195,9 @@ def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards
             list(loader)
         with pytest.raises(ValueError, match=rf"^shard .*\.tar, sample {key}: "):
             list(loader.samples(images=True))
-    sources = find_sources(str(folder), "val", Cache())
+    sources = find_sources(str(folder), "val", ShardCache())
     with pytest.raises(ValueError, match=r"more than data.max_bad_fraction=0.1 of 8"):
-        list(ExactLoader(sources, 4, keys, max_bad_fraction=0.1))
+        list(EvalLoader(sources, 4, keys, max_bad_fraction=0.1))
 
 
 def test_structural_damage_is_never_skipped(make_shards: Make) -> None:
@@ -226,11 +226,11 @@ def test_the_data_module_counts_for_the_log(make_shards: Make) -> None:
 
 def gather(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    counted = Budget(1, 100)
+    counted = BadSamples(1, 100)
     counted.add([("both", "shard a, sample b: bad"), (f"rank {rank}", f"shard {rank}, sample c: bad")])
     counted.gather()
     assert sorted(counted.bad) == ["both", "rank 0", "rank 1"]
-    strict = Budget(0.02, 100)
+    strict = BadSamples(0.02, 100)
     strict.restore({"both": "bad", f"rank {rank}": "bad"})
     with pytest.raises(ValueError, match="bad samples: 3, more than"):
         strict.gather()
@@ -239,7 +239,7 @@ def gather(rank: int, folder: str) -> None:
 
 def test_ranks_tell_each_other_what_was_bad(tmp_path: Path) -> None:
     mp.start_processes(gather, (str(tmp_path),), nprocs=2, start_method="fork")
-    alone = budget.Budget(0.5, 2)
+    alone = budget.BadSamples(0.5, 2)
     alone.add([("a", "b")])
     alone.gather()
     assert len(alone) == 1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from prefixvlm.data.loading import demonstration_pool as pool
-from prefixvlm.data.loading.demonstration_pool import Pool
+from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
 
 Make = Callable[..., Path]
 
@@ -19,21 +19,23 @@ def shards(folder: Path) -> list[Path]:
 
 def test_the_same_seed_draws_the_same_samples_and_each_once(make_shards: Make) -> None:
     paths = shards(make_shards(train=23))
-    drawn = Pool(paths, 9, seed=1).keys
+    drawn = DemonstrationPool(paths, 9, seed=1).keys
     assert len(drawn) == len(set(drawn)) == 9
-    assert Pool(paths, 9, seed=1).keys == drawn
-    assert any(set(Pool(paths, 9, seed=seed).keys) != set(drawn) for seed in (2, 3))
+    assert DemonstrationPool(paths, 9, seed=1).keys == drawn
+    assert any(set(DemonstrationPool(paths, 9, seed=seed).keys) != set(drawn) for seed in (2, 3))
 
 
 def test_every_sample_may_be_drawn(make_shards: Make) -> None:
     paths = shards(make_shards(train=7))
-    assert {key for seed in range(30) for key in Pool(paths, 2, seed).keys} == {f"train{n:03d}" for n in range(7)}
-    assert Pool(paths, 100, seed=0).keys == [f"train{n:03d}" for n in range(7)]
-    assert len(Pool([], 5, seed=0)) == 0
+    assert {key for seed in range(30) for key in DemonstrationPool(paths, 2, seed).keys} == {
+        f"train{n:03d}" for n in range(7)
+    }
+    assert DemonstrationPool(paths, 100, seed=0).keys == [f"train{n:03d}" for n in range(7)]
+    assert len(DemonstrationPool([], 5, seed=0)) == 0
 
 
 def test_a_number_gives_the_sample_of_its_key(make_shards: Make) -> None:
-    found = Pool(shards(make_shards(train=12)), 5, seed=3)
+    found = DemonstrationPool(shards(make_shards(train=12)), 5, seed=3)
     for number, key in enumerate(found.keys):
         sample = found[number]
         assert sample.key == key
@@ -43,7 +45,7 @@ def test_a_number_gives_the_sample_of_its_key(make_shards: Make) -> None:
 
 def test_a_blind_pool_has_one_image(make_shards: Make) -> None:
     black = Image.new("RGB", (8, 8))
-    found = Pool(shards(make_shards(train=5)), 3, 0, black)
+    found = DemonstrationPool(shards(make_shards(train=5)), 3, 0, black)
     assert all(found[number].image is black for number in range(3))
     assert found[0].captions
 
@@ -60,7 +62,7 @@ def test_only_what_is_drawn_is_read_and_decoded_when_wanted(make_shards: Make, m
     monkeypatch.setattr(pool, "read_shard", watched)
     decoded: list[str] = []
     monkeypatch.setattr(pool, "decode", lambda key, *_: decoded.append(key))
-    found = Pool(paths, 3, seed=0)
+    found = DemonstrationPool(paths, 3, seed=0)
     assert len(read) <= 3
     assert sum(map(len, read.values())) == 3
     assert decoded == []

@@ -13,11 +13,11 @@ import pytest
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import planned_batches as reader
-from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores
 Make = Callable[..., Path]
@@ -51,8 +51,8 @@ def mixture(make_shards: Make) -> dict[str, dict[str, Any]]:
     return {name: {"shards": str(folder), "weight": weights[name]} for name, folder in folders.items()}
 
 
-def train(shards: Any, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: Any) -> ShardLoader:
-    return ShardLoader(find_sources(shards, "train", Cache()), 4, collate, shuffle_buffer, **kwargs)
+def train(shards: Any, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: Any) -> TrainLoader:
+    return TrainLoader(find_sources(shards, "train", ShardCache()), 4, collate, shuffle_buffer, **kwargs)
 
 
 def with_lengths(folder: Path, lengths: Callable[[int], int]) -> Path:
@@ -147,19 +147,19 @@ def test_the_world_and_the_ranks_share_a_mixture(mixture) -> None:
     read = [list(loader) for loader in loaders]
     assert {len(batches) for batches in read} == {47 // 12}
     mixed = [batch for step in zip(*read, strict=True) for batch in step]
-    assert flat(mixed) == flat(ShardLoader(find_sources(mixture, "train", Cache()), 12, keys, 6))
+    assert flat(mixed) == flat(TrainLoader(find_sources(mixture, "train", ShardCache()), 12, keys, 6))
 
 
 def test_an_evaluation_takes_the_sources_that_have_the_split_each_sample_once(mixture) -> None:
-    sources = find_sources(mixture, "val", Cache())
-    assert flat(ExactLoader(sources, 2, keys)) == [f"a/val{n:03d}" for n in range(3)] + [
+    sources = find_sources(mixture, "val", ShardCache())
+    assert flat(EvalLoader(sources, 2, keys)) == [f"a/val{n:03d}" for n in range(3)] + [
         f"c/val{n:03d}" for n in range(4)
     ]
-    assert flat(ExactLoader(sources, 2, ids))[::3] == ["a/val0-0", "c/val0-0", "c/val3-0"]
-    assert [sample.key for sample in ExactLoader(sources, 2, keys, limit=4).samples()][-2:] == ["a/val002", "c/val000"]
+    assert flat(EvalLoader(sources, 2, ids))[::3] == ["a/val0-0", "c/val0-0", "c/val3-0"]
+    assert [sample.key for sample in EvalLoader(sources, 2, keys, limit=4).samples()][-2:] == ["a/val002", "c/val000"]
     assert set(ShardDataModule(mixture).images(["c/val003", "a/val003", "val001"], "val")) == {"c/val003"}
     with pytest.raises(ValueError, match=r"none of data.shards \(a, b, c\) has test samples"):
-        find_sources(mixture, "test", Cache())
+        find_sources(mixture, "test", ShardCache())
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_an_evaluation_takes_the_sources_that_have_the_split_each_sample_once(mi
 )
 def test_impossible_mixtures(shards: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        find_sources(shards, "train", Cache())
+        find_sources(shards, "train", ShardCache())
 
 
 def test_a_changed_weight_restarts_the_epoch(mixture) -> None:

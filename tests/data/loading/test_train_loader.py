@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from prefixvlm.data.loading.eval_loader import ExactLoader
+from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.shard_source import Source
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.shard_source import ShardSource
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 
 Make = Callable[..., Path]
 
@@ -36,14 +36,14 @@ def refuse(samples: list[Sample], rng: random.Random) -> None:
     raise ValueError("no captions; set task to another")
 
 
-def sources_of(folder: Path, split: str) -> list[Source]:
-    return find_sources(str(folder), split, Cache())
+def sources_of(folder: Path, split: str) -> list[ShardSource]:
+    return find_sources(str(folder), split, ShardCache())
 
 
 def train(
     folder: Path, batch_size: int = 4, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: Any
-) -> ShardLoader:
-    return ShardLoader(sources_of(folder, "train"), batch_size, collate, shuffle_buffer, **kwargs)
+) -> TrainLoader:
+    return TrainLoader(sources_of(folder, "train"), batch_size, collate, shuffle_buffer, **kwargs)
 
 
 def flat(batches: Any) -> list[str]:
@@ -103,7 +103,7 @@ def test_evaluation_sees_each_sample_once(
     make_shards: Make, world: int, workers: int, samples_per_shard: int, limit: int | None
 ) -> None:
     sources = sources_of(make_shards(samples_per_shard, val=23), "val")
-    loaders = [ExactLoader(sources, 4, keys, limit, num_workers=workers, rank=r, world=world) for r in range(world)]
+    loaders = [EvalLoader(sources, 4, keys, limit, num_workers=workers, rank=r, world=world) for r in range(world)]
     read = [list(loader) for loader in loaders]
     assert [len(batches) for batches in read] == [len(loader) for loader in loaders]
     assert sorted(flat(flat(read))) == [f"val{n:03d}" for n in range(min(limit or 23, 23))]
@@ -165,7 +165,7 @@ def test_the_global_random_state_is_left_alone(make_shards: Make) -> None:
 
 def test_blind_is_one_black_image_for_a_batch(make_shards: Make) -> None:
     sources = sources_of(make_shards(val=7), "val")
-    batches = list(ExactLoader(sources, 4, images, blind=True))
+    batches = list(EvalLoader(sources, 4, images, blind=True))
     assert [len(batch) for batch in batches] == [4, 3]
     assert len({id(image) for batch in batches for image in batch}) == 1
     assert batches[0][0].getextrema() == ((0, 0),) * 3
@@ -213,4 +213,4 @@ def test_impossible_settings(make_shards: Make, change: dict[str, int], reason: 
     with pytest.raises(ValueError, match=reason):
         train(make_shards(train=23), **change)
     with pytest.raises(ValueError, match="limit of samples is 0"):
-        ExactLoader(sources_of(make_shards(name="v", val=3), "val"), 4, keys, limit=0)
+        EvalLoader(sources_of(make_shards(name="v", val=3), "val"), 4, keys, limit=0)

@@ -15,7 +15,7 @@ from prefixvlm.data import sources
 from prefixvlm.data.sample import decode
 from prefixvlm.data.shards.manifest import MANIFEST
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.reencode import Encoding
+from prefixvlm.data.shards.reencode import ReencodeOptions
 from tests.data.conftest import Command, encoded
 
 EASY_VQA = {
@@ -77,13 +77,15 @@ def test_encoding_applies_the_orientation_and_the_quality() -> None:
     halves = Image.new("RGB", (64, 32), "red")
     halves.paste("blue", (32, 0, 64, 32))
     data = encoded(halves, "JPEG", exif=turned)
-    image = Image.open(io.BytesIO(Encoding(image_size=16)({"jpg": data})["jpg"]))
+    image = Image.open(io.BytesIO(ReencodeOptions(image_size=16)({"jpg": data})["jpg"]))
     assert image.size == (16, 32)
     assert image.getpixel((8, 2))[0] > 200, "red is on top"
     assert 0x0112 not in image.getexif(), "it would be turned again"
-    assert Encoding()({"jpg": data}) == {"jpg": data}
+    assert ReencodeOptions()({"jpg": data}) == {"jpg": data}
     noise = Image.effect_noise((64, 64), 90)
-    sizes = [len(Encoding(image_quality=quality)({"jpg": encoded(noise, "JPEG")})["jpg"]) for quality in (10, 50, 95)]
+    sizes = [
+        len(ReencodeOptions(image_quality=quality)({"jpg": encoded(noise, "JPEG")})["jpg"]) for quality in (10, 50, 95)
+    ]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] / 2
 
@@ -91,14 +93,14 @@ def test_encoding_applies_the_orientation_and_the_quality() -> None:
 def test_resizing_averages_over_the_pixels_that_it_joins() -> None:
     board = Image.new("L", (64, 64))
     board.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
-    small = Image.open(io.BytesIO(Encoding(image_size=8)({"png": encoded(board)})["jpg"])).convert("L")
+    small = Image.open(io.BytesIO(ReencodeOptions(image_size=8)({"png": encoded(board)})["jpg"])).convert("L")
     assert all(110 < value < 145 for value in small.tobytes())
 
 
 def test_the_images_of_a_support_are_made_smaller_too() -> None:
     image = encoded(Image.new("RGB", (20, 20), "red"))
     content = {"support": [{"image": "0.png", "text": "a dax"}], "captions": ["x"]}
-    members = Encoding(image_size=10)({"png": image, "0.png": image, "json": json.dumps(content).encode()})
+    members = ReencodeOptions(image_size=10)({"png": image, "0.png": image, "json": json.dumps(content).encode()})
     sample = decode("k", members, "here")
     assert sorted(members) == ["0.jpg", "jpg", "json"]
     assert [(found.size, text) for found, text in sample.support] == [((10, 10), "a dax")]

@@ -24,8 +24,8 @@ from webdataset.writer import TarWriter
 from prefixvlm import cli
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest
 from prefixvlm.data.shards.read import RawSample, read_shard
-from prefixvlm.data.shards.reencode import Encoding
-from prefixvlm.data.shards.tar_writer import Candidate
+from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.tar_writer import SampleOrError
 from prefixvlm.data.shards.worker_pool import run
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.errors import sentence
@@ -133,7 +133,7 @@ def assert_alike(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("change", [{"source": "another"}, {"samples_per_shard": 4}, {"encoding": Encoding(2)}])
+@pytest.mark.parametrize("change", [{"source": "another"}, {"samples_per_shard": 4}, {"encoding": ReencodeOptions(2)}])
 def test_what_is_finished_of_another_plan_is_not_used(tmp_path: Path, change: dict[str, Any]) -> None:
     same: dict[str, Any] = {"source": "a test", "licence": "none", "samples_per_shard": 5}
     with pytest.raises(RuntimeError):
@@ -170,7 +170,7 @@ def test_a_changed_file_is_written_anew(tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     image.write_bytes(png(1))
 
-    def samples(more: list[RawSample]) -> Iterator[Candidate]:
+    def samples(more: list[RawSample]) -> Iterator[SampleOrError]:
         yield "a", {"png": image}
         yield from more
         raise RuntimeError

@@ -9,7 +9,7 @@ from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.data.sample import BLACK, Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.task.detection import Detection
-from prefixvlm.task.results.boxes import Locations, overlap, read, written
+from prefixvlm.task.results.boxes import Locations, box_iou, format_box, parse_boxes
 from tests.conftest import collator_of, tiny_model
 
 
@@ -42,9 +42,11 @@ def test_edges_that_leave_nothing_are_no_box():
 
 def test_written_boxes_are_read_back():
     boxes = [Box("a thing", 0.25, 0.5, 0.75, 1.0), Box("", 0.0, 0.0, 0.5, 0.5)]
-    assert read("; ".join(written(box, 0.5) for box in boxes), confidences=True) == [(box, 0.5) for box in boxes]
-    assert read(written(boxes[0])) == [(boxes[0], 1.0)]
-    assert read("") == []
+    assert parse_boxes("; ".join(format_box(box, 0.5) for box in boxes), confidences=True) == [
+        (box, 0.5) for box in boxes
+    ]
+    assert parse_boxes(format_box(boxes[0])) == [(boxes[0], 1.0)]
+    assert parse_boxes("") == []
 
 
 def test_overlap_is_what_a_grid_counts():
@@ -58,7 +60,7 @@ def test_overlap_is_what_a_grid_counts():
     for _ in range(20):
         a, b = drawn(rng, 0.8), drawn(rng, 0.8)
         one, other = inside(a), inside(b)
-        assert overlap(a, b) == pytest.approx(((one & other).sum() / (one | other).sum()).item(), abs=0.01)
+        assert box_iou(a, b) == pytest.approx(((one & other).sum() / (one | other).sum()).item(), abs=0.01)
 
 
 def test_boxes_come_in_any_order_and_none_is_an_end():
@@ -106,7 +108,7 @@ def test_one_class_is_enough():
     task = Detection(["a"], prompt="Things:", bins=10)
     model = tiny_model("gpt2")
     batch = collator_of(model)(task.prompt_rows(Sample("k", BLACK)), supervised=False)
-    assert all(box.label == "a" for box, _ in read(task.predict(model, batch)[0].prediction, confidences=True))
+    assert all(box.label == "a" for box, _ in parse_boxes(task.predict(model, batch)[0].prediction, confidences=True))
 
 
 def test_more_boxes_than_a_target_has_room_for_are_refused_before_training():

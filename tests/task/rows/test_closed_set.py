@@ -5,7 +5,7 @@ import torch
 
 from prefixvlm.data.sample import Question, Sample
 from prefixvlm.task.rows import closed_set as choosing
-from prefixvlm.task.rows.closed_set import Choosing, likelihoods
+from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 from tests.model import naive
@@ -138,4 +138,4 @@ def test_a_question_without_choices_is_an_error_that_names_it_and_the_key(images
 
 def test_a_key_of_another_task_is_named():
     with pytest.raises(ValueError, match=r"task\.other\.choose"):
-        Choosing(["a"], "best", False, "", "task.other")
+        ClosedSetAnswers(["a"], "best", False, "", "task.other")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.train_loader import ShardLoader
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import Cache
 from prefixvlm.data.shards.write import write_shards
@@ -55,7 +55,7 @@ def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, worker
         {"train": [(f"k{n:02}", each) for n, each in enumerate(members)]}, tmp_path / "shards", "a test", "none"
     )
     collate = TrainingRows({"classification": TASKS["classification"]}, collator_of(tiny_model("gpt2")))
-    loader = ShardLoader(
+    loader = TrainLoader(
         find_sources(str(tmp_path / "shards"), "train", Cache()),
         batch_size,
         collate,
@@ -75,7 +75,7 @@ def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
         {"train": [(f"k{n}", {"png": image, "json": b"{}"}) for n in range(6)]}, tmp_path / "s", "a test", "none"
     )
     collate = TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
-    loader = ShardLoader(find_sources(str(tmp_path / "s"), "train", Cache()), 2, collate)
+    loader = TrainLoader(find_sources(str(tmp_path / "s"), "train", Cache()), 2, collate)
     with pytest.raises(
         ValueError, match="has what task classification, regression is trained on.*so it is with a whole"
     ):

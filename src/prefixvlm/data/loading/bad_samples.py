@@ -9,7 +9,7 @@ Bad = tuple[str, str]  # which sample, and what is wrong with it
 logger = logging.getLogger(__name__)
 
 
-class Budget:
+class BadSamples:
     """Counts distinct bad samples of an epoch of num_samples. fraction: of these, how many may be bad."""
 
     def __init__(self, fraction: float, num_samples: int) -> None:

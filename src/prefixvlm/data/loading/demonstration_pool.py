@@ -11,7 +11,7 @@ from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.shards.read import RawSample, count_samples, read_shard
 
 
-class Pool:
+class DemonstrationPool:
     """Undecoded samples. image: one that stands in for all of theirs (blind)."""
 
     def __init__(self, shards: Sequence[Path], size: int, seed: int, image: Image.Image | None = None) -> None:

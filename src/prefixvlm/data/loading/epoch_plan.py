@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 
 Numbers = NDArray[np.int64]
-Walk = list[tuple[Tar, int]]  # shards in the order in which they are read, with their numbers of samples
+ReadOrder = list[tuple[ShardRef, int]]  # shards in the order in which they are read, with their numbers of samples
 PASS, MIXTURE, BUCKETS = range(3)  # what random numbers are for: no two share theirs
 
 
@@ -27,7 +27,7 @@ class Planner:
     bucket_batches: within so many steps, batches are made of samples with texts of like length.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[ShardSource]
     length: int
     batch_size: int
     world: int
@@ -36,12 +36,12 @@ class Planner:
     bucket_batches: int = 0
     mixed: bool = False
 
-    def epoch(self, epoch: int) -> tuple[list[Walk], Numbers]:
+    def epoch(self, epoch: int) -> tuple[list[ReadOrder], Numbers]:
         if self.shuffle_buffer == 1:
             epoch = 0
         drawn, starts = self._drawn(epoch)
         numbers = np.empty(len(drawn), np.int64)
-        walks: list[Walk] = []
+        walks: list[ReadOrder] = []
         lengths, first = [np.empty(0, np.int64)], 0
         for number, source in enumerate(self.sources):
             chosen = np.flatnonzero(drawn == number)

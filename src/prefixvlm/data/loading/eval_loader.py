@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from prefixvlm.data.loading.bad_samples import Budget
-from prefixvlm.data.loading.epoch_plan import Walk
+from prefixvlm.data.loading.bad_samples import BadSamples
+from prefixvlm.data.loading.epoch_plan import ReadOrder
 from prefixvlm.data.loading.planned_batches import FAIL, SKIP, Collate, decode_from
-from prefixvlm.data.loading.shard_source import Source, in_turn
+from prefixvlm.data.loading.shard_source import ShardSource, prefetched_paths
 from prefixvlm.data.loading.train_loader import Loader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shards.read import read_shard
 
 
-class ExactLoader(Loader):
+class EvalLoader(Loader):
     """For validation and test: each sample once over all ranks, in the shards' order; the last batch may be smaller.
 
     limit: only the first so many samples. Ranks may differ by one batch: no collectives in a validation step.
@@ -25,7 +25,7 @@ class ExactLoader(Loader):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ShardSource],
         batch_size: int,
         collate: Collate,
         limit: int | None = None,
@@ -44,20 +44,22 @@ class ExactLoader(Loader):
         batch_size = self.batch_size = min(batch_size, self.num_samples // self.world)
         self._starts = range(self.rank * batch_size, self.num_samples, self.world * batch_size)
         self.on_bad = FAIL if max_bad_fraction is None else SKIP
-        self.budget = Budget(max_bad_fraction or 0, self.num_samples)
+        self.budget = BadSamples(max_bad_fraction or 0, self.num_samples)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     @property
-    def _walk(self) -> Walk:
+    def _walk(self) -> ReadOrder:
         return [pair for source in self.sources for pair in zip(source.tars, source.counts, strict=True)]
 
     def samples(self, images: bool = False) -> Iterator[Sample]:
         """All samples of all ranks, in order; their images are black unless they are asked for."""
         black = None if images else Image.new("RGB", (64, 64))
         tars = [tar for tar, _ in self._walk]
-        raw = ((tar, sample) for tar, path in zip(tars, in_turn(tars), strict=True) for sample in read_shard(path))
+        raw = (
+            (tar, sample) for tar, path in zip(tars, prefetched_paths(tars), strict=True) for sample in read_shard(path)
+        )
         for tar, sample in islice(raw, self.num_samples):
             yield decode_from(tar, sample, black)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import braceexpand
 
-from prefixvlm.data.loading.shard_source import Source, Tar
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.remote import is_remote, shown
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.manifest import Manifest, read_manifest, resolve_shards
 
 Shards = str | Mapping[str, Mapping[str, Any]]
 
 
-def find_sources(shards: Shards, split: str, cache: Cache) -> list[Source]:
+def find_sources(shards: Shards, split: str, cache: ShardCache) -> list[ShardSource]:
     """The sources that have this split; for training, all must.
 
     shards: a folder, a pattern or a URL of either (see resolve_shards), or NAME -> {shards: one of these, weight: W}.
@@ -23,13 +23,13 @@ def find_sources(shards: Shards, split: str, cache: Cache) -> list[Source]:
     Raises ValueError if there are none.
     """
     if isinstance(shards, str):
-        return [Source(_tars(shards, split, cache))]
+        return [ShardSource(_tars(shards, split, cache))]
     sources = []
     for name, options in _checked(shards).items():
         folder = options["shards"]
         if split == "train" or _has(folder, split, cache):
             weight = float(options.get("weight", 1))
-            sources.append(Source(_tars(folder, split, cache, f"{name}/"), name, weight))
+            sources.append(ShardSource(_tars(folder, split, cache, f"{name}/"), name, weight))
     if not sources:
         raise ValueError(f"none of data.shards ({', '.join(shards)}) has {split} samples; add one that has")
     return sources
@@ -50,26 +50,26 @@ def _checked(shards: Any) -> Mapping[str, Mapping[str, Any]]:
     return shards
 
 
-def _tars(shards: str, split: str, cache: Cache, prefix: str = "") -> list[Tar]:
+def _tars(shards: str, split: str, cache: ShardCache, prefix: str = "") -> list[ShardRef]:
     if not is_remote(shards):
-        return [Tar(path, prefix) for path in resolve_shards(shards, split)]
+        return [ShardRef(path, prefix) for path in resolve_shards(shards, split)]
     if not shown(shards).endswith(".tar"):
         folder = cache.folder_of(shards)
         manifest = _manifest(folder)
         if not manifest.has(split):
             raise ValueError(f"{shown(shards)} holds no {split} samples, only {', '.join(manifest.splits)}")
         names = [shard.name for shard in manifest.splits[split].shards]
-        return [Tar(folder / name, prefix, f"{shards.rstrip('/')}/{name}", cache) for name in names]
+        return [ShardRef(folder / name, prefix, f"{shards.rstrip('/')}/{name}", cache) for name in names]
     if "{split}" not in shards or "*" in shards:
         raise ValueError(
             f"data.shards={shown(shards)} must have {{split}} in it, and no *: a server does not list its files; "
             "give a range such as {split}-{000000..000012}.tar"
         )
     urls = braceexpand.braceexpand(shards.replace("{split}", split))
-    return [Tar(cache.path_of(url), prefix, url, cache) for url in urls]
+    return [ShardRef(cache.path_of(url), prefix, url, cache) for url in urls]
 
 
-def _has(shards: str, split: str, cache: Cache) -> bool:
+def _has(shards: str, split: str, cache: ShardCache) -> bool:
     """Whether there is such a split; what is there and damaged is an error later."""
     if is_remote(shards):
         if not shown(shards).endswith(".tar"):

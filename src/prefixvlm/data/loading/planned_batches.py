@@ -13,8 +13,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.bad_samples import Bad
-from prefixvlm.data.loading.epoch_plan import Numbers, Walk
-from prefixvlm.data.loading.shard_source import Tar, in_turn
+from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
+from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.shards.read import RawSample, read_shard
 
@@ -23,7 +23,7 @@ FAIL, SKIP, REPLACE = "fail", "skip", "replace"  # a bad sample; skip and replac
 MAX_SPARES = 64
 
 
-class Reader(IterableDataset):
+class PlannedBatches(IterableDataset):
     """The planned batches of one rank, each with its bad samples; each worker makes every num_workers-th of them.
 
     A sample is bad if it does not decode, or if no batch can be made of it alone, as without a caption to train on;
@@ -33,7 +33,13 @@ class Reader(IterableDataset):
     """
 
     def __init__(
-        self, walks: list[Walk], batches: list[Numbers], seeds: list[str], collate: Collate, blind: bool, on_bad: str
+        self,
+        walks: list[ReadOrder],
+        batches: list[Numbers],
+        seeds: list[str],
+        collate: Collate,
+        blind: bool,
+        on_bad: str,
     ) -> None:
         self.walks, self.batches, self.seeds, self.collate, self.on_bad = walks, batches, seeds, collate, on_bad
         self.image = Image.new("RGB", (64, 64)) if blind else None  # one object: encoded once a batch
@@ -51,9 +57,9 @@ class Reader(IterableDataset):
         except (ValueError, OSError) as error:
             yield error  # as a value: torch would put the worker's traceback into its sentence
 
-    def _made(self, arriving: Iterable[tuple[Tar, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
+    def _made(self, arriving: Iterable[tuple[ShardRef, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
         """The batch of those that are good, or why there is none; and the bad ones."""
-        found: list[tuple[Tar, str, Sample]] = []
+        found: list[tuple[ShardRef, str, Sample]] = []
         bad: list[Bad] = []
         for tar, raw in arriving:
             try:
@@ -94,11 +100,11 @@ class Reader(IterableDataset):
         raise ValueError(f"{reason}; so it is with a whole batch and the {len(spares)} samples after it")
 
 
-def _name(tar: Tar, key: str) -> str:
+def _name(tar: ShardRef, key: str) -> str:
     return f"{tar.prefix}{tar.path.name}: {key}"
 
 
-def decode_from(tar: Tar, raw: RawSample, image: Image.Image | None = None) -> Sample:
+def decode_from(tar: ShardRef, raw: RawSample, image: Image.Image | None = None) -> Sample:
     """Raises ValueError for a bad sample, naming shard and key."""
     sample = decode(*raw, f"shard {tar.path}", image)
     if not tar.prefix:
@@ -107,7 +113,7 @@ def decode_from(tar: Tar, raw: RawSample, image: Image.Image | None = None) -> S
     return replace(sample, key=tar.prefix + sample.key, questions=questions)
 
 
-def _in_order(walks: list[Walk], batches: list[Numbers]) -> Iterator[tuple[Tar, RawSample]]:
+def _in_order(walks: list[ReadOrder], batches: list[Numbers]) -> Iterator[tuple[ShardRef, RawSample]]:
     """The samples of the batches, one after the other; the walks go on side by side."""
     numbers = np.concatenate([np.empty(0, np.int64), *batches])
     starts = [0, *accumulate(sum(count for _, count in walk) for walk in walks)]
@@ -119,10 +125,10 @@ def _in_order(walks: list[Walk], batches: list[Numbers]) -> Iterator[tuple[Tar, 
         yield next(streams[bisect_right(starts, number) - 1])
 
 
-def _of_walk(walk: Walk, numbers: Numbers) -> Iterator[tuple[Tar, RawSample]]:
+def _of_walk(walk: ReadOrder, numbers: Numbers) -> Iterator[tuple[ShardRef, RawSample]]:
     """Those that the walk meets too early wait, undecoded."""
     arriving = _arriving(walk, np.sort(numbers))
-    waiting: dict[int, tuple[Tar, RawSample]] = {}
+    waiting: dict[int, tuple[ShardRef, RawSample]] = {}
     for number in numbers.tolist():
         while number not in waiting:
             arrived, sample = next(arriving)
@@ -130,14 +136,14 @@ def _of_walk(walk: Walk, numbers: Numbers) -> Iterator[tuple[Tar, RawSample]]:
         yield waiting.pop(number)
 
 
-def _arriving(walk: Walk, numbers: Numbers) -> Iterator[tuple[int, tuple[Tar, RawSample]]]:
+def _arriving(walk: ReadOrder, numbers: Numbers) -> Iterator[tuple[int, tuple[ShardRef, RawSample]]]:
     wanted, first = [], 0  # shards with the numbers of the samples that are wanted of each
     for tar, count in walk:
         low, high = np.searchsorted(numbers, (first, first + count))
         if low < high:
             wanted.append((tar, first, (numbers[low:high] - first).tolist()))
         first += count
-    paths = in_turn([tar for tar, _, _ in wanted])
+    paths = prefetched_paths([tar for tar, _, _ in wanted])
     for (tar, first, inside), path in zip(wanted, paths, strict=True):
         samples = read_shard(path, set(inside))
         for number in inside:

@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from prefixvlm.data.shard_cache import Cache, Held
+from prefixvlm.data.shard_cache import PinnedFile, ShardCache
 from prefixvlm.data.shards.read import count_samples, listed
 
 
-class Tar(NamedTuple):
+class ShardRef(NamedTuple):
     """One shard. prefix: stands before the keys of its samples. cache: fetches it from `url`."""
 
     path: Path
     prefix: str = ""
     url: str = ""
-    cache: Cache | None = None
+    cache: ShardCache | None = None
 
-    def hold(self) -> Held:
+    def pin(self) -> PinnedFile:
         """Its path, fetched if it must be, and there until it is closed."""
         if self.cache is None:
-            return Held(self.path)
+            return PinnedFile(self.path)
         shard = listed(self.path)
-        return self.cache.hold(self.url, self.path, *((shard.bytes, shard.sha256) if shard else ()))
+        return self.cache.pin(self.url, self.path, *((shard.bytes, shard.sha256) if shard else ()))
 
     def num_samples(self) -> int:
         """Its samples. A remote one without a manifest is fetched for that, once."""
@@ -37,7 +37,7 @@ class Tar(NamedTuple):
             return count_samples(self.path)
         kept = self.path.with_name(f"{self.path.name}.count")
         if not kept.is_file():
-            held = self.hold()
+            held = self.pin()
             try:
                 count = count_samples(held.path)
             finally:
@@ -49,10 +49,10 @@ class Tar(NamedTuple):
 
 
 @dataclass
-class Source:
+class ShardSource:
     """The shards of one split of a data set; weight: its share of a mixture, beside the others'."""
 
-    tars: Sequence[Tar]
+    tars: Sequence[ShardRef]
     name: str = ""
     weight: float = 1.0
 
@@ -82,7 +82,7 @@ class Source:
         return sum(self.counts)
 
 
-def in_turn(tars: Sequence[Tar]) -> Iterator[Path]:
+def prefetched_paths(tars: Sequence[ShardRef]) -> Iterator[Path]:
     """Each one's path in turn, held while it is read; a remote one is fetched while the one before it is read."""
     coming = _begin(tars[0]) if tars else None
     for number in range(len(tars)):
@@ -99,22 +99,22 @@ def in_turn(tars: Sequence[Tar]) -> Iterator[Path]:
             held.close()
 
 
-def _begin(tar: Tar) -> "Future[Held]":
-    future: Future[Held] = Future()
+def _begin(tar: ShardRef) -> "Future[PinnedFile]":
+    future: Future[PinnedFile] = Future()
 
-    def hold() -> None:
+    def pin() -> None:
         try:
-            future.set_result(tar.hold())
+            future.set_result(tar.pin())
         except Exception as error:  # it belongs to whoever waits for the result
             future.set_exception(error)
 
     if tar.cache is None:
-        hold()
+        pin()
     else:
-        Thread(target=hold, daemon=True).start()  # a daemon: a reader that stops early does not wait for it
+        Thread(target=pin, daemon=True).start()  # a daemon: a reader that stops early does not wait for it
     return future
 
 
-def _close(done: "Future[Held]") -> None:
+def _close(done: "Future[PinnedFile]") -> None:
     if done.exception() is None:
         done.result().close()

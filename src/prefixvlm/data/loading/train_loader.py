@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from prefixvlm.data.loading.bad_samples import Budget
-from prefixvlm.data.loading.epoch_plan import Numbers, Planner, Walk
-from prefixvlm.data.loading.planned_batches import REPLACE, Collate, Reader
-from prefixvlm.data.loading.shard_source import Source
+from prefixvlm.data.loading.bad_samples import BadSamples
+from prefixvlm.data.loading.epoch_plan import Numbers, Planner, ReadOrder
+from prefixvlm.data.loading.planned_batches import REPLACE, Collate, PlannedBatches
+from prefixvlm.data.loading.shard_source import ShardSource
 
 
 class Loader:
@@ -32,7 +32,7 @@ class Loader:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ShardSource],
         batch_size: int,
         collate: Collate,
         num_workers: int = 0,
@@ -53,10 +53,10 @@ class Loader:
         self.rank, self.world, self.blind = rank, world, blind
 
     def _read(
-        self, walks: list[Walk], batches: list[Numbers], seeds: list[str], budget: Budget, on_bad: str
+        self, walks: list[ReadOrder], batches: list[Numbers], seeds: list[str], budget: BadSamples, on_bad: str
     ) -> Iterator[Any]:
         loader = DataLoader(
-            Reader(walks, batches, seeds, self.collate, self.blind, on_bad),
+            PlannedBatches(walks, batches, seeds, self.collate, self.blind, on_bad),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
@@ -71,7 +71,7 @@ class Loader:
                 yield batch
 
 
-class ShardLoader(Loader):
+class TrainLoader(Loader):
     """For training: shuffled across and within shards, as many batches on every rank, resumable at any batch.
 
     Several sources are mixed by their weights, and each goes on in the next epoch where this one left it.
@@ -87,7 +87,7 @@ class ShardLoader(Loader):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ShardSource],
         batch_size: int,
         collate: Collate,
         shuffle_buffer: int = 2000,
@@ -115,7 +115,7 @@ class ShardLoader(Loader):
         if bucket_batches:
             for source in sources:
                 source.lengths  # noqa: B018  # now, and not in the first epoch, say that a shard has none
-        self.budget = Budget(max_bad_fraction, self.num_samples)
+        self.budget = BadSamples(max_bad_fraction, self.num_samples)
         self.epoch, self.batches, self._begun = 0, 0, False  # batches: handed out in this epoch
 
     def __len__(self) -> int:

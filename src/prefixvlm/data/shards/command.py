@@ -126,12 +126,12 @@ def _write(arguments: argparse.Namespace) -> None:
     if missing := set(chosen or ()) - set(held):
         raise ValueError(f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(held)}")
     if sources.takes_tars(source):
-        from prefixvlm.data.shards.link_tars import adopt_tars
+        from prefixvlm.data.shards.link_tars import link_tars
 
         tars = {split: source.tars(split, **given) for split in splits}
-        manifest = adopt_tars(tars, arguments.out, origin(source, given), source.LICENCE, arguments.workers)
+        manifest = link_tars(tars, arguments.out, origin(source, given), source.LICENCE, arguments.workers)
     else:
-        from prefixvlm.data.shards.reencode import Encoding
+        from prefixvlm.data.shards.reencode import ReencodeOptions
         from prefixvlm.data.shards.write import write_shards
 
         manifest = write_shards(
@@ -141,7 +141,7 @@ def _write(arguments: argparse.Namespace) -> None:
             source.LICENCE,
             arguments.samples_per_shard,
             arguments.workers,
-            Encoding(arguments.image_size, arguments.image_quality),
+            ReencodeOptions(arguments.image_size, arguments.image_quality),
         )
     thing = "tars are incomplete or" if sources.takes_tars(source) else "samples are"
     for split, content in manifest.splits.items():

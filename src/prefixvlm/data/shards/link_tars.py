@@ -8,31 +8,33 @@ from pathlib import Path
 from prefixvlm.data.sample import BLACK, decode
 from prefixvlm.data.shards.manifest import Manifest, Shard, Split, sha256
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.reencode import Encoding
-from prefixvlm.data.shards.staging import Partial
-from prefixvlm.data.shards.tar_writer import Candidate, Made, Task, fingerprint, text_length
+from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.staging import StagingFolder
+from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, text_length
 from prefixvlm.data.shards.write import make_shards
 
 
-def adopt_tars(splits: Mapping[str, Sequence[Path]], out: Path, source: str, licence: str, workers: int) -> Manifest:
+def link_tars(splits: Mapping[str, Sequence[Path]], out: Path, source: str, licence: str, workers: int) -> Manifest:
     """`out`/SPLIT-NAME.tar are hard links to the tars (symbolic ones to another disk): no byte is copied or changed.
 
     A tar that is damaged or holds no samples is left out, and the manifest says why.
     """
 
-    def tasks(partial: Partial) -> Iterator[Task]:
+    def tasks(partial: StagingFolder) -> Iterator[ShardJob]:
         for split, paths in splits.items():
             for path in paths:
                 name = f"{split}-{path.name}"
-                candidates: list[Candidate] = [(path.name, {"tar": path})]
+                candidates: list[SampleOrError] = [(path.name, {"tar": path})]
                 sidecar = partial.done / f"{name}.json"
-                yield Task(split, partial.shards / name, sidecar, candidates, Encoding(), fingerprint(candidates))
+                yield ShardJob(
+                    split, partial.shards / name, sidecar, candidates, ReencodeOptions(), fingerprint(candidates)
+                )
 
     manifest = Manifest(source, licence, 0, {split: Split() for split in splits})
-    return make_shards(manifest, out, tasks, take_tar, workers, None)
+    return make_shards(manifest, out, tasks, link_tar, workers, None)
 
 
-def take_tar(task: Task) -> Iterator[int | Made]:
+def link_tar(task: ShardJob) -> Iterator[int | ShardRecord]:
     """Reads the whole tar, links to it; yields 1 for each sample, and at last what it is."""
     ((name, members),) = task.candidates
     assert isinstance(members, dict)
@@ -51,7 +53,7 @@ def take_tar(task: Task) -> Iterator[int | Made]:
             _link(path, task.path)
     except ValueError as error:
         left_out[name] = str(error)
-    made = Made(task.split, task.fingerprint, shard, left_out)
+    made = ShardRecord(task.split, task.fingerprint, shard, left_out)
     made.save(task.sidecar)
     yield made
 

@@ -13,7 +13,7 @@ QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Encoding:
+class ReencodeOptions:
     """image_size: of the shorter side, in pixels, never enlarged. image_quality: of the JPEG, 1 to 100."""
 
     image_size: int | None = None

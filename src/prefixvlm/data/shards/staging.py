@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-class Partial:
+class StagingFolder:
     """`.NAME.partial` beside the folder NAME: what is finished of it, kept until all is or the plan is another.
 
     shards: what becomes the folder. done: one file for each finished shard.
@@ -50,13 +50,13 @@ class Partial:
 
 
 @contextmanager
-def partial_folder(out: Path) -> Iterator[Partial]:
+def staging_folder(out: Path) -> Iterator[StagingFolder]:
     """The place for `out`, for this process alone.
 
     When `out` has been made, or nothing is finished, or a ValueError says that it cannot become anything, the
     place is removed; else it stays for the same command to go on with. Raises ValueError if another process has it.
     """
-    partial = Partial(out.with_name(f".{out.name}.partial"))
+    partial = StagingFolder(out.with_name(f".{out.name}.partial"))
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock(partial.folder, out)
     try:

@@ -12,26 +12,26 @@ from pathlib import Path
 
 from prefixvlm.data.sample import BLACK, Sample, decode
 from prefixvlm.data.shards.manifest import Shard
-from prefixvlm.data.shards.reencode import Encoding
+from prefixvlm.data.shards.reencode import ReencodeOptions
 
 Members = dict[str, bytes | Path]  # by extension; a Path is read by whoever writes the shard
-Candidate = tuple[str, Members | ValueError]  # a key and its members, or why it is left out
+SampleOrError = tuple[str, Members | ValueError]  # a key and its members, or why it is left out
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardJob:
     """A shard that is to be made. folder: of the shards. sidecar: the file that says that it is finished."""
 
     split: str
     path: Path
     sidecar: Path
-    candidates: Sequence[Candidate]
-    encoding: Encoding
+    candidates: Sequence[SampleOrError]
+    encoding: ReencodeOptions
     fingerprint: str
 
 
 @dataclass
-class Made:
+class ShardRecord:
     """What a sidecar holds. The shard is there unless it would have no samples."""
 
     split: str
@@ -44,7 +44,7 @@ class Made:
             file.write(json.dumps(asdict(self)).encode())
 
 
-def fingerprint(candidates: Sequence[Candidate]) -> str:
+def fingerprint(candidates: Sequence[SampleOrError]) -> str:
     """Of what a shard is made from: keys, bytes, and the files' names, sizes and times."""
     digest = hashlib.sha256()
     for key, members in candidates:
@@ -56,18 +56,18 @@ def fingerprint(candidates: Sequence[Candidate]) -> str:
     return digest.hexdigest()
 
 
-def finished(task: Task) -> Made | None:
+def finished(task: ShardJob) -> ShardRecord | None:
     """What an earlier run made of the very same candidates, if it did."""
     try:
         content = json.loads(task.sidecar.read_text())
-        made = Made(shard=Shard(**content.pop("shard")), **content)
+        made = ShardRecord(shard=Shard(**content.pop("shard")), **content)
         whole = not made.shard.samples or task.path.stat().st_size == made.shard.bytes
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return made if whole and made.fingerprint == task.fingerprint else None
 
 
-def write_tar(task: Task) -> Iterator[int | Made]:
+def write_tar(task: ShardJob) -> Iterator[int | ShardRecord]:
     """Writes the shard; yields 1 for each candidate that is dealt with, and at last what was made.
 
     Both files come to be under other names, are flushed to the disk and renamed: they are whole or not there.
@@ -95,7 +95,7 @@ def write_tar(task: Task) -> Iterator[int | Made]:
     if not text_lengths:
         task.path.unlink()
     shard = Shard(task.path.name, len(text_lengths), size, sha256, text_lengths)
-    made = Made(task.split, task.fingerprint, shard, left_out)
+    made = ShardRecord(task.split, task.fingerprint, shard, left_out)
     made.save(task.sidecar)
     yield made
 

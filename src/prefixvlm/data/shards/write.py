@@ -12,22 +12,22 @@ from tqdm import tqdm
 
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Split, read_manifest, verify
 from prefixvlm.data.shards.read import check_member
-from prefixvlm.data.shards.reencode import Encoding
-from prefixvlm.data.shards.staging import Partial, partial_folder
-from prefixvlm.data.shards.tar_writer import Candidate, Made, Task, fingerprint, finished, write_tar
+from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.staging import StagingFolder, staging_folder
+from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, finished, write_tar
 from prefixvlm.data.shards.worker_pool import run
 
-Make = Callable[[Task], Iterator[int | Made]]
+Make = Callable[[ShardJob], Iterator[int | ShardRecord]]
 
 
 def write_shards(
-    splits: Mapping[str, Iterable[Candidate]],
+    splits: Mapping[str, Iterable[SampleOrError]],
     out: Path,
     source: str,
     licence: str,
     samples_per_shard: int = 1000,
     workers: int = 1,
-    encoding: Encoding | None = None,
+    encoding: ReencodeOptions | None = None,
 ) -> Manifest:
     """Writes `out`/SPLIT-NNNNNN.tar and manifest.json: all of them or, whatever happens, none.
 
@@ -39,16 +39,16 @@ def write_shards(
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard is {samples_per_shard}; it must be 1 or more")
-    encoding = encoding or Encoding()
+    encoding = encoding or ReencodeOptions()
     manifest = Manifest(source, licence, samples_per_shard, {split: Split() for split in splits}, encoding.options())
 
-    def tasks(partial: Partial) -> Iterator[Task]:
+    def tasks(partial: StagingFolder) -> Iterator[ShardJob]:
         for split, candidates in splits.items():
             checked, number = _checked(candidates, split), 0
             while chunk := list(islice(checked, samples_per_shard)):
                 name = f"{split}-{number:06d}.tar"
                 path, sidecar = partial.shards / name, partial.done / f"{name}.json"
-                yield Task(split, path, sidecar, chunk, encoding, fingerprint(chunk))
+                yield ShardJob(split, path, sidecar, chunk, encoding, fingerprint(chunk))
                 number += 1
 
     total = sum(len(found) for found in splits.values() if isinstance(found, Sized))
@@ -58,7 +58,7 @@ def write_shards(
 def make_shards(
     manifest: Manifest,
     out: Path,
-    tasks: Callable[[Partial], Iterable[Task]],
+    tasks: Callable[[StagingFolder], Iterable[ShardJob]],
     make: Make,
     workers: int,
     total: int | None,
@@ -70,7 +70,7 @@ def make_shards(
     """
     if found := already_there(out, manifest):
         return found
-    with partial_folder(out) as partial:
+    with staging_folder(out) as partial:
         if found := already_there(out, manifest):  # by who held the folder before
             return found
         partial.follow(_plan(manifest))
@@ -119,10 +119,10 @@ def _plan(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _make(tasks: Iterable[Task], make: Make, workers: int, bar: tqdm) -> Sequence[Made]:
+def _make(tasks: Iterable[ShardJob], make: Make, workers: int, bar: tqdm) -> Sequence[ShardRecord]:
     made = []
 
-    def unfinished() -> Iterator[Task]:
+    def unfinished() -> Iterator[ShardJob]:
         for task in tasks:
             if earlier := finished(task):
                 made.append(earlier)
@@ -132,14 +132,14 @@ def _make(tasks: Iterable[Task], make: Make, workers: int, bar: tqdm) -> Sequenc
 
     with closing(run(make, unfinished(), workers)) as results:
         for result in results:
-            if isinstance(result, Made):
+            if isinstance(result, ShardRecord):
                 made.append(result)
             else:
                 bar.update(result)
     return made
 
 
-def _checked(samples: Iterable[Candidate], split: str) -> Iterator[Candidate]:
+def _checked(samples: Iterable[SampleOrError], split: str) -> Iterator[SampleOrError]:
     seen = set()
     for key, members in samples:
         if key in seen:

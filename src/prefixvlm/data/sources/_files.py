@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
-from prefixvlm.data.shards.tar_writer import Candidate, Members
+from prefixvlm.data.shards.tar_writer import Members, SampleOrError
 
 T = TypeVar("T")
-Samples = Iterable[Candidate]
+Samples = Iterable[SampleOrError]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Planned:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __iter__(self) -> Iterator[Candidate]:
+    def __iter__(self) -> Iterator[SampleOrError]:
         for record in self.records:
             members: Members = {**record.images, "json": json.dumps(record.content).encode()}
             wrong = record.wrong or _unread(record.images)

@@ -67,13 +67,13 @@ class Locations:
         return Grammar(stages, lm.eos_id, several, max_boxes)
 
 
-def written(box: Box, confidence: float | None = None) -> str:
+def format_box(box: Box, confidence: float | None = None) -> str:
     """ "circle 0.0625 0.125 0.5 0.875", and how sure it is."""
     sure = [] if confidence is None else [f"{confidence:.4f}"]
     return " ".join([*box.label.split(), *(f"{edge:.4f}" for edge in box.edges), *sure])
 
 
-def read(text: str, confidences: bool = False) -> list[tuple[Box, float]]:
+def parse_boxes(text: str, confidences: bool = False) -> list[tuple[Box, float]]:
     """What `written` boxes say, with SEPARATOR between them; 1 where there are no confidences."""
     found = []
     for each in filter(None, text.split(f"{SEPARATOR} ")):
@@ -84,7 +84,7 @@ def read(text: str, confidences: bool = False) -> list[tuple[Box, float]]:
     return found
 
 
-def overlap(one: Box, other: Box) -> float:
+def box_iou(one: Box, other: Box) -> float:
     """Intersection over union, 0 to 1."""
     width = max(0.0, min(one.x1, other.x1) - max(one.x0, other.x0))
     height = max(0.0, min(one.y1, other.y1) - max(one.y0, other.y0))

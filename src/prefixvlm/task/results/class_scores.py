@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefixvlm.metrics.classification import class_averages, class_report, confusion_matrix, roc_auc, top_k_accuracy
-from prefixvlm.task.results.prediction import Prediction, Score, mean, whole
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
 AVERAGES = "averages"  # what a report has beside the classes
 
@@ -34,11 +34,11 @@ def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> d
     scores = {}
     if len(classes) > 5:
         top = [top_k_accuracy([row], [truth], 5) for row, truth in zip(values, truths, strict=True)]
-        scores["accuracy_top_5"] = mean(predictions, top)
-    scores |= whole(predictions, lambda draw: class_averages(guesses[draw], truths[draw]))
+        scores["accuracy_top_5"] = item_mean_score(predictions, top)
+    scores |= corpus_score(predictions, lambda draw: class_averages(guesses[draw], truths[draw]))
     if len(classes) == 2 and len(set(truths.tolist())) == 2:
         second = values[:, 1] - values[:, 0]
-        scores |= whole(predictions, lambda draw: {"roc_auc": _roc_auc(truths[draw], second[draw])})
+        scores |= corpus_score(predictions, lambda draw: {"roc_auc": _roc_auc(truths[draw], second[draw])})
     return scores
 
 

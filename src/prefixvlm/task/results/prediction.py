@@ -59,12 +59,12 @@ def check_references(predictions: Sequence[Prediction], task: str) -> None:
         )
 
 
-def mean(predictions: Sequence[Prediction], items: Sequence[float]) -> Score:
+def item_mean_score(predictions: Sequence[Prediction], items: Sequence[float]) -> Score:
     interval = bootstrap_interval(items, [p.key for p in predictions])
     return Score(sum(items) / len(items), predictions, items, interval)
 
 
-def whole(
+def corpus_score(
     predictions: Sequence[Prediction], statistic: Callable[[NDArray[np.int64]], Mapping[str, float]]
 ) -> dict[str, Score]:
     """Scores of the whole set. statistic: from the numbers of some of the predictions to the scores of those."""
@@ -74,7 +74,7 @@ def whole(
     return {name: Score(value, predictions, interval=interval) for (name, value), interval in pairs}
 
 
-def grouped(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     """The predictions of each group, by name, in alphabetical order."""
     groups: dict[str, list[Prediction]] = {}
     for p in predictions:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prefixvlm.batch import Batch
 from prefixvlm.data.collate import said_ids
-from prefixvlm.model.constrained import Trie, held, score_answers
+from prefixvlm.model.constrained import Trie, constrained_greedy, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 
 MAX_READ = 512  # rows times answers that are read at once: what they remember must fit
@@ -17,7 +17,7 @@ BY = ("ranking", "trie")
 CHOICES = "choices"
 
 
-class Choosing:
+class ClosedSetAnswers:
     """Answers from a list instead of generated ones.
 
     answers: the list, a text file with one a line, or "choices": those that come with each question.
@@ -65,7 +65,7 @@ class Choosing:
 
     def _held(self, model: PrefixLM, batch: Batch, of_rows: Sequence[Sequence[str]]) -> list[str]:
         lists = [self._spelled(model, tuple(answers)) for answers in of_rows]
-        said = held(model, batch, [trie for trie, _ in lists])
+        said = constrained_greedy(model, batch, [trie for trie, _ in lists])
         return [spelled[tuple(text)] for (_, spelled), text in zip(lists, said, strict=True)]
 
     def _spelled(self, model: PrefixLM, answers: tuple[str, ...]) -> tuple[Trie, dict[tuple[int, ...], str]]:
