@@ -1,0 +1,47 @@
+"""Files and folders are replaced whole or not at all."""
+
+import os
+
+import pytest
+
+from prefixvlm.atomic import replacing_file, replacing_folder, write_text
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    write_text(tmp_path / "deep" / "a.txt", "one")
+    write_text(tmp_path / "deep" / "a.txt", "two")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.txt"]
+    assert (tmp_path / "deep" / "a.txt").read_text() == "two"
+
+
+def test_an_error_leaves_the_former_file(tmp_path):
+    write_text(tmp_path / "a.txt", "one")
+    with pytest.raises(ValueError, match="stop"), replacing_file(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise ValueError("stop")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(OSError, match=r"a\.txt") as raised, replacing_file(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "a.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_replaced_with_the_rights_of_its_parent(tmp_path):
+    tmp_path.chmod(0o755)
+    for text in ("one", "two"):
+        with replacing_folder(tmp_path / "out") as folder:
+            (folder / text).write_text(text)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two"]
+    assert os.stat(tmp_path / "out").st_mode & 0o777 == 0o755
+
+
+def test_an_error_leaves_the_former_folder(tmp_path):
+    with replacing_folder(tmp_path / "out") as folder:
+        (folder / "one").touch()
+    with pytest.raises(ValueError, match="stop"), replacing_folder(tmp_path / "out") as folder:
+        raise ValueError("stop")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "one"]
