@@ -1,4 +1,4 @@
-"""The contract between data and model: rows of text and images go in, a batch of tensors comes out.
+"""The interface between data and model: rows of text and images, and the batches of tensors made from them.
 
 Letters of the shapes, here and everywhere: B images, S rows of text, T tokens, N features per image, D feature width,
 P prefix length, E width of the language model, V vocabulary.
@@ -13,44 +13,45 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-ImageOrFeatures = Image.Image | NDArray[np.floating]  # float[N, D]: what an encoder made of the image, stored
-IGNORE_INDEX = -100  # a label that is not supervised; torch's default for cross entropy
-IMAGE_ID = -1  # stands in input_ids where a prefix embedding goes; no vocabulary has it
-LEARNED_ID = -2  # stands where a task's own learned embedding goes (FROMAGe's [RET])
+ImageOrFeatures = Image.Image | NDArray[np.floating]  # float[N, D]: stored features of an image
+IGNORE_INDEX = -100  # label of a token without supervision; the default of torch's cross entropy
+# Placeholders in input_ids are negative, so that they cannot collide with an id of any vocabulary.
+IMAGE_ID = -1  # position of a prefix embedding
+LEARNED_ID = -2  # position of a task's own learned embedding (FROMAGe's [RET])
 
 
 class NothingToLearnError(ValueError):
-    """Samples are sound, but none has what the task is trained on."""
+    """Raised for valid samples without the labels that a task trains on."""
 
 
 class AssistantTurn(str):
-    """A text in a row that the model is to say itself, as its turns in a dialogue: supervised, with EOS after it."""
+    """Text in a row that the model learns to generate, such as its turns in a dialogue; EOS follows it."""
 
     __slots__ = ()
 
 
 class TemplateText(str):
-    """A text in a row whose special tokens are read as such: what a chat template puts around what is said."""
+    """Text of a chat template; special tokens spelled in it are tokenized as special tokens."""
 
     __slots__ = ()
 
 
-LEARNED = TemplateText()  # in a row: where LEARNED_ID goes
+LEARNED = TemplateText()  # marks the place of LEARNED_ID in a row
 Part = ImageOrFeatures | str
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of text for the language model, with its images where they stand in the reading order.
+    """One row of text for the language model, with images at their positions in the text.
 
-    prompt: what the model is given. The same image object in several rows is encoded once.
-    target: what it should say next; supervised, with EOS after it. "" for nothing that is supervised, Said() for EOS.
-    key: the sample's key in its shard. id: unique within a task. references: the true captions or answers.
-    choices: what the answer is one of, if that is known. groups: names of the groups it is also scored in.
-    context: what stands before the prompt: demonstrations, with their images.
-    values: what a head should say of the row. tags: the number of the tag of each text of the prompt, IGNORE_INDEX for
-    one that has none.
-    paired: an image that is encoded with the row and not read in it.
+    prompt: input of the model. An image object that several rows share is encoded once.
+    target: supervised continuation, followed by EOS. "" for no supervision, AssistantTurn() to supervise EOS alone.
+    key: key of the sample in its shard. id: unique within a task. references: reference captions or answers.
+    choices: the accepted answers, if they are a closed set. groups: names of the groups with scores of their own.
+    context: few-shot demonstrations before the prompt, with their images.
+    head_targets: regression or classification targets of a head. tags: tag of each text of the prompt, IGNORE_INDEX for
+    a text without one.
+    target_image: image that is encoded with the row but is not part of its text (contrastive learning).
     """
 
     prompt: tuple[Part, ...]
@@ -61,9 +62,9 @@ class Row:
     choices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     context: tuple[Part, ...] = ()
-    values: tuple[float, ...] = ()
+    head_targets: tuple[float, ...] = ()
     tags: tuple[int, ...] = ()
-    paired: ImageOrFeatures | None = None
+    target_image: ImageOrFeatures | None = None
 
     @property
     def text(self) -> str:
@@ -72,30 +73,30 @@ class Row:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All that the model is given."""
+        """Context and prompt."""
         return self.context + self.prompt
 
     def without_images(self) -> "Row":
-        """With <image> where one stood in the context."""
+        """Return a copy without images; each image of the context becomes the text <image>."""
         context = "".join(part if isinstance(part, str) else "<image>" for part in self.context)
-        return replace(self, prompt=(self.text,), context=(context,) if context else (), paired=None)
+        return replace(self, prompt=(self.text,), context=(context,) if context else (), target_image=None)
 
 
 @dataclass
 class Batch:
-    """What a model reads.
+    """Input of a model.
 
-    pixel_values: float[B, 3, H, W]; where features are stored (encoder=cached) those, float32[B, N, D].
+    pixel_values: float[B, 3, H, W]; stored features float32[B, N, D] with encoder=cached.
     input_ids: int[S, T], right-padded; each image is a run of prefix_length times IMAGE_ID.
     attention_mask: bool[S, T], False on padding.
     labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).
-    image_index: int[R], which of the B images fills each run of IMAGE_ID, in reading order over all rows.
-    rows: for each of the S rows the Rows, without their images, that it answers: several where they read alike, as
-    every image's "what colour is it?" does in a blind evaluation. Empty in training.
-    task: whose rows these are; where tasks share a batch, one of them.
-    values: float32[S, K], in training: what a head should say of each row. tags: int64[S, T], of the last token of each
-    text that has one, IGNORE_INDEX elsewhere. paired: int[S], which of the B images belongs to each row without being
-    read in it. All three are None where rows have none.
+    image_index: int[R], the image of each run of IMAGE_ID, in reading order over all rows.
+    rows: in evaluation, the Rows of each of the S rows of tensors, without their images. Rows with equal input share
+    one, such as "what colour is it?" about every image of a blind evaluation. Empty in training.
+    task: name of the rows' task; of one of the tasks if several share the batch.
+    head_targets: float32[S, K], in training. tags: int64[S, T], at the last token of each tagged text, IGNORE_INDEX
+    elsewhere. target_image_index: int[S], which of the B images is the target image of each row. All three are None if
+    the rows have none.
     """
 
     pixel_values: Tensor
@@ -105,9 +106,9 @@ class Batch:
     image_index: Tensor
     rows: list[list[Row]] = field(default_factory=list)
     task: str = ""
-    values: Tensor | None = None
+    head_targets: Tensor | None = None
     tags: Tensor | None = None
-    paired: Tensor | None = None
+    target_image_index: Tensor | None = None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -116,37 +117,39 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def pin_memory(self) -> "Batch":
+        return self._map(lambda tensor: tensor.pin_memory())
+
     def split(self, max_rows: int) -> "Iterator[Batch]":
-        """Batches of at most max_rows of the rows, in order."""
+        """Yield batches of at most max_rows rows, in order."""
         for first in range(0, len(self.input_ids), max_rows):
             yield self.of(range(first, min(first + max_rows, len(self.input_ids))))
 
-    def of(self, numbers: Sequence[int]) -> "Batch":
-        """These of the S rows, with the images they use and as wide as it must be."""
+    def of(self, rows: Sequence[int]) -> "Batch":
+        """Return a batch of the rows with these numbers, with their images alone and without needless padding."""
         runs = self._runs_of_rows()
-        chosen = torch.tensor(numbers, device=self.input_ids.device)
+        chosen = torch.tensor(rows, device=self.input_ids.device)
         width = int(self.attention_mask[chosen].sum(1).max())
-        paired = self.paired[chosen] if self.paired is not None else chosen[:0]
-        read = torch.cat([*(runs[number] for number in numbers), paired])
-        images, index = read.unique(return_inverse=True)
+        targets = self.target_image_index[chosen] if self.target_image_index is not None else chosen[:0]
+        used = torch.cat([*(runs[row] for row in rows), targets])
+        images, index = used.unique(return_inverse=True)
+        num_runs = len(used) - len(targets)
         return Batch(
             self.pixel_values[images],
             self.input_ids[chosen, :width],
             self.attention_mask[chosen, :width],
             self.labels[chosen, :width],
-            index[: len(read) - len(paired)],
-            [self.rows[number] for number in numbers] if self.rows else [],
+            index[:num_runs],
+            [self.rows[row] for row in rows] if self.rows else [],
             self.task,
-            None if self.values is None else self.values[chosen],
+            None if self.head_targets is None else self.head_targets[chosen],
             None if self.tags is None else self.tags[chosen, :width],
-            None if self.paired is None else index[len(read) - len(paired) :],
+            None if self.target_image_index is None else index[num_runs:],
         )
 
     def _runs_of_rows(self) -> list[Tensor]:
-        """image_index, a row."""
+        """Return image_index split by row."""
         num_ids = (self.input_ids == IMAGE_ID).sum(1)
+        # Every run has the same length, which the number of runs gives: a batch need not know its prefix_length.
         run_length = int(num_ids.sum()) // max(1, len(self.image_index))
         return list(self.image_index.split((num_ids // max(1, run_length)).tolist()))
-
-    def pin_memory(self) -> "Batch":
-        return self._map(lambda tensor: tensor.pin_memory())

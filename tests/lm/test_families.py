@@ -128,10 +128,10 @@ def test_nothing_is_trained_and_states_are_those_of_each_row_alone(family, image
     assert not any(p.requires_grad for p in tiny_lm(family).parameters())
     rows, collate = rows_of(images), collator_of(model)
     batch = collate(rows, supervised=False)
-    states = model.lm.states(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
+    states = model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
     alone = []
     for row in rows:
         one = collate([row], supervised=False)
-        alone.append(model.lm.states(model.inputs_embeds(one), one.attention_mask, one.attention_mask))
+        alone.append(model.lm.hidden_at(model.inputs_embeds(one), one.attention_mask, one.attention_mask))
     torch.testing.assert_close(states, torch.cat(alone), atol=1e-4, rtol=1e-4)
     assert states.shape[1] == model.lm.state_width

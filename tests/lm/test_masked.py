@@ -32,7 +32,7 @@ def test_a_head_trains_the_mapper_through_it_and_a_prefix_reads_like_words(image
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
         torch.testing.assert_close(
-            model.lm.states(model.lm.embed(ids), mask, mask), model.lm.model(input_ids=ids).last_hidden_state[0]
+            model.lm.hidden_at(model.lm.embed(ids), mask, mask), model.lm.model(input_ids=ids).last_hidden_state[0]
         )
 
 
@@ -60,7 +60,7 @@ def test_roberta_reads_as_many_tokens_as_it_has_positions_for(images):
     model = PrefixLM(MeanEncoder(), TinyMapper(32), lm)
     batch = collator_of(model)([Row((images[0], "a" * 13))])
     assert batch.attention_mask.sum() == lm.max_positions
-    states = lm.states(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
+    states = lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
     assert torch.isfinite(states).all()
 
 
@@ -88,7 +88,7 @@ def test_minilm_knows_what_is_alike():
     def vector(text):
         ids = torch.tensor([lm.tokenizer(text).input_ids])
         mask = torch.ones_like(ids, dtype=torch.bool)
-        return torch.nn.functional.normalize(lm.states(lm.embed(ids), mask, mask).mean(0), dim=0)
+        return torch.nn.functional.normalize(lm.hidden_at(lm.embed(ids), mask, mask).mean(0), dim=0)
 
     cat, kitten, loan = map(vector, ("A cat sits on the mat.", "A kitten is on a rug.", "The bank raised its rates."))
     assert cat @ kitten > 0.5 > 0.2 > cat @ loan

@@ -57,7 +57,7 @@ def test_a_caption_s_vector_is_read_where_the_learned_token_stands(family):
     assert (batch.input_ids == LEARNED_ID).sum() == 1
     assert not (batch.input_ids == IMAGE_ID).any()
     head = model.heads["contrastive"]
-    states = model.lm.states(
+    states = model.lm.hidden_at(
         model.inputs_embeds(batch, head.token), batch.attention_mask, batch.input_ids == LEARNED_ID
     )
     expected = torch.nn.functional.normalize(head.text.outputs(states), dim=-1)

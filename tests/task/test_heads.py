@@ -68,9 +68,9 @@ def test_losses_of_numbers():
 
 def rows(images):
     return [
-        Row((images[0], "what is it? one more time: "), values=(1.0,)),
-        Row(("and ", images[1], "?", images[2]), values=(0.0,)),
-        Row((images[3],), values=(1.0,)),
+        Row((images[0], "what is it? one more time: "), head_targets=(1.0,)),
+        Row(("and ", images[1], "?", images[2]), head_targets=(0.0,)),
+        Row((images[3],), head_targets=(1.0,)),
     ]
 
 
@@ -85,7 +85,7 @@ def test_a_row_s_numbers_are_those_of_its_states_alone(family, pooling, hidden_w
     found = head(model, batch)
     for row, numbers in zip(rows(images), found, strict=True):
         one = collator_of(model)([row], supervised=False)
-        states = model.lm.states(model.inputs_embeds(one), one.attention_mask, one.attention_mask).float()
+        states = model.lm.hidden_at(model.inputs_embeds(one), one.attention_mask, one.attention_mask).float()
         state = states[-1] if pooling == "last" else states.mean(0)
         normed = (state - state.mean()) / (state.var(correction=0) + 1e-5).sqrt()  # the layer norm, at its start
         for layer in [each for each in head.outputs if isinstance(each, nn.Linear)]:

@@ -60,7 +60,7 @@ def test_it_stands_before_the_residual_is_added(family):
         ):
             parameter.data.zero_()
     x = torch.randn(2, 5, lm.width)
-    lm.states(x, torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool))
+    lm.hidden_at(x, torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool))
     assert len(read) >= 2 * 2
     assert not any(each.any() for each in read)
 

@@ -195,7 +195,7 @@ def test_other_families(family, way, images):
     def said():
         if model.lm.generates:
             return model(batch)
-        return model.lm.states(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
+        return model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
 
     before = said().detach()
     for each in WAYS[way]:

@@ -73,7 +73,7 @@ class Collator:
         read = rows if supervised else [group[0] for group in alike.values()]
         image_index = [place(part) for row in read for part in row.parts if not isinstance(part, str)]
         texts = [self.tokenize(row, supervised) for row in read]
-        paired = [place(row.paired) for row in read if row.paired is not None]
+        target_image_index = [place(row.target_image) for row in read if row.target_image is not None]
         width = max(len(text.ids) for text in texts)
         return Batch(
             pixel_values=torch.stack([self._transformed(image) for _, image in images.values()] or [NO_IMAGE])[
@@ -85,9 +85,11 @@ class Collator:
             image_index=torch.tensor(image_index, dtype=torch.long),
             rows=[[row.without_images() for row in group] for group in alike.values()],
             task=task,
-            values=torch.tensor([row.values for row in read]) if supervised and read[0].values else None,
+            head_targets=torch.tensor([row.head_targets for row in read])
+            if supervised and read[0].head_targets
+            else None,
             tags=_pad([text.tags for text in texts], width, IGNORE_INDEX) if read[0].tags else None,
-            paired=torch.tensor(paired) if paired else None,
+            target_image_index=torch.tensor(target_image_index) if target_image_index else None,
         )
 
     def _transformed(self, image: ImageOrFeatures) -> Tensor:
@@ -198,7 +200,7 @@ def _alike(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         read = tuple(part if isinstance(part, str) else id(part) for part in row.parts)
-        groups.setdefault((read, row.choices, id(row.paired)), []).append(row)
+        groups.setdefault((read, row.choices, id(row.target_image)), []).append(row)
     return groups
 
 

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.lm.chat import Chat
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.lm.loading import load
+from prefixvlm.lm.loading import load_model
 from prefixvlm.lm.packing import Packing, keeps_texts_apart
 
 GAP = 32  # padding in a test: so much moves what a model that counts it says
@@ -41,13 +41,13 @@ class CausalLM(LanguageModel):
         chat: bool = False,
         system: str | None = None,
     ) -> "CausalLM":
-        """Load a hub id or a local folder; see lm.loading.load.
+        """Load a hub id or a local folder; see lm.loading.load_model.
 
         activation_checkpointing: in training the blocks are computed twice and keep little. compile: true, or the name
         of a torch.compile backend, of the blocks; where a text is read on they run as they are.
         chat: texts are turns of a chat, by the tokenizer's template; system: the system's message in it.
         """
-        loaded = load(AutoModelForCausalLM, name, dtype, attention, eos_token, revision, quantization, weights)
+        loaded = load_model(AutoModelForCausalLM, name, dtype, attention, eos_token, revision, quantization, weights)
         lm = cls(*loaded, activation_checkpointing, compile)
         if system is not None and not chat:
             raise ValueError("lm.system is part of a chat; set lm.chat=true, or lm.system=null")
@@ -71,7 +71,7 @@ class CausalLM(LanguageModel):
         The cache, where given, grows by T positions. Without a mask, transformers parts texts where positions restart.
         """
         positions = {"position_ids": position_ids} if self.takes_positions else {}
-        with self.reading(inputs_embeds, cache):
+        with self.forward_context(inputs_embeds, cache):
             output = self.model.base_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=None if attention_mask is None else attention_mask.long(),
@@ -81,7 +81,7 @@ class CausalLM(LanguageModel):
             )
         return output.last_hidden_state
 
-    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """Padding is not computed where the model allows: several texts then share a row."""
         if self.packs is None:
             self.packs = keeps_texts_apart(self)
@@ -95,7 +95,7 @@ class CausalLM(LanguageModel):
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Each token is said by the state one position before it."""
         supervised = labels[:, 1:] != IGNORE_INDEX
-        return self.states(embeds, mask, F.pad(supervised, (0, 1))), labels[:, 1:][supervised]
+        return self.hidden_at(embeds, mask, F.pad(supervised, (0, 1))), labels[:, 1:][supervised]
 
     @torch.no_grad()
     def _check_head(self) -> None:

@@ -113,12 +113,12 @@ class LanguageModel(nn.Module):
         """What a model that generates, and reads prompts and answers alike, says after each position; see CausalLM."""
         raise TypeError(f"{type(self).__name__} does not define hidden")
 
-    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """Last hidden states at some positions of right-padded rows.
 
         embeds: float[S, T, E]; mask, wanted: bool[S, T] -> float[number wanted, E'], in reading order.
         """
-        raise TypeError(f"{type(self).__name__} does not define states")
+        raise TypeError(f"{type(self).__name__} does not define hidden_at")
 
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The states that say each supervised token, and those tokens: float[N, E'], int[N], in reading order.
@@ -145,7 +145,7 @@ class LanguageModel(nn.Module):
         return torch.autocast(device, enabled=self.own_weights_tuned and torch.is_autocast_enabled(device))
 
     @contextmanager
-    def reading(self, embeds: Tensor, cache: Cache | None = None) -> Iterator[None]:
+    def forward_context(self, embeds: Tensor, cache: Cache | None = None) -> Iterator[None]:
         """Around the model's own forward; without compiled code where a cache grows, for it would be made anew."""
         eager = torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext()
         with eager, self.autocast(embeds):

@@ -20,7 +20,7 @@ from prefixvlm.lm.quantization import keep_4bit_frozen, options_of
 from prefixvlm.precision import dtype_of
 
 
-def load(
+def load_model(
     auto_class: Any,
     name: str,
     dtype: str = "auto",

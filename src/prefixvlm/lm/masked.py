@@ -7,7 +7,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.lm.loading import load
+from prefixvlm.lm.loading import load_model
 
 
 class MaskedLM(LanguageModel):
@@ -41,7 +41,7 @@ class MaskedLM(LanguageModel):
         weights: str = "pretrained",
     ) -> "MaskedLM":
         """The options are those of CausalLM.from_pretrained."""
-        loaded = load(AutoModel, name, dtype, attention, None, revision, quantization, weights, unused="pooler.")
+        loaded = load_model(AutoModel, name, dtype, attention, None, revision, quantization, weights, unused="pooler.")
         return cls(*loaded, activation_checkpointing, compile)
 
     def check(self) -> None:
@@ -53,8 +53,8 @@ class MaskedLM(LanguageModel):
         if self.max_positions is not None and padding is not None:
             self.max_positions -= int(padding) + 1  # RoBERTa counts from after it
 
-    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        with self.reading(embeds):
+    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+        with self.forward_context(embeds):
             return self.model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state[wanted]
 
     def hidden(

@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.lm.interface import LanguageModel
-from prefixvlm.lm.loading import load
+from prefixvlm.lm.loading import load_model
 
 
 class Seq2SeqLM(LanguageModel):
@@ -32,7 +32,7 @@ class Seq2SeqLM(LanguageModel):
         weights: str = "pretrained",
     ) -> "Seq2SeqLM":
         """The options are those of CausalLM.from_pretrained."""
-        loaded = load(AutoModelForSeq2SeqLM, name, dtype, attention, eos_token, revision, quantization, weights)
+        loaded = load_model(AutoModelForSeq2SeqLM, name, dtype, attention, eos_token, revision, quantization, weights)
         return cls(*loaded, activation_checkpointing, compile)
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class Seq2SeqLM(LanguageModel):
 
     def encode(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """embeds: float[S, T, E]; mask: bool[S, T] -> float[S, T, E']."""
-        with self.reading(embeds):
+        with self.forward_context(embeds):
             return self._part("encoder")(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
 
     def decode(self, embeds: Tensor, encoded: Tensor, encoded_mask: Tensor, cache: Cache | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class Seq2SeqLM(LanguageModel):
         encoded: float[S, T, E'], the prompts; encoded_mask: bool[S, T]. The cache, where given, grows by n positions;
         of `encoded` only the shape counts once it holds the prompts.
         """
-        with self.reading(embeds, cache):
+        with self.forward_context(embeds, cache):
             output = self._part("decoder")(
                 inputs_embeds=embeds,
                 encoder_hidden_states=encoded,
@@ -70,7 +70,7 @@ class Seq2SeqLM(LanguageModel):
             )
         return output.last_hidden_state
 
-    def states(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
         """The encoder's."""
         return self.encode(embeds, mask)[wanted]
 

@@ -47,7 +47,7 @@ class RowHead(nn.Module):
         else:  # after it there may be what some models put after every text
             last = batch.input_ids == LEARNED_ID
         embeds = model.inputs_embeds(batch, learned)
-        states = model.lm.states(embeds, mask, last if self.pooling == "last" else mask).float()
+        states = model.lm.hidden_at(embeds, mask, last if self.pooling == "last" else mask).float()
         if self.pooling == "mean":
             rows = torch.arange(len(mask), device=mask.device).repeat_interleave(lengths)
             states = states.new_zeros(len(mask), states.shape[1]).index_add(0, rows, states) / lengths[:, None]
@@ -64,5 +64,5 @@ class TokenHead(nn.Module):
     def forward(self, model: PrefixLM, batch: Batch) -> Tensor:
         """float32[number of tags that are not ignored, K], in reading order."""
         assert batch.tags is not None, "every row of this task has tags"
-        states = model.lm.states(model.inputs_embeds(batch), batch.attention_mask, batch.tags != IGNORE_INDEX)
+        states = model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.tags != IGNORE_INDEX)
         return in_float32(self.outputs, states)

@@ -56,7 +56,7 @@ class ClassificationHead(HeadTask):
         self.num_outputs = 1 if self.binary else len(self.classes)
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        return [row for row in self.prompt_rows(sample) if row.values]
+        return [row for row in self.prompt_rows(sample) if row.head_targets]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Samples that do not say are predicted, not scored or trained on."""
@@ -74,7 +74,7 @@ class ClassificationHead(HeadTask):
                 sample.key,
                 tuple(SEPARATOR.join(names) for names in known),
                 groups=group_names(sample.groups),
-                values=tuple(values),
+                head_targets=tuple(values),
             )
         ]
 

@@ -36,7 +36,7 @@ class Pairs(nn.Module):
     def forward(self, model: PrefixLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the S captions and their images: float32[S, W] each, of length one; and the scale."""
         texts = self.text(model, batch, self.token)
-        images = in_float32(self.image, model.features(batch.pixel_values).mean(1))[batch.paired]
+        images = in_float32(self.image, model.features(batch.pixel_values).mean(1))[batch.target_image_index]
         return F.normalize(texts, dim=-1), F.normalize(images, dim=-1), self.scale
 
 
@@ -69,7 +69,7 @@ class Contrastive(HeadTask):
         if not sample.captions:
             raise ValueError(f"sample {sample.key!r} has no caption, which task contrastive needs; set task to another")
         return [
-            Row((caption, LEARNED), "", sample.key, f"{sample.key}-{number}", (caption,), paired=sample.image)
+            Row((caption, LEARNED), "", sample.key, f"{sample.key}-{number}", (caption,), target_image=sample.image)
             for number, caption in enumerate(sample.captions)
         ]
 

@@ -13,7 +13,7 @@ from prefixvlm.task.results.prediction import Prediction
 
 
 class HeadTask(Task):
-    """Subclasses set num_outputs and define rows with values, `loss` and `read`.
+    """Subclasses set num_outputs and define rows with head_targets, `loss` and `read`.
 
     prompt: what stands after the image. hidden_width: of an MLP; null for a linear head. pooling: last, the state of a
     row's last token, or mean, over all of it.
@@ -33,8 +33,8 @@ class HeadTask(Task):
         return RowHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout), self.pooling)
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        assert batch.values is not None, "every row of this task has values"
-        return self.loss(model.heads[self.name](model, batch), batch.values, model.smoothing)
+        assert batch.head_targets is not None, "every row of this task has head targets"
+        return self.loss(model.heads[self.name](model, batch), batch.head_targets, model.smoothing)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:

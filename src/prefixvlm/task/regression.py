@@ -50,21 +50,21 @@ class Regression(HeadTask):
         self.value, self.mean, self.std, self.error = value, mean, std, LOSSES[loss]
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        return [replace(row, values=tuple((value - self.mean) / self.std for value in row.values))
-                for row in self.prompt_rows(sample) if row.values]  # fmt: skip
+        return [replace(row, head_targets=tuple((value - self.mean) / self.std for value in row.head_targets))
+                for row in self.prompt_rows(sample) if row.head_targets]  # fmt: skip
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Samples that do not say are predicted, not scored or trained on."""
         truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
         references = tuple(_written(value) for value in truth)
-        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, values=truth)]
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, head_targets=truth)]
 
     def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
         return self.error(outputs, values, reduction="none")[:, 0]
 
     def read(self, row: Row, numbers: list[float]) -> Prediction:
         value = numbers[0] * self.std + self.mean
-        return self.make_prediction(row, _written(value), [value, *row.values])
+        return self.make_prediction(row, _written(value), [value, *row.head_targets])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Nothing is simply right: within a tenth of a std counts as such in the report."""

@@ -36,7 +36,7 @@ def test_a_task_that_has_no_rows_gives_way_to_another(rows):
     for seed in range(20):
         batch = rows(some, random.Random(seed))
         assert batch.task == "classification"
-        assert batch.values.tolist() == [[1.0]]
+        assert batch.head_targets.tolist() == [[1.0]]
     both = [sample(0, labels={"kind": "a"}, values={"size": 1.0})]
     assert {rows(both, random.Random(seed)).task for seed in range(20)} == set(TASKS)
 
@@ -64,7 +64,7 @@ def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, worker
     )
     batches = list(loader)
     assert len(batches) == 40 // batch_size
-    assert all(batch.values.shape[1] == 1 and len(batch.values) for batch in batches)
+    assert all(batch.head_targets.shape[1] == 1 and len(batch.head_targets) for batch in batches)
     assert len(loader.budget) == 0
 
 
@@ -88,4 +88,4 @@ def test_tasks_of_text_share_a_validation_batch():
     some = [sample(0, captions=("a",), labels={"kind": "a"}), sample(1, captions=("b",))]
     batches = rows(some, random.Random(0))
     assert [batch.task for batch in batches] == ["captioning", "classification"]
-    assert torch.equal(batches[1].values, torch.tensor([[0.0]]))
+    assert torch.equal(batches[1].head_targets, torch.tensor([[0.0]]))
