@@ -1,4 +1,4 @@
-"""The mappers against ClipCap's published sizes and against naive float64 versions written from the definitions."""
+"""Compare the mappers with ClipCap's published sizes and with naive float64 versions written from the definitions."""
 
 import math
 
@@ -40,7 +40,7 @@ def naive_norm(x: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
 
 
 def naive_attention(w: dict[str, Tensor], name: str, tokens: list[Tensor], heads: int) -> list[Tensor]:
-    """One position and one head at a time; each position looks at all."""
+    """Compute one position and one head at a time; each position attends to all."""
     width = len(tokens[0])
     size = width // heads
     query = naive_linear(tokens, w[f"{name}.query.weight"])
@@ -76,7 +76,7 @@ def naive_transformer(w: dict[str, Tensor], features: Tensor, width: int, layers
 
 
 def scrambled(mapper: torch.nn.Module) -> torch.nn.Module:
-    """Every weight random, so that norms and biases at their initial 1 and 0 hide nothing."""
+    """Return the mapper with random weights, since norms at 1 and biases at 0 would hide errors."""
     for p in mapper.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return mapper.eval()

@@ -1,1 +1,1 @@
-"""Features to a prefix: the mappers."""
+"""Mappers: image features to the prefix embeddings of the language model."""

@@ -1,13 +1,17 @@
-"""What a mapper is: features in, the prefix embeddings that the language model reads out."""
+"""The interface of a mapper, and the output layers and the prefix length that several mappers share."""
 
 from torch import Tensor, nn
 
 
 class Mapper(nn.Module):
-    """Features to a prefix. Subclasses take feature_width (D), num_features (N), lm_width (E), grid and what is theirs.
+    """Base class: features to prefix embeddings.
 
-    grid: rows and columns of the features, None where there is none; only mappers with positions look at it.
-    prefix_length: P, how many embeddings stand for one image.
+    Constructors take the options of conf/mapper and, as far as they need them, these arguments; build.make passes only
+    the ones in the signature.
+    feature_width: D. num_features: N, 1 for a pooled encoder. lm_width: E.
+    grid: rows and columns of the N features, None where there is no grid; for mappers with position embeddings.
+
+    A constructor sets prefix_length: P, the number of embeddings of one image.
     """
 
     prefix_length: int
@@ -18,27 +22,32 @@ class Mapper(nn.Module):
 
 
 class PrefixOutput(nn.Sequential):
-    """The last step of every mapper: optionally a layer norm whose gain starts at output_std, then dropout.
+    """The last layers of every mapper: an optional layer norm, then dropout.
 
-    output_std: a fresh prefix then has the scale of the language model's token embeddings (about 0.14 for GPT-2), and
-    training need not find it first. None leaves the prefix as it is, as ClipCap does.
+    output_std: initial gain of the layer norm. A prefix then starts at the scale of the language model's token
+        embeddings (a standard deviation of about 0.14 for GPT-2), which training need not learn first. None for no
+        layer norm, as in ClipCap.
     """
 
     def __init__(self, lm_width: int, dropout: float = 0.0, output_std: float | None = None) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(f"mapper.dropout is {dropout}, but it must be at least 0 and below 1")
-        steps: list[nn.Module] = [nn.Dropout(dropout)]
+        layers: list[nn.Module] = [nn.Dropout(dropout)]
         if output_std is not None:
             if output_std <= 0:
                 raise ValueError(f"mapper.output_std is {output_std}, but it must be null or above 0")
             norm = nn.LayerNorm(lm_width)
             nn.init.constant_(norm.weight, output_std)
-            steps.insert(0, norm)
-        super().__init__(*steps)
+            # Before the dropout: after it, the norm would undo the scaling by 1 / (1 - dropout).
+            layers.insert(0, norm)
+        super().__init__(*layers)
 
 
 def one_each(prefix_length: int | None, num_features: int) -> int:
-    """P of a mapper that turns each of N > 1 features into one embedding; a pooled feature may become any number."""
+    """Return P of a mapper that turns each of N > 1 features into one embedding, or a pooled feature into any number.
+
+    Raises ValueError if prefix_length is neither None nor N where N > 1.
+    """
     if prefix_length is None:
         return num_features
     if prefix_length < 1:

@@ -1,4 +1,4 @@
-"""Features in, a prefix out, by one linear layer."""
+"""The linear mapper (Frozen, LiMBeR, the first LLaVA)."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from prefixvlm.mapper.interface import Mapper, PrefixOutput, one_each
 
 
 class LinearMapper(Mapper):
-    """A pooled feature to all P embeddings at once, or each of N > 1 features to one embedding (LiMBeR, LLaVA-1)."""
+    """One linear layer: a pooled feature to all P embeddings (Frozen), or each of N features to one (LiMBeR, LLaVA)."""
 
     def __init__(
         self,
@@ -16,11 +16,11 @@ class LinearMapper(Mapper):
         prefix_length: int | None = None,
         dropout: float = 0.0,
         output_std: float | None = None,
-        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.prefix_length = one_each(prefix_length, num_features)
         self.lm_width = lm_width
+        # E * P for a pooled feature (N = 1); E for each of N > 1 features, where P = N.
         self.linear = nn.Linear(feature_width, lm_width * self.prefix_length // num_features)
         self.output = PrefixOutput(lm_width, dropout, output_std)
 

@@ -1,4 +1,4 @@
-"""Features in, a prefix out, by two linear layers."""
+"""The MLP mapper (ClipCap's MLP, LLaVA-1.5's projector)."""
 
 from torch import Tensor, nn
 
@@ -8,9 +8,9 @@ ACTIVATIONS = {"tanh": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiL
 
 
 class MLPMapper(Mapper):
-    """A pooled feature to all P embeddings at once (ClipCap), or each of N > 1 features to one embedding (LLaVA-1.5).
+    """Two linear layers: a pooled feature to all P embeddings (ClipCap), or each of N features to one (LLaVA-1.5).
 
-    hidden_ratio: hidden width over output width; ClipCap 0.5 with tanh, LLaVA-1.5 1.0 with gelu.
+    hidden_ratio: hidden width over output width; ClipCap has 0.5 with tanh, LLaVA-1.5 1.0 with gelu.
     """
 
     def __init__(
@@ -23,7 +23,6 @@ class MLPMapper(Mapper):
         activation: str = "tanh",
         dropout: float = 0.0,
         output_std: float | None = None,
-        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -31,6 +30,8 @@ class MLPMapper(Mapper):
         self.prefix_length = one_each(prefix_length, num_features)
         self.lm_width = lm_width
         output_width = lm_width * self.prefix_length // num_features
+        # The hidden width follows the output's, as in ClipCap: the second layer has nine tenths of the weights at
+        # P = 10, and their number grows with the square of P.
         hidden_width = int(output_width * hidden_ratio)
         if hidden_width < 1:
             raise ValueError(f"mapper.hidden_ratio is {hidden_ratio}, which leaves no hidden width: set it above 0")

@@ -1,4 +1,4 @@
-"""Features in, a prefix out, by learned queries that look at the features."""
+"""The resampler: learned queries that attend to the features (Flamingo's Perceiver resampler)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,11 @@ from prefixvlm.mapper.positions import make_positions
 
 
 class Layer(nn.Module):
-    """Queries look at the features and at each other in one attention (Flamingo's Perceiver resampler)."""
+    """One pre-norm layer: attention of the queries to the features and to each other, then an MLP."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
+        # Features and queries differ in scale, so each has a norm of its own, as in Flamingo.
         self.norm_features = nn.LayerNorm(width)
         self.norm_queries = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads)
@@ -22,15 +23,17 @@ class Layer(nn.Module):
     def forward(self, queries: Tensor, features: Tensor) -> Tensor:
         """queries: float[B, P, W], features: float[B, N, W] -> float[B, P, W]."""
         normed = self.norm_queries(queries)
+        # Keys and values of the features and of the queries, in one attention: Flamingo's authors found that this
+        # performs slightly better than those of the features alone.
         queries = queries + self.attention(normed, torch.cat([self.norm_features(features), normed], dim=1))
         return queries + self.mlp(self.norm_mlp(queries))
 
 
 class ResamplerMapper(Mapper):
-    """N features to P embeddings for any N and P, at the cost of P x (N + P) attention.
+    """N features to P embeddings, for any N and P. One layer's attention costs P * (N + P).
 
-    width: of the queries, null for lm_width.
-    positions: where in the image each feature is from: None, "sincos" or "learned"; see make_positions.
+    width: width of the queries, None for lm_width.
+    positions: None, "sincos" or "learned" position embeddings of the features; see make_positions.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class ResamplerMapper(Mapper):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         output_std: float | None = None,
+        # Off by default, as in Flamingo, which found no improvement from spatial positions of its CNN's features.
         positions: str | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:
@@ -64,7 +68,9 @@ class ResamplerMapper(Mapper):
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
         features = self.positions(self.input(features))
+        # In the dtype of the features: under autocast the float32 parameter would make the residual stream float32.
         queries = self.queries.expand(len(features), -1, -1).to(features.dtype)
         for layer in self.layers:
             queries = layer(queries, features)
+        # Pre-norm layers leave their residual stream unnormalized, and its scale grows with the depth.
         return self.output(self.project(self.norm(queries)))

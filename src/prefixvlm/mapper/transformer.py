@@ -1,4 +1,4 @@
-"""Features in, a prefix out, by a transformer over the features and learned constants."""
+"""ClipCap's transformer mapper."""
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from prefixvlm.mapper.positions import make_positions
 
 
 class Layer(nn.Module):
+    """One pre-norm transformer layer: self-attention, then an MLP."""
+
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
@@ -24,11 +26,11 @@ class Layer(nn.Module):
 
 
 class TransformerMapper(Mapper):
-    """ClipCap's transformer: [feature tokens; P learned constants] through pre-norm layers, the last P out.
+    """ClipCap's transformer over feature tokens and P learned constants; the outputs of the constants are the prefix.
 
-    clip_length: how many tokens a pooled feature is expanded to (ClipCap's C), null for prefix_length. Each of N > 1
-    features is one token, so there it must be null.
-    positions: where in the image each token is from: None, "sincos" or "learned"; see make_positions.
+    clip_length: number of tokens that a pooled feature is expanded to (the code's clip_length), None for
+        prefix_length. Must be None for N > 1 features, of which each is one token.
+    positions: None, "sincos" or "learned" position embeddings of the feature tokens; see make_positions.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TransformerMapper(Mapper):
         lm_width: int,
         prefix_length: int = 10,
         clip_length: int | None = None,
+        # Eight layers of eight heads with an MLP of twice the width are ClipCap's, in paper and code.
         num_layers: int = 8,
         num_heads: int = 8,
         mlp_ratio: float = 2.0,
@@ -59,14 +62,17 @@ class TransformerMapper(Mapper):
         expansion = (clip_length or prefix_length) if num_features == 1 else 1
         self.linear = nn.Linear(feature_width, expansion * lm_width)
         self.positions = make_positions(positions, grid, lm_width)
+        # A standard deviation of 1 as in ClipCap, although GPT-2's token embeddings have about 0.14.
         self.constants = nn.Parameter(torch.randn(prefix_length, lm_width))
         self.layers = nn.Sequential(*(Layer(lm_width, num_heads, mlp_ratio) for _ in range(num_layers)))
+        # No final norm: ClipCap's last layer is the prefix, unless output_std sets one.
         self.output = PrefixOutput(lm_width, dropout, output_std)
 
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
         tokens = self.linear(features).reshape(len(features), -1, self.lm_width)
         tokens = self.positions(tokens)
+        # In the dtype of the tokens: under autocast the float32 parameter would make the residual stream float32.
         constants = self.constants.expand(len(features), -1, -1).to(tokens.dtype)
         tokens = self.layers(torch.cat([tokens, constants], dim=1))
         return self.output(tokens[:, -self.prefix_length :])
