@@ -5,8 +5,8 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, OPTForCausalLM
 
 from prefixvlm.batch import Row
-from prefixvlm.lm.causal import CausalLM
-from prefixvlm.lm.packing import Packing, keeps_texts_apart
+from prefixvlm.lm.causal import CausalLM, keeps_texts_apart
+from prefixvlm.lm.packing import Packing
 from tests.conftest import byte_tokenizer, collator_of, tiny_lm
 
 

@@ -1,1 +1,1 @@
-"""Language models: embeddings in, hidden states and logits out."""
+"""Language models: from embeddings to hidden states and logits."""

@@ -1,4 +1,4 @@
-"""Hub ids of language models go in; their architectures come out, so that they can be described without a network."""
+"""Architectures of known language models by hub id, to describe a run without a network."""
 
 from collections.abc import Callable
 from functools import partial
@@ -40,7 +40,8 @@ def _llama(
     heads: tuple[int, int],
     positions: int,
 ) -> Callable[[], PreTrainedConfig]:
-    """heads: of queries, of keys. All but the first Llama, whose vocabulary is small, tie their head."""
+    """Return a Llama or Qwen configuration. heads: number of query heads and of key heads."""
+    # Of these models only the first Llama, with 32000 tokens, does not tie its head to its embeddings.
     return partial(
         config, vocab_size=vocab, hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth,
         num_attention_heads=heads[0], num_key_value_heads=heads[1], max_position_embeddings=positions,
@@ -49,10 +50,11 @@ def _llama(
 
 
 def _t5(**options: Any) -> Callable[[], PreTrainedConfig]:
-    config: Callable[..., PreTrainedConfig] = T5Config
+    config: Callable[..., PreTrainedConfig] = T5Config  # mypy does not see tie_word_embeddings, which it pops from kwargs
     return partial(config, **options)
 
 
+# Only what sets the number of parameters and the shapes; classes without options are at their defaults.
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),

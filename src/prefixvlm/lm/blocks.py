@@ -1,4 +1,4 @@
-"""A Hugging Face model goes in; its transformer blocks come out, compiled or keeping less for the backward pass."""
+"""Transformer blocks of a Hugging Face model: activation checkpointing and compilation, block by block."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
-    """In reading order. Raises ValueError for a model without them."""
+    """Return the blocks in the order of the forward pass. Raises ValueError for a model without blocks."""
+    # transformers marks its blocks by this base class; each model gives their list another name (h, layers, block).
     blocks: list[nn.Module] = [m for m in model.base_model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no transformer blocks that transformers marks; set lm to another")
@@ -20,31 +21,29 @@ def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def enable_activation_checkpointing(blocks: list[nn.Module]) -> None:
-    """Each block keeps only what it reads for the backward pass, and is computed again there.
-
-    transformers' own way does nothing in eval mode, which a frozen model never leaves. Only `forward` is replaced, so
-    names stay, and hooks (FSDP's) run once.
-    """
+    """Recompute each block in the backward pass and store only its input."""
+    # transformers' own gradient_checkpointing_enable does nothing in eval mode, which a frozen model never leaves.
+    # Only `forward` is replaced: names of parameters stay, and hooks (FSDP's) run once.
     for block in blocks:
-        block.forward = partial(
-            _checkpointed, block.forward
-        )  # unlike a closure, a partial can be copied with its model
+        # A partial, and no closure, so that deepcopy binds it to the block of the copy.
+        block.forward = partial(_checkpointed, block.forward)
 
 
 def _checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    reads_on = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
-    if reads_on or not torch.is_grad_enabled():
+    has_cache = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+    # A block that is recomputed would append its keys and values to the cache twice.
+    if has_cache or not torch.is_grad_enabled():
         return forward(*args, **kwargs)
+    # The reentrant variant gives no gradients if no input requires grad, as in frozen blocks (transformers #21381).
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def compile_blocks(blocks: list[nn.Module], backend: str) -> None:
-    """Each block's call is compiled for texts of any length: one block's code serves all, and names stay.
-
-    Raises ValueError for a backend that torch does not have.
-    """
+    """Compile the call of each block for texts of any length. Raises ValueError for an unknown backend."""
     if backend not in torch.compiler.list_backends(exclude_tags=()):
         accepted = ", ".join(torch.compiler.list_backends())
         raise ValueError(f"lm.compile is {backend!r}; accepted are true, false and torch's backends: {accepted}")
+    # Blocks and not the model: their code is alike and compiled once, and names stay, as torch.compile's wrapper would
+    # prefix them. dynamic=True, since every batch has another length.
     for block in blocks:
         block.compile(dynamic=True, backend=backend)

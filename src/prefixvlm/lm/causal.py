@@ -1,4 +1,4 @@
-"""A Hugging Face causal language model, frozen: embeddings in, hidden states and logits out."""
+"""Frozen decoder-only language models from Hugging Face."""
 
 import inspect
 
@@ -12,16 +12,16 @@ from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.lm.chat import Chat
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.lm.loading import load_model
-from prefixvlm.lm.packing import Packing, keeps_texts_apart
+from prefixvlm.lm.packing import Packing
 
-GAP = 32  # padding in a test: so much moves what a model that counts it says
+GAP = 32  # padding of the check below; enough to change the states of a model that counts padding
 
 
 class CausalLM(LanguageModel):
-    """GPT-2, OPT, GPT-NeoX, GPT-J, Llama, Qwen, BLOOM, SmolLM2 and others that say the next token of a text.
+    """A decoder-only language model: GPT-2, OPT, GPT-NeoX, GPT-J, Llama, Qwen, BLOOM, SmolLM2 and others.
 
-    takes_positions: whether it can be told the position of each token. packs: whether several texts may share a row;
-    None where that is not known yet.
+    takes_positions: whether the model accepts position_ids.
+    packs: whether several texts may share a row; None until the first forward pass that could use it.
     """
 
     packs: bool | None = None
@@ -41,17 +41,17 @@ class CausalLM(LanguageModel):
         chat: bool = False,
         system: str | None = None,
     ) -> "CausalLM":
-        """Load a hub id or a local folder; see lm.loading.load_model.
+        """Load a model from the hub or from a local folder; see load_model for the options not listed here.
 
-        activation_checkpointing: in training the blocks are computed twice and keep little. compile: true, or the name
-        of a torch.compile backend, of the blocks; where a text is read on they run as they are.
-        chat: texts are turns of a chat, by the tokenizer's template; system: the system's message in it.
+        activation_checkpointing: recompute the blocks in the backward pass instead of storing their activations.
+        compile: true, or the name of a torch.compile backend, to compile the blocks; decoding with a cache stays eager.
+        chat: format texts as turns of a chat, by the tokenizer's template. system: system message of the chat.
         """
         loaded = load_model(AutoModelForCausalLM, name, dtype, attention, eos_token, revision, quantization, weights)
         lm = cls(*loaded, activation_checkpointing, compile)
         if system is not None and not chat:
             raise ValueError("lm.system is part of a chat; set lm.chat=true, or lm.system=null")
-        if chat and lm.model.device.type != "meta":
+        if chat and lm.model.device.type != "meta":  # on "meta" the tokenizer is a placeholder without a template
             lm.chat = Chat(lm.tokenizer, system)
         return lm
 
@@ -65,45 +65,47 @@ class CausalLM(LanguageModel):
     def hidden(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
     ) -> Tensor:
-        """Last hidden states, ready for the head.
+        """Return the last hidden states, the input of the head; the cache, if given, grows by T positions.
 
-        inputs_embeds: float[S, T, E]; attention_mask: bool[S, past + T]; position_ids: int[S, T] -> float[S, T, E'].
-        The cache, where given, grows by T positions. Without a mask, transformers parts texts where positions restart.
+        inputs_embeds: float[S, T, E]; attention_mask: bool[S, past + T], or None for rows of several texts, separated
+        where their positions restart; position_ids: int[S, T] -> float[S, T, E'].
         """
+        # Without position_ids GPT-2 counts padding, and its logits after a padded prompt are wrong.
         positions = {"position_ids": position_ids} if self.takes_positions else {}
         with self.forward_context(inputs_embeds, cache):
             output = self.model.base_model(
                 inputs_embeds=inputs_embeds,
                 attention_mask=None if attention_mask is None else attention_mask.long(),
                 past_key_values=cache,
-                use_cache=cache is not None,
+                use_cache=cache is not None,  # the default would store keys and values in training, too
                 **positions,
             )
         return output.last_hidden_state
 
-    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """Padding is not computed where the model allows: several texts then share a row."""
+    def hidden_at(self, embeds: Tensor, mask: Tensor, selected: Tensor) -> Tensor:
+        # Captions differ in length: packed rows save the compute that their padding would take.
         if self.packs is None:
             self.packs = keeps_texts_apart(self)
         if self.packs and not mask.all():
             packing = Packing.of_mask(mask)
             packed = self.hidden(embeds.flatten(0, 1)[packing.source], None, packing.positions)
-            return packed.flatten(0, 1)[packing.place[wanted]]
+            return packed.flatten(0, 1)[packing.place[selected]]
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return self.hidden(embeds, mask, positions)[wanted]
+        return self.hidden(embeds, mask, positions)[selected]
 
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Each token is said by the state one position before it."""
         supervised = labels[:, 1:] != IGNORE_INDEX
+        # The state one position before a token predicts it.
         return self.hidden_at(embeds, mask, F.pad(supervised, (0, 1))), labels[:, 1:][supervised]
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Refuse a model that does more to its hidden states than its head (scaled or capped logits)."""
+        """Raise ValueError if the model's logits are not head(hidden), because of a scale or a cap (Gemma 2)."""
         ids = torch.tensor([[self.eos_id, self.pad_id]], device=self.model.device)
         mask, positions = torch.ones_like(ids, dtype=torch.bool), torch.arange(2, device=ids.device)[None]
         ours = self.logits(self.hidden(self.embed(ids), mask, positions))
         theirs = self.model(input_ids=ids, attention_mask=mask.long()).logits.float()
+        # The tolerance is that of bfloat16; a scale or a cap changes logits by more.
         if not torch.allclose(ours, theirs, atol=1e-2, rtol=1e-2):
             raise ValueError(
                 f"{type(self.model).__name__} changes its logits after the head (a scale or a cap), "
@@ -112,7 +114,10 @@ class CausalLM(LanguageModel):
 
     @torch.no_grad()
     def _check_padding(self) -> None:
-        """Refuse a model that takes no positions and counts padding before an answer (MPT, recurrent models)."""
+        """Raise ValueError for a model without position_ids that counts padding inside a row (MPT, recurrent models).
+
+        Decoding puts the answers of a batch after right-padded prompts, so padding stands between the two.
+        """
         if self.takes_positions:
             return
         text = self.embed(torch.tensor([[self.eos_id, 1, 0]], device=self.model.device))
@@ -120,9 +125,28 @@ class CausalLM(LanguageModel):
         places = torch.arange(padded.shape[1], device=text.device)[None]
         mask = (places == 0) | (places > GAP)
         alone = self.hidden(text, mask[:, mask[0]], places[:, :3])[:, 1:].float()
-        found = self.hidden(padded, mask, places)[:, 1 + GAP :].float()
-        if (found - alone).norm() > 0.05 * alone.norm():
+        in_batch = self.hidden(padded, mask, places)[:, 1 + GAP :].float()
+        # BLOOM's ALiBi passes: it takes its positions from the mask.
+        if (in_batch - alone).norm() > 0.05 * alone.norm():
             raise ValueError(
                 f"{type(self.model).__name__} counts the padding between a prompt and its answer, so texts would not "
                 "be the same alone and in a batch; set lm to another model"
             )
+
+
+def keeps_texts_apart(lm: CausalLM) -> bool:
+    """Return whether the texts of a packed row are independent: the gradient between them is then exactly 0."""
+    # Models without positions (ALiBi) or with convolutions, and some attention kernels, ignore a restart of positions.
+    if not lm.takes_positions:
+        return False
+    training = any(module.training for module in lm.tuned_modules)
+    lm.eval()  # dropout would make the gradient random
+    with torch.inference_mode(False), torch.enable_grad():  # the first call may be in an evaluation
+        embeds = lm.embed(torch.arange(6, device=lm.model.device).expand(2, -1)).detach().requires_grad_()
+        positions = torch.tensor([0, 1, 2, 0, 1, 2], device=embeds.device).expand(2, -1)
+        second = lm.hidden(embeds, None, positions)[:, 3:]
+        # Not a sum, which the last layer norm keeps constant; not random, which would advance the training's generator.
+        weights = torch.arange(second.numel(), device=embeds.device).sin().view_as(second).to(second.dtype)
+        (gradient,) = torch.autograd.grad(second, embeds, weights)
+    lm.train(training)
+    return not gradient[:, :3].any()

@@ -1,9 +1,7 @@
-"""What a language model is: embeddings in, hidden states out; it owns its tokenizer, and nothing of it is trained
-unless a way of tuning says so."""
+"""LanguageModel, the base class of frozen language models. Only a Tuning makes some of the weights trainable."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,8 @@ from prefixvlm.lm.chat import Chat
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
-    """GPT-2's GELU as torch's own: the same formula in one operation instead of eight, each with a tensor to keep."""
+    """Replace GPT-2's GELU by the same formula (tanh approximation) in torch."""
+    # transformers writes the formula as eight operations; autograd stores a tensor of the MLP's width for most of them.
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, NewGELUActivation):
@@ -24,24 +23,25 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _window(config: PreTrainedConfig) -> int | None:
-    """How far back some layer sees; None where all see everything."""
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """Return the length of the sliding attention window, or None if all layers attend to all positions."""
+    # Mistral's configuration has sliding_window alone; those with layer_types (Qwen2) may set it without such a layer.
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
     return getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
 
 
 class LanguageModel(nn.Module):
-    """A frozen language model; gradients pass through it to what it reads. Subclasses define the methods below.
+    """Base class of frozen language models. Gradients flow through the model to its input embeddings.
 
-    width: E, of what it reads. state_width: E', of its hidden states. eos_id ends every text; pad_id fills rows (it is
-    masked, and never trained); bos_ids stand before the first text where the tokenizer puts them there (OPT), and are
-    empty elsewhere (GPT-2). start_ids stand before everything, end_ids after every prompt (BERT, T5).
-    max_positions: None where there is no limit (ALiBi, relative positions); no more than `window`, which counts padding
-    too, so that beyond it a text would not be the same alone and in a batch.
-    chat: its chat template, where texts are to be turns of a chat.
-    generates: whether it can say what comes next. encodes_prompts: whether prompts are read by an encoder apart (T5).
-    tuned_modules: those that follow train() where something of the model is tuned: with dropout, or adapters.
-    own_weights_tuned: whether weights that it was loaded with are tuned; mixed precision is then for it too.
+    width: E, of the input embeddings. state_width: E', of the last hidden states.
+    eos_id: ends every text. pad_id: fills rows; padding is masked, and never a label.
+    bos_ids: tokens before the first text if the tokenizer adds them (OPT), else empty (GPT-2).
+    start_ids, end_ids: tokens before everything and after every prompt (BERT, T5).
+    max_positions: the longest row, or None for no limit (ALiBi, relative positions); at most `window`.
+    chat: the chat template, or None for plain text.
+    generates: whether the model generates text. encodes_prompts: whether an encoder reads the prompts (T5).
+    tuned_modules: modules that follow train() because a Tuning trains them or their dropout.
+    own_weights_tuned: whether pretrained weights are trained; the model then runs in mixed precision, too.
     """
 
     generates = True
@@ -60,10 +60,11 @@ class LanguageModel(nn.Module):
         self.model = fuse_gelu(model).requires_grad_(False)
         self.tuned_modules: list[nn.Module] = []
         self.own_weights_tuned = False
-        self.eval()
+        self.eval()  # models built from a configuration start in training mode, with dropout
         self.tokenizer = tokenizer
         self.width = self.state_width = self._embedding().embedding_dim
         self.eos_id = int(tokenizer.eos_token_id)
+        # GPT-2 has no padding token. EOS can serve: padding is found by attention_mask, never by its id.
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id)
         self.bos_ids = [i for i in tokenizer("").input_ids if i == tokenizer.bos_token_id and i != self.eos_id]
         if tokenizer.bos_token_id == self.eos_id and tokenizer("").input_ids[:1] == [self.eos_id]:
@@ -71,24 +72,26 @@ class LanguageModel(nn.Module):
         self.chat: Chat | None = None
         self.start_ids: list[int] = []
         self.end_ids: list[int] = []
-        self.window = _window(model.config)
+        # A sliding window counts padding, too: a longer text would not have the same states alone and in a batch.
+        self.window = attention_window(model.config)
         limits = [getattr(model.config, "max_position_embeddings", None), self.window]
         self.max_positions: int | None = min((limit for limit in limits if limit is not None), default=None)
         self.compiled = bool(compile)
         self.check()
+        # After the checks, which run the model: they need no compiled code.
         if activation_checkpointing:
             enable_activation_checkpointing(self.blocks)
         if compile:
             compile_blocks(self.blocks, "inductor" if compile is True else str(compile))
 
     def check(self) -> None:
-        """Refuse, with a ValueError, a model that does what the subclass cannot."""
+        """Set what depends on the kind of model. Raises ValueError for a model that the subclass does not support."""
 
     def require_text(self) -> None:
-        """Raise ValueError, with what to set, if it says no text."""
+        """Raise ValueError if the model does not generate text; the message names models that do."""
 
     def train(self, mode: bool = True) -> "LanguageModel":
-        """Stay in eval mode, but for what is tuned: a frozen model has no dropout."""
+        """Set the mode of tuned modules only; frozen ones stay in eval mode, without dropout."""
         super().train(False)
         for module in self.tuned_modules:
             module.train(mode)
@@ -100,7 +103,7 @@ class LanguageModel(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The transformer blocks, in reading order."""
+        """The transformer blocks, in the order of the forward pass."""
         return blocks_of(self.model)
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -110,28 +113,30 @@ class LanguageModel(nn.Module):
     def hidden(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None
     ) -> Tensor:
-        """What a model that generates, and reads prompts and answers alike, says after each position; see CausalLM."""
+        """Return the last hidden states of a decoder-only model; see CausalLM."""
         raise TypeError(f"{type(self).__name__} does not define hidden")
 
-    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """Last hidden states at some positions of right-padded rows.
+    def hidden_at(self, embeds: Tensor, mask: Tensor, selected: Tensor) -> Tensor:
+        """Return the last hidden states at the selected positions of right-padded rows, in reading order.
 
-        embeds: float[S, T, E]; mask, wanted: bool[S, T] -> float[number wanted, E'], in reading order.
+        embeds: float[S, T, E]; mask, selected: bool[S, T] -> float[number selected, E'].
         """
         raise TypeError(f"{type(self).__name__} does not define hidden_at")
 
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The states that say each supervised token, and those tokens: float[N, E'], int[N], in reading order.
+        """Return the hidden states that predict each supervised token, and the target ids, in reading order.
 
         embeds: float[S, T, E]; mask: bool[S, T]; labels: int[S, T], IGNORE_INDEX where not supervised.
+        Returns float[N, E'] and int[N].
         """
         raise TypeError(f"{type(self).__name__} does not define supervised_states")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: float[..., E'] -> float32[..., V]; callers pass only the positions that they use."""
+        """hidden: float[..., E'] -> float32[..., V]."""
         weight = next(self.head.parameters())
         with self.autocast(hidden):
-            return self.head(hidden.to(weight.dtype)).float()  # a last projection may have left another, as OPT-350m's
+            # A last projection may have left another dtype than the head's, as that of OPT-350m.
+            return self.head(hidden.to(weight.dtype)).float()
 
     @property
     def head(self) -> nn.Module:
@@ -139,14 +144,16 @@ class LanguageModel(nn.Module):
         assert head is not None
         return head
 
-    def autocast(self, like: Tensor) -> Any:
-        """Mixed precision is off where weights are frozen: it would cast them at each call."""
+    def autocast(self, like: Tensor) -> AbstractContextManager[None]:
+        """Return a context with mixed precision only if pretrained weights are trained."""
+        # Autocast caches the cast of a weight only if it requires grad; frozen ones would be cast at every call.
         device = like.device.type
         return torch.autocast(device, enabled=self.own_weights_tuned and torch.is_autocast_enabled(device))
 
     @contextmanager
     def forward_context(self, embeds: Tensor, cache: Cache | None = None) -> Iterator[None]:
-        """Around the model's own forward; without compiled code where a cache grows, for it would be made anew."""
+        """Context of the Hugging Face model's forward: precision, and no compiled code with a cache."""
+        # A cache changes its shapes at every step of decoding, and the blocks would be compiled again for them.
         eager = torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext()
         with eager, self.autocast(embeds):
             yield

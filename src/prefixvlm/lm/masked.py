@@ -1,4 +1,4 @@
-"""A Hugging Face model that reads both ways, frozen: embeddings in, hidden states out; it says no text."""
+"""Frozen bidirectional encoders from Hugging Face. They generate no text."""
 
 from typing import NoReturn
 
@@ -11,7 +11,7 @@ from prefixvlm.lm.loading import load_model
 
 
 class MaskedLM(LanguageModel):
-    """BERT, RoBERTa, MiniLM and others, for the tasks with a head: each state has read the whole row."""
+    """BERT, RoBERTa, MiniLM and others, for tasks with a head: every state depends on the whole row."""
 
     generates = False
 
@@ -22,10 +22,11 @@ class MaskedLM(LanguageModel):
         activation_checkpointing: bool = False,
         compile: bool | str = False,
     ) -> None:
+        # Heads read the states. A pooler is not in every checkpoint, and its random weights would be fingerprinted.
         if getattr(model, "pooler", None) is not None:
-            setattr(model, "pooler", None)  # noqa: B010  (typed as a module); heads read the states themselves
+            setattr(model, "pooler", None)  # noqa: B010  (typed as a module)
         if tokenizer.eos_token is None:
-            tokenizer.eos_token = tokenizer.sep_token  # what ends a text for BERT
+            tokenizer.eos_token = tokenizer.sep_token  # BERT ends texts with [SEP]
         super().__init__(model, tokenizer, activation_checkpointing, compile)
 
     @classmethod
@@ -40,22 +41,24 @@ class MaskedLM(LanguageModel):
         compile: bool | str = False,
         weights: str = "pretrained",
     ) -> "MaskedLM":
-        """The options are those of CausalLM.from_pretrained."""
+        """Load a model; see CausalLM.from_pretrained for the options."""
         loaded = load_model(AutoModel, name, dtype, attention, None, revision, quantization, weights, unused="pooler.")
         return cls(*loaded, activation_checkpointing, compile)
 
     def check(self) -> None:
+        # [CLS] and [SEP] stand around the whole row, and not around each of its texts.
         around = list(self.tokenizer("").input_ids)
         self.start_ids, self.end_ids, self.bos_ids = around[:-1], around[-1:], []
         self.state_width = int(self.model.config.hidden_size)
+        # RoBERTa numbers positions from padding_idx + 1 and counts those before it in max_position_embeddings.
         positions = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         padding = getattr(positions, "padding_idx", None)
         if self.max_positions is not None and padding is not None:
-            self.max_positions -= int(padding) + 1  # RoBERTa counts from after it
+            self.max_positions -= int(padding) + 1
 
-    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
+    def hidden_at(self, embeds: Tensor, mask: Tensor, selected: Tensor) -> Tensor:
         with self.forward_context(embeds):
-            return self.model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state[wanted]
+            return self.model(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state[selected]
 
     def hidden(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None = None

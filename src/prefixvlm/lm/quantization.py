@@ -1,4 +1,4 @@
-"""The name of a quantisation goes in; what transformers' from_pretrained needs for it comes out."""
+"""Quantized weights by bitsandbytes: options of from_pretrained, and a guard for frozen 4-bit weights on CPUs."""
 
 import logging
 import os
@@ -9,13 +9,15 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 ACCEPTED = ("int8", "nf4")
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on some CPUs it misses a kernel, also where peft imports it
+# bitsandbytes warns of a missing CPU kernel at import, also where only peft imports it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def options_of(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
-    """int8: LLM.int8 (Dettmers et al. 2022); nf4: 4 bits, as in QLoRA (Dettmers et al. 2023), computed in dtype.
+def quantization_options(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the keyword arguments of `from_pretrained` that quantize the matrices of the blocks.
 
-    Raises ValueError for another name, or where a package is missing.
+    quantization: int8 for LLM.int8 (Dettmers et al. 2022); nf4 for 4 bits as in QLoRA (Dettmers et al. 2023), with
+    products in dtype. Raises ValueError for another name or if a package is missing.
     """
     if quantization is None:
         return {}
@@ -29,23 +31,26 @@ def options_of(quantization: str | None, dtype: torch.dtype) -> dict[str, Any]:
             f"lm.quantization={quantization} needs the package {error.name}; `pip install 'prefixvlm[quantization]'` "
             "adds it, or set lm.quantization=null"
         ) from error
+    # transformers quantizes the model alone; Lightning's BitsandbytesPrecision would convert the mapper's layers, too.
     if quantization == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    # Where it is quantised: on this process's GPU, which is fast at it.
+    # Weights are quantized while they load, which is fast on a GPU. Each process of a run must name its own.
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}
 
 
 def keep_4bit_frozen(model: nn.Module) -> None:
-    """Undo what bitsandbytes does to 4-bit weights on CPUs with AVX512-BF16.
+    """Switch off bitsandbytes' repacking of 4-bit weights on CPUs with AVX512-BF16.
 
-    When one is first read without gradients it is repacked where it lies: it would not stay bit-identical, and no
-    gradient would pass it any more. Raises ValueError where a matrix would be dequantised wrong.
+    Raises ValueError if a matrix would be dequantized wrong.
     """
+    # The first forward pass without gradients repacks a weight in place: it would not stay bit-identical, as a frozen
+    # weight must, and gradients would no longer flow through it.
     for name, module in model.named_modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
+            # 4-bit quantization works in blocks of 64 values; the CPU kernel misreads rows that end inside a block.
             if not torch.cuda.is_available() and module.in_features % 64:
                 raise ValueError(
                     "on this CPU bitsandbytes reads 4-bit matrices wrong whose columns are no multiple of 64, as "

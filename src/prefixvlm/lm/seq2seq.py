@@ -1,4 +1,4 @@
-"""A Hugging Face encoder-decoder, frozen: prompts in as embeddings, the states that say the text after them out."""
+"""Frozen encoder-decoder language models from Hugging Face: the encoder reads the prompt, the decoder generates."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from prefixvlm.lm.loading import load_model
 
 
 class Seq2SeqLM(LanguageModel):
-    """T5, Flan-T5 and others whose encoder reads the prompt with its images, and whose decoder says the target.
+    """An encoder-decoder (T5, Flan-T5): the encoder reads the prompt with its images, the decoder learns the target.
 
-    first_id: what the decoder reads before it says anything.
+    first_id: first input of the decoder.
     """
 
     encodes_prompts = True
@@ -31,17 +31,18 @@ class Seq2SeqLM(LanguageModel):
         compile: bool | str = False,
         weights: str = "pretrained",
     ) -> "Seq2SeqLM":
-        """The options are those of CausalLM.from_pretrained."""
+        """Load a model; see CausalLM.from_pretrained for the options."""
         loaded = load_model(AutoModelForSeq2SeqLM, name, dtype, attention, eos_token, revision, quantization, weights)
         return cls(*loaded, activation_checkpointing, compile)
 
     def check(self) -> None:
         config = self.model.config
+        # T5's tokenizer ends every text with EOS; a prompt of several texts must have one at its end alone.
         around = list(self.tokenizer("").input_ids)
         self.start_ids, self.end_ids, self.bos_ids = around[:-1], around[-1:], []
         first_id = getattr(config, "decoder_start_token_id", None)
         self.first_id = self.pad_id if first_id is None else int(first_id)
-        # The first T5 has one matrix for words in and out, and makes its states smaller before it.
+        # The first T5 shares one matrix between embeddings and head, and scales its states before the head.
         self.scale = self.width**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
         if self.model.device.type != "meta":
             self._check_head()
@@ -55,10 +56,10 @@ class Seq2SeqLM(LanguageModel):
             return self._part("encoder")(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
 
     def decode(self, embeds: Tensor, encoded: Tensor, encoded_mask: Tensor, cache: Cache | None = None) -> Tensor:
-        """What comes next after each position of texts, which begin together: float[S, n, E] -> float[S, n, E'].
+        """Return the decoder's hidden states; the cache, if given, grows by n positions.
 
-        encoded: float[S, T, E'], the prompts; encoded_mask: bool[S, T]. The cache, where given, grows by n positions;
-        of `encoded` only the shape counts once it holds the prompts.
+        embeds: float[S, n, E], of texts that start at the same position; encoded: float[S, T, E'], the prompts;
+        encoded_mask: bool[S, T] -> float[S, n, E']. With a cache of the prompts only the shape of `encoded` matters.
         """
         with self.forward_context(embeds, cache):
             output = self._part("decoder")(
@@ -70,32 +71,33 @@ class Seq2SeqLM(LanguageModel):
             )
         return output.last_hidden_state
 
-    def hidden_at(self, embeds: Tensor, mask: Tensor, wanted: Tensor) -> Tensor:
-        """The encoder's."""
-        return self.encode(embeds, mask)[wanted]
+    def hidden_at(self, embeds: Tensor, mask: Tensor, selected: Tensor) -> Tensor:
+        """Return states of the encoder, which has read the whole row at every position."""
+        return self.encode(embeds, mask)[selected]
 
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder reads its first id and the target, and says the target; it never sees the prompt but encoded.
-
-        Raises ValueError where something is supervised before a row's end: it has no place in an encoder.
-        """
-        said = labels != IGNORE_INDEX
-        prompt = mask & ~said
-        if (said[:, :-1] & prompt[:, 1:]).any():
+        """Return the decoder's states and its targets. Raises ValueError if a row is supervised before its end."""
+        supervised = labels != IGNORE_INDEX
+        prompt = mask & ~supervised
+        if (supervised[:, :-1] & prompt[:, 1:]).any():
             raise ValueError(
                 f"{type(self.model).__name__} reads a row's prompt with its encoder, which cannot be supervised, and a "
                 "row has supervised turns in its middle; set lm to a decoder such as gpt2 or smollm2"
             )
+        # Targets follow the prompt in a row; here they move to the decoder, aligned to its position 0.
         lengths, width = prompt.sum(1), int(prompt.sum(1).max())
         encoded = self.encode(embeds[:, :width], prompt[:, :width])
-        places = torch.arange(int(said.sum(1).max()), device=mask.device)
-        has = places < said.sum(1)[:, None]
-        target = labels.gather(1, (lengths[:, None] + places).clamp_max(labels.shape[1] - 1))
-        read = torch.cat([torch.full_like(target[:, :1], self.first_id), target[:, :-1]], 1).clamp_min(0)
-        return self.decode(self.embed(read), encoded, prompt[:, :width])[has], target[has]
+        positions = torch.arange(int(supervised.sum(1).max()), device=mask.device)
+        is_target = positions < supervised.sum(1)[:, None]
+        # clamp_max: rows with shorter targets would index past the end; is_target removes what they gather there.
+        target = labels.gather(1, (lengths[:, None] + positions).clamp_max(labels.shape[1] - 1))
+        # Teacher forcing: the target, shifted right by first_id. clamp_min turns IGNORE_INDEX into an id to embed.
+        inputs = torch.cat([torch.full_like(target[:, :1], self.first_id), target[:, :-1]], 1).clamp_min(0)
+        return self.decode(self.embed(inputs), encoded, prompt[:, :width])[is_target], target[is_target]
 
     @property
     def decoder_config(self) -> PreTrainedConfig:
+        # Not model.config: encoder and decoder may differ in depth, and a cache has one layer per decoder block.
         config = self._part("decoder").config
         assert isinstance(config, PreTrainedConfig)
         return config
@@ -105,7 +107,7 @@ class Seq2SeqLM(LanguageModel):
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Refuse a model that does more to its hidden states than its head and the scale."""
+        """Raise ValueError if the model's logits are not head(scale * hidden), because of a bias or a cap (BART)."""
         ids = torch.tensor([[self.eos_id, self.pad_id]], device=self.model.device)
         embeds, mask = self.embed(ids), torch.ones_like(ids, dtype=torch.bool)
         ours = self.logits(self.decode(embeds, self.encode(embeds, mask), mask))
