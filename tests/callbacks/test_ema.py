@@ -1,4 +1,4 @@
-"""The average against a loop in float64; where it is seen, where it is stored, and how a run goes on with it."""
+"""Ema against a loop in float64; validations, checkpoints and resuming with averages."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Weights(Callback):
-    """The trained tensors after each step, and while and after each validation."""
+    """Records the trained tensors after each step, and during and after each validation."""
 
     def __init__(self):
         self.steps, self.seen, self.after = [], [], []

@@ -1,4 +1,4 @@
-"""What a checkpoint knows of the run before it: curves, and what was said at each validation."""
+"""Curves and example predictions that History stores in a checkpoint."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from tests.training.test_module import (  # noqa: F401
 
 @pytest.fixture(scope="module")
 def checkpoint(shards, tmp_path_factory):  # noqa: F811
-    """Of a run with two validations, saved by Lightning at the end of the second."""
+    """Checkpoints of a run with two validations: x by ModelCheckpoint, last at the end."""
     folder = tmp_path_factory.mktemp("history")
     keep = ModelCheckpoint(folder, filename="x", monitor="val/loss", save_top_k=-1, enable_version_counter=False)
     trainer = fit_with_two_validations(module_of(), shards, History(examples=2), keep)
@@ -29,8 +29,8 @@ def checkpoint(shards, tmp_path_factory):  # noqa: F811
 
 def test_it_has_the_first_predictions_of_each_task_at_each_validation(checkpoint):
     examples = run.examples(checkpoint["last"])
-    wanted = [("captioning", "val-000"), ("captioning", "val-001"), ("vqa", "val-000"), ("vqa", "val-000")]
-    assert [(e["step"], e["task"], e["key"]) for e in examples] == [(s, *rest) for s in (1, 2) for rest in wanted]
+    expected = [("captioning", "val-000"), ("captioning", "val-001"), ("vqa", "val-000"), ("vqa", "val-000")]
+    assert [(e["step"], e["task"], e["key"]) for e in examples] == [(s, *rest) for s in (1, 2) for rest in expected]
     assert [e["id"] for e in examples[2:4]] == ["val-000-0", "val-000-1"]
     assert examples[0]["references"] == ["a"]
     assert examples[2]["prompt"] == "Question: is it 0? Answer:"
@@ -49,7 +49,7 @@ def test_it_has_the_curves_of_losses_and_scores(checkpoint):
         assert [r["step"] for r in records if r["name"] == name] == [1, 2], name
 
 
-def test_it_goes_on_where_it_was_and_reads_what_had_no_examples(checkpoint):
+def test_a_resumed_history_continues_and_reads_states_without_examples(checkpoint):
     state = checkpoint["last"]["callbacks"]["History"]
     history = History()
     history.load_state_dict(state)
@@ -67,7 +67,7 @@ def test_no_examples_of_no_predictions(shards):  # noqa: F811
     assert history.examples == []
 
 
-def test_what_a_look_before_training_says_is_no_example(shards):  # noqa: F811
+def test_the_sanity_check_adds_no_examples(shards):  # noqa: F811
     module, history = module_of(), History()
     trainer = trainer_of(history, max_steps=1, val_check_interval=1)
     trainer.num_sanity_val_steps = 1

@@ -1,4 +1,4 @@
-"""Runs that are stopped anywhere and gone on with, beside one that is not: the same losses, weights and history."""
+"""Runs that are stopped at any step and resumed have the losses, weights and history of an uninterrupted run."""
 
 import json
 import os
@@ -35,7 +35,7 @@ RUNS = {
     "accumulated": {"max_epochs": 3, "val_check_interval": 2, "accumulate_grad_batches": 2},
     "seldom": {"max_epochs": 3, "check_val_every_n_epoch": 2},
 }
-# Where the run is (the run's own folder is the same) and what Lightning does not restore and never reads.
+# Paths (a resumed run has the same folder), and what Lightning neither restores nor reads.
 NOT_STATE = {"current_score", "last_model_path"}
 
 
@@ -53,7 +53,7 @@ def shards(tmp_path_factory):
 
 
 class Seen(Callback):
-    """The losses in their order; asks the run to stop after a step, if it is told to."""
+    """Records the losses, and stops the run by a signal after step stop_at."""
 
     def __init__(self, stop_at=None):
         self.seen, self.stop_at = [], stop_at
@@ -175,7 +175,7 @@ def test_ctrl_c_is_130_and_a_second_one_does_not_wait():
     with signals.installed():
         signals.defer = True
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.asked == signal.SIGINT
+        assert signals.pending == signal.SIGINT
         with pytest.raises(StoppedBySignal) as stopped:
             os.kill(os.getpid(), signal.SIGINT)
     assert stopped.value.code == 130

@@ -1,4 +1,4 @@
-"""What a run tells of itself beside its losses, against what is computed by hand."""
+"""Training statistics of Monitor against values computed by hand."""
 
 import io
 import time
@@ -27,7 +27,7 @@ from tests.training.test_module import (  # noqa: F401
 
 
 class Numbers(Callback):
-    """The metrics of each step, and the gradients that the optimizer is given."""
+    """Records the metrics of each step and the gradients before the optimizer steps."""
 
     def __init__(self):
         self.logged, self.gradients = [], []
@@ -44,7 +44,7 @@ class Numbers(Callback):
 
 
 def fit(module, shards, *callbacks, kind=ShardDataModule, steps=3, **keywords):  # noqa: F811
-    """On the same three images at each step."""
+    """Fit on the same three images at each step."""
     trainer = trainer_of(*callbacks, max_steps=steps, limit_val_batches=0, **keywords)
     trainer.fit(module, data_of(module, shards, kind))
     return trainer
@@ -75,13 +75,13 @@ def test_the_norms_of_the_prefix_and_of_the_tokens(shards):  # noqa: F811
         assert logged["token_norm"] == pytest.approx(embeddings.norm(dim=-1).mean().item(), rel=1e-5)
 
 
-def test_only_steps_that_log_look_and_the_embeddings_once(shards, monkeypatch):  # noqa: F811
+def test_statistics_are_computed_only_at_steps_that_log(shards, monkeypatch):  # noqa: F811
     looked = []
     monkeypatch.setattr("prefixvlm.callbacks.monitor.grad_norms", lambda module: looked.append("gradients") or {})
     monkeypatch.setattr("prefixvlm.callbacks.monitor.token_norm", lambda lm: looked.append("tokens") or 1.0)
     module, monitor = module_of(), Monitor(every_n_steps=2)
-    begin = monitor.watch.begin
-    monkeypatch.setattr(monitor.watch, "begin", lambda mapper: looked.append("prefix") or begin(mapper))
+    begin = monitor.recorder.begin
+    monkeypatch.setattr(monitor.recorder, "begin", lambda mapper: looked.append("prefix") or begin(mapper))
     fit(module, shards, monitor, steps=5)
     assert looked == ["prefix", "gradients", "tokens", "prefix", "gradients"]
     assert not module.model.mapper._forward_hooks
@@ -98,7 +98,7 @@ def test_with_accumulation_a_step_is_what_the_optimizer_makes(shards):  # noqa: 
 
 
 class Slow(ShardDataModule):
-    """Whose loader thinks for a while over each batch."""
+    """A data module whose training loader takes 0.3 s for each batch."""
 
     def train_dataloader(self):
         loader = super().train_dataloader()
@@ -118,7 +118,7 @@ class SlowValidation(Callback):
         time.sleep(2)
 
 
-def test_waiting_for_the_loader_is_told_and_validations_do_not_count(shards):  # noqa: F811
+def test_the_wait_for_the_loader_is_logged_and_validations_do_not_count(shards):  # noqa: F811
     seen, module = Numbers(), module_of()
     trainer = trainer_of(Monitor(), seen, SlowValidation(), max_steps=3, val_check_interval=1)
     trainer.fit(module, data_of(module, shards, Slow, limit_val_predictions=0))
@@ -128,7 +128,7 @@ def test_waiting_for_the_loader_is_told_and_validations_do_not_count(shards):  #
         assert logged["data_wait"] * logged["step_seconds"] >= 0.29
 
 
-def test_a_profiler_of_the_user_stays_and_only_the_wait_is_not_known(shards):  # noqa: F811
+def test_a_profiler_of_the_user_stays_and_only_data_wait_is_missing(shards):  # noqa: F811
     seen, profiler = Numbers(), SimpleProfiler()
     trainer = fit(module_of(), shards, Monitor(), seen, profiler=profiler)
     assert trainer.profiler is profiler
@@ -154,7 +154,7 @@ def test_groups_have_their_names_and_parts_their_norms(shards):  # noqa: F811
     assert dict(learning_rates(torch.optim.SGD(weights[:1], lr=3.0))) == {"lr_0": 3.0}
 
 
-def test_nearest_tokens_are_those_that_the_prefix_was_made_of():
+def test_nearest_tokens_of_token_embeddings_are_those_tokens():
     lm = tiny_lm("opt")
     ids = torch.tensor([[97, 98, 99], [40, 41, 42]])
     tokens, cosine = nearest_tokens(lm, 7 * lm.embed(ids))
@@ -178,7 +178,7 @@ def test_nearest_tokens_are_found_in_every_chunk(monkeypatch):
 
 
 @pytest.mark.parametrize("images", [0, 2])
-def test_a_validation_tells_which_tokens_the_first_images_are_like(shards, images):  # noqa: F811
+def test_a_validation_records_the_nearest_tokens_of_the_first_images(shards, images):  # noqa: F811
     module, monitor, history, seen = module_of(), Monitor(images=images), History(), Numbers()
     trainer = fit_with_two_validations(module, shards, monitor, history, seen)
     keys = [f"val-{i:03d}" for i in range(images)]

@@ -1,4 +1,4 @@
-"""Two runs of a study, of which the second is worse and is stopped."""
+"""Runs of a study: those worse than the others are stopped."""
 
 import warnings
 
@@ -87,9 +87,9 @@ def test_a_value_that_is_not_logged_is_named(tmp_path, place):
         fit(tmp_path, 0, Pruner(place, "s", study(place).ask().number, "val/cider"))
 
 
-def test_a_study_that_cannot_be_asked_lets_the_run_go_on(tmp_path, place):
+def test_a_study_that_cannot_be_read_does_not_stop_the_run(tmp_path, place):
     pruner = Pruner(place, "s", 7, "val/loss")
-    with pytest.warns(UserWarning, match="cannot be asked"):
+    with pytest.warns(UserWarning, match="cannot be read"):
         trainer = fit(tmp_path, 0, pruner, epochs=2)
     assert trainer.current_epoch == 2
     assert not pruner.pruned

@@ -1,4 +1,4 @@
-"""A part that is trained from a step on: to the bit as it was before, changed after, and the same when resumed."""
+"""Unfreeze: parts are bit-identical before their step, trained after it, and resume exactly."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ pytestmark = test_ema.pytestmark
 
 
 class Rates(Callback):
-    """The optimizer's state and learning rates of each step, by group."""
+    """Records the learning rates of each group, and how many of the encoder's tensors have optimizer state."""
 
     def __init__(self):
         self.rates, self.num_states = [], []
@@ -92,7 +92,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(shards, tmp_path, at)
         ({}, "accepted are parts with steps"),
         ({"encoder": -1}, "accepted are parts with steps"),
         ({"head": 1}, "names 'head'; accepted are encoder, mapper, lm"),
-        ({"lm": 1}, "names lm, of which nothing is trained; build it as trained"),
+        ({"lm": 1}, "names lm, which has no trained parameters; build it as trained"),
     ],
 )
 def test_what_cannot_be_unfrozen_is_one_sentence(shards, steps, message):

@@ -1,4 +1,4 @@
-"""Predictions of all ranks: once each, in one order; two real processes with gloo."""
+"""gather_by_id and on_rank_zero, on one process and on two real processes with gloo."""
 
 import json
 from dataclasses import asdict, replace
@@ -15,10 +15,10 @@ def prediction(key, number=0):
     return Prediction("vqa", key, f"{key}-{number}", "is it?", f"answer to {key}", ("yes", "no"), 0.5)
 
 
-def test_the_order_is_by_image_then_item_whatever_came_first():
-    wanted = [prediction(key, number) for key in ("a", "b", "c") for number in range(3)]
-    assert gather_by_id(wanted[::-1]) == wanted
-    assert gather_by_id(wanted[4:] + wanted[:4], num_keys=3) == wanted
+def test_the_order_is_by_image_then_item():
+    expected = [prediction(key, number) for key in ("a", "b", "c") for number in range(3)]
+    assert gather_by_id(expected[::-1]) == expected
+    assert gather_by_id(expected[4:] + expected[:4], num_keys=3) == expected
 
 
 def test_an_item_that_comes_twice_is_an_error_that_names_it():
@@ -43,7 +43,7 @@ def _rank(rank, folder, work):
 
 
 def on_two_ranks(folder, work):
-    """What work(rank) gives, or the error that it raises, on each rank."""
+    """Return the result of work(rank) on each rank, or the error that it raises."""
     folder.mkdir(exist_ok=True)
     context = mp.start_processes(_rank, (folder, work), nprocs=2, join=False, start_method="fork")
     for _ in range(2):  # once for each process
@@ -57,7 +57,7 @@ def on_two_ranks(folder, work):
 
 
 def gathered(folder, ranks, num_keys=None):
-    """Ids and images of what each rank has in the end. ranks: for each, its predictions, or their images as letters."""
+    """Return the gathered (id, key) pairs of each rank. ranks: its predictions, or a string of their keys."""
     own = [[prediction(each) if isinstance(each, str) else each for each in rank] for rank in ranks]
 
     def work(rank):
@@ -70,7 +70,7 @@ def test_the_first_rank_has_everything_in_order_and_the_other_nothing(tmp_path):
     assert gathered(tmp_path, ["dbe", "ca"], num_keys=5) == [[[f"{key}-0", key] for key in "abcde"], []]
 
 
-def test_a_prediction_comes_over_whole(tmp_path):
+def test_all_fields_of_a_prediction_are_gathered(tmp_path):
     theirs = replace(prediction("b"), groups=("x",), values=[0.25])
 
     def work(rank):
@@ -80,7 +80,7 @@ def test_a_prediction_comes_over_whole(tmp_path):
     assert first[1] == json.loads(json.dumps([asdict(theirs), [0.25]]))
 
 
-def test_a_rank_may_have_none_and_what_two_ranks_have_counts_once(tmp_path):
+def test_a_rank_may_have_none_and_shared_items_count_once(tmp_path):
     both = [["a-0", "a"], ["b-0", "b"]]
     assert gathered(tmp_path / "none", ["ab", ""], num_keys=2) == [both, []]
     assert gathered(tmp_path / "first", ["", "ba"], num_keys=2) == [both, []]
@@ -103,7 +103,7 @@ def test_a_wrong_set_of_items_is_the_same_error_on_every_rank(tmp_path, ranks, n
     assert first == second
 
 
-def test_what_rank_zero_finds_is_found_everywhere(tmp_path):
+def test_the_result_of_rank_zero_is_returned_everywhere(tmp_path):
     assert on_two_ranks(tmp_path, lambda rank: on_rank_zero(lambda: {"rank": rank})) == [{"rank": 0}] * 2
 
 
@@ -116,7 +116,7 @@ def test_only_rank_zero_does_the_work(tmp_path):
     assert on_two_ranks(tmp_path, work) == [[0], []]
 
 
-def test_elsewhere_another_value_stands(tmp_path):
+def test_other_ranks_return_elsewhere(tmp_path):
     assert on_two_ranks(tmp_path, lambda rank: on_rank_zero(lambda: [rank, 7], elsewhere=[])) == [[0, 7], []]
 
 

@@ -1,4 +1,4 @@
-"""One file of numbers a run folder, each step in it once, however often the run was stopped."""
+"""CSV and TensorBoard files of runs that are stopped and resumed have each step once."""
 
 import csv
 import shutil
@@ -35,7 +35,7 @@ class Kill(Callback):
 
 
 def fit(folder, shards, *callbacks, resume=None, make=CsvLogger, steps=8, **keywords):  # noqa: F811
-    """Eight steps of two samples, a validation after each third, a checkpoint after each fourth."""
+    """Fit for eight steps of two samples; a validation after each third, a checkpoint after each fourth; and test."""
     module = module_of()
     data = data_of(module, shards, batch_size=2, limit_val_predictions=1)
     keep = ModelCheckpoint(folder, filename="last", every_n_train_steps=4, enable_version_counter=False)

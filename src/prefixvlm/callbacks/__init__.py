@@ -1,1 +1,1 @@
-"""Lightning callbacks, one a file as in conf/callbacks: checkpoints, averages, checks and training statistics."""
+"""Lightning callbacks: checkpoints, weight averaging, checks of a run and training statistics, one callback a file."""

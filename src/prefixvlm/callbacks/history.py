@@ -1,4 +1,4 @@
-"""Logged numbers and predictions go in as they come; the curves of a run come out of its checkpoint."""
+"""Stores the learning curves and example predictions of a run in its checkpoints."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from prefixvlm.callbacks.monitor import Monitor
 
 
 class History(Callback):
-    """Remembers the logged scalars, so that a checkpoint alone can draw the curves up to it.
+    """Records the logged scalars and some predictions, so that a report can be made from a checkpoint alone.
 
-    examples: of how many validation predictions a task it also remembers what was said at each validation, and, of
-    those images that a Monitor looks at, the nearest tokens.
+    examples: number of validation predictions per task to record at each validation, with the nearest tokens of the
+    images that a Monitor callback has looked at.
     """
 
     def __init__(self, every_n_steps: int = 1, examples: int = 4) -> None:
@@ -21,20 +21,19 @@ class History(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0:
-            self._add(trainer, "train/")
+            self._add_scalars(trainer, "train/")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._add(trainer, "val/")
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            nearest = next((each.nearest for each in callbacks if isinstance(each, Monitor)), {})
-            for predictions in getattr(pl_module, "predictions", {}).values():
-                shown = predictions[: self.num_examples]
-                self.examples += [
-                    {"step": trainer.global_step, **p.to_dict(), "nearest": nearest.get(p.key)} for p in shown
-                ]
+        if trainer.sanity_checking:
+            return
+        self._add_scalars(trainer, "val/")
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        nearest = next((each.nearest for each in callbacks if isinstance(each, Monitor)), {})
+        for predictions in getattr(pl_module, "predictions", {}).values():
+            for p in predictions[: self.num_examples]:
+                self.examples.append({"step": trainer.global_step, **p.to_dict(), "nearest": nearest.get(p.key)})
 
-    def _add(self, trainer: Trainer, stage: str) -> None:
+    def _add_scalars(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith(stage):
                 self.records.append({"step": trainer.global_step, "name": name, "value": float(value)})

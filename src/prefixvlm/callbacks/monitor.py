@@ -1,4 +1,4 @@
-"""A run goes in as it trains; what tells whether it is well comes out beside its losses and scores."""
+"""Training statistics beside losses and scores: norms, learning rates, throughput, memory, nearest tokens."""
 
 import resource
 import sys
@@ -12,22 +12,24 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from prefixvlm.batch import Batch
-from prefixvlm.callbacks.prefix_statistics import PrefixRecorder, keys_of_images, nearest_tokens, token_norm
-from prefixvlm.callbacks.throughput import Clock
+from prefixvlm.callbacks.prefix_statistics import PrefixRecorder, image_keys, nearest_tokens, token_norm
+from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.logger.wandb import log_table
 from prefixvlm.training.module import PrefixModule
 
 
 class Monitor(Callback):
-    """Logs, every so many steps, `train/` and:
+    """Logs training statistics every `every_n_steps` steps and the nearest tokens of prefixes at each validation.
 
-    lr_GROUP; grad_norm before clipping (and grad_norm_PART where several parts are trained); samples_per_second on all
-    ranks and step_seconds since the last time, without validations; data_wait, the share of that time spent waiting
-    for the loader; memory_gb, the most so far, of the GPU or else of the process; prefix_norm beside token_norm, the
-    mean L2 norms of the prefix embeddings and of the language model's token embeddings.
+    Logged as train/NAME:
+    lr_GROUP: learning rates. grad_norm: L2 norm before clipping; grad_norm_PART if several parts are trained.
+    samples_per_second on all ranks, step_seconds: since the last time, without validations.
+    data_wait: share of that time spent waiting for the loader.
+    memory_gb: peak so far, of the GPU or else of the process.
+    prefix_norm, token_norm: mean L2 norms of the prefix embeddings and of the language model's token embeddings.
 
-    At each validation, of the first `images` images, which tokens the prefix embeddings are nearest to by the cosine
-    (ClipCap, section 4): a table, and `nearest`, by the image's key. val/prefix_cosine is the mean of those cosines.
+    At each validation, for the first `images` images: the tokens nearest to the prefix embeddings by cosine (ClipCap,
+    section 4) as a wandb table and in `nearest`, by image key; their mean cosine is logged as val/prefix_cosine.
     """
 
     def __init__(self, every_n_steps: int = 1, images: int = 4) -> None:
@@ -35,92 +37,94 @@ class Monitor(Callback):
         self.nearest: dict[str, list[str]] = {}
         self.values: dict[str, Any] = {}
         self.token_norm: float | None = None
-        self.watch = PrefixRecorder()
-        self.clock = Clock()
+        self.recorder = PrefixRecorder()
+        self.throughput = Throughput()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Only the profiler learns when Lightning begins to wait for a batch. A profiler of the user takes precedence.
         if stage == "fit" and type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
-            trainer.profiler = self.clock  # type: ignore[attr-defined]
+            trainer.profiler = self.throughput  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
-        self.clock.restart()
+        self.throughput.restart()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._logs_next(trainer):
-            self._begin(pl_module)
+        if self._will_log(trainer):
+            self._record_prefix(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        if self._logs_next(trainer):
+        if self._will_log(trainer):
             self.values = dict(learning_rates(optimizer)) | grad_norms(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.watch.end()
-        self.clock.samples += num_samples(batch)
+        self.recorder.end()
+        self.throughput.num_samples += num_samples(batch)
         if trainer.global_step == self.step or trainer.global_step % self.every_n_steps:
             return
-        values = self.values | self.clock.read(trainer.global_step - self.step, trainer.world_size)
+        values = self.values | self.throughput.compute(trainer.global_step - self.step, trainer.world_size)
         values["memory_gb"] = memory_gb(pl_module.device)
-        prefix = self.watch.take()
+        prefix = self.recorder.take()
         if prefix is not None and isinstance(pl_module, PrefixModule):
-            if self.token_norm is None:
+            if self.token_norm is None:  # once: it reads the whole embedding matrix
                 self.token_norm = token_norm(pl_module.model.lm)
             values |= {"prefix_norm": prefix.float().norm(dim=-1).mean(), "token_norm": self.token_norm}
         pl_module.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
         self.step, self.values = trainer.global_step, {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.clock.pause()
+        self.throughput.pause()
         self.nearest = {}
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if dataloader_idx == 1 and batch_idx == 0 and self.num_images and not trainer.sanity_checking:
-            self._begin(pl_module)
+            self._record_prefix(pl_module)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        self.watch.end()
-        prefix = self.watch.take()
+        self.recorder.end()
+        prefix = self.recorder.take()
         if prefix is not None and isinstance(pl_module, PrefixModule):
-            keys = keys_of_images(batch, min(len(prefix), self.num_images))
+            keys = image_keys(batch, min(len(prefix), self.num_images))
             tokens, self.cosine = nearest_tokens(pl_module.model.lm, prefix[: len(keys)])
             self.nearest = dict(zip(keys, tokens, strict=True))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.nearest:
+            # Rank 0 reads the first images; a mean over the ranks would be one of other images too.
             pl_module.log("val/prefix_cosine", self.cosine, rank_zero_only=True)
             rows = [[key, " | ".join(tokens)] for key, tokens in self.nearest.items()]
             log_table(trainer, "val/prefix_tokens", ["key", "nearest tokens"], rows)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.clock.go_on()
+        self.throughput.resume()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.watch.end()
+        self.recorder.end()
 
-    def _begin(self, pl_module: LightningModule) -> None:
+    def _record_prefix(self, pl_module: LightningModule) -> None:
         if isinstance(pl_module, PrefixModule):
-            self.watch.begin(pl_module.model.mapper)
+            self.recorder.begin(pl_module.model.mapper)
 
-    def _logs_next(self, trainer: Trainer) -> bool:
-        """Whether the step that is being made is one to log."""
+    def _will_log(self, trainer: Trainer) -> bool:
+        """Return whether the current step, which global_step does not count yet, is one to log."""
         return (trainer.global_step + 1) % self.every_n_steps == 0
 
 
 def learning_rates(optimizer: Any) -> Iterator[tuple[str, float]]:
-    """Of each part by its name, whether its groups decay or not; a group without a name has its number."""
-    for number, group in enumerate(optimizer.param_groups):
-        yield f"lr_{str(group.get('name', number)).removesuffix('_no_decay')}", group["lr"]
+    """Yield lr_NAME and the rate of each parameter group. NAME: without _no_decay, or the index of an unnamed group."""
+    for index, group in enumerate(optimizer.param_groups):
+        yield f"lr_{str(group.get('name', index)).removesuffix('_no_decay')}", group["lr"]
 
 
 def grad_norms(module: LightningModule) -> dict[str, Tensor]:
-    """L2 norm of all gradients together; and of each part of a PrefixModule, where several have any."""
+    """Return the L2 norm of all gradients; for a PrefixModule with several trained parts also of each part."""
     parts: dict[str, list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:
@@ -134,13 +138,13 @@ def grad_norms(module: LightningModule) -> dict[str, Tensor]:
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most that was used so far: of the GPU by tensors, elsewhere by the process."""
+    """Return the peak memory so far: of tensors on a GPU, or of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def num_samples(batch: Any) -> int:
-    """Images of a batch."""
+    """Return the number of images in a batch of a PrefixModule or a ContrastiveModule."""
     return len(batch.pixel_values if isinstance(batch, Batch) else batch[0])

@@ -1,4 +1,4 @@
-"""Validation values go in, to the study of a sweep; a run that is worse than the others comes out early."""
+"""Stops a run of an Optuna sweep early if it is worse than the others."""
 
 import warnings
 from typing import Any
@@ -9,10 +9,10 @@ from prefixvlm.sweep.study import import_optuna, make_pruner, open_storage
 
 
 class Pruner(Callback):
-    """Reports `monitor` after each validation, and stops the run if the study's pruner says so: then `pruned` is True.
+    """Reports `monitor` to the study after each validation and stops the fit if the study's pruner decides so.
 
-    storage, study, trial: where the study is kept, its name, and the number of the trial that this run is. Only the
-    first process asks; the others hear of it. Without its storage a run goes on to its end.
+    storage: see open_storage. study: its name. trial: the number of this run's trial. pruned: whether it was stopped.
+    Only rank 0 opens the storage, and broadcasts the decision. A run whose storage cannot be opened is not stopped.
     """
 
     def __init__(self, storage: str, study: str, trial: int, monitor: str, pruner: str = "median") -> None:
@@ -28,22 +28,23 @@ class Pruner(Callback):
             )
         self.num_validations += 1
         value = float(trainer.callback_metrics[self.monitor])
-        self.pruned = trainer.strategy.broadcast(trainer.is_global_zero and self._is_hopeless(value), src=0)
+        self.pruned = trainer.strategy.broadcast(trainer.is_global_zero and self._should_prune(value), src=0)
         if self.pruned:
             trainer.should_stop = True
 
-    def _is_hopeless(self, value: float) -> bool:
+    def _should_prune(self, value: float) -> bool:
         optuna = import_optuna()
         try:
             storage = open_storage(self.storage)
             study = optuna.load_study(study_name=self.study, storage=storage, pruner=make_pruner(self.pruner))
-            number = storage.get_trial_id_from_study_id_trial_number(
+            # Through the storage: report() and should_prune() are methods of a Trial, which only study.ask() returns.
+            trial_id = storage.get_trial_id_from_study_id_trial_number(
                 storage.get_study_id_from_name(self.study), self.trial
             )
-            storage.set_trial_intermediate_value(number, self.num_validations, value)
-            return study.pruner.prune(study, storage.get_trial(number))
+            storage.set_trial_intermediate_value(trial_id, self.num_validations, value)
+            return study.pruner.prune(study, storage.get_trial(trial_id))
         except (optuna.exceptions.OptunaError, KeyError, OSError) as error:
-            warnings.warn(f"the study in {self.storage} cannot be asked: {error}", stacklevel=2)
+            warnings.warn(f"the study in {self.storage} cannot be read: {error}", stacklevel=2)
             return False
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""Validations go in; the best checkpoints so far come out, beside the one that is called best."""
+"""Keeps the k best checkpoints beside the single best one."""
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class TopK(ModelCheckpoint):
-    """Lightning's own under another name: it refuses two that monitor the same value, whose states it tells by name."""
+    """Lightning's ModelCheckpoint under a second name.
+
+    Lightning stores callbacks' states by class name and options, and refuses two of one class with the same monitor.
+    """

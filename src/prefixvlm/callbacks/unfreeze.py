@@ -1,4 +1,4 @@
-"""Parts of a model and steps go in; until its step a part stays as it was built, and then it is trained."""
+"""Trains parts of a model only from a given step on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,15 @@ from torch.optim import Optimizer
 
 
 class Unfreeze(Callback):
-    """Trains each named part only from a step on (counted from 0), with a warm-up of its own.
+    """Trains each named part of the model only from a step on, with its own warm-up of the learning rate.
 
-    steps: for a part of the model that is built as trained (encoder.trained=true), the first step that changes it.
-    Before it the part is in eval mode, so that BatchNorm's statistics stay, and has no gradients when the optimizer
-    steps, so that it keeps no state of it; nothing is told to DDP. warmup_steps: from a part's step on its learning
-    rates rise linearly to what the schedule says.
+    steps: for each part the first step, counted from 0, that changes it. The part must be built as trained
+    (encoder.trained=true). Before that step it is in eval mode, so that BatchNorm's statistics do not change, and has
+    no gradients when the optimizer steps, so that the optimizer keeps no state for it.
+    warmup_steps: number of steps in which the part's learning rates rise linearly to those of the schedule.
     """
+
+    # Gradients are dropped rather than requires_grad switched: DDP fixes its set of parameters when it is built.
 
     def __init__(self, steps: Mapping[str, int], warmup_steps: int = 0) -> None:
         if not steps or any(step < 0 for step in steps.values()) or warmup_steps < 0:
@@ -29,8 +31,8 @@ class Unfreeze(Callback):
         for name in self.steps:
             if not any(p.requires_grad for p in self._part(pl_module, name).parameters()):
                 raise ValueError(
-                    f"callbacks.unfreeze.steps names {name}, of which nothing is trained; "
-                    "build it as trained (encoder.trained=true), or take it out"
+                    f"callbacks.unfreeze.steps names {name}, which has no trained parameters; "
+                    "build it as trained (encoder.trained=true), or remove it from the steps"
                 )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -40,15 +42,16 @@ class Unfreeze(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         for name, step in self.steps.items():
             parameters = list(self._part(pl_module, name).parameters())
-            done = trainer.global_step - step
-            if done < 0:
+            num_steps = trainer.global_step - step  # that have trained this part
+            if num_steps < 0:
                 for parameter in parameters:
                     parameter.grad = None
-            elif done < self.warmup_steps:
+            elif num_steps < self.warmup_steps:
                 ids = set(map(id, parameters))
                 for group in optimizer.param_groups:
                     if id(group["params"][0]) in ids:
-                        group["lr"] *= (done + 1) / (self.warmup_steps + 1)  # the schedule sets it anew for each step
+                        # Not cumulative: the scheduler computes the rate from the initial one at each step.
+                        group["lr"] *= (num_steps + 1) / (self.warmup_steps + 1)
 
     @staticmethod
     def _part(pl_module: LightningModule, name: str) -> nn.Module:

@@ -1,1 +1,1 @@
-"""Several processes: starting them, gathering from them, and the signals that stop them."""
+"""Several processes: their ranks, their start, gathering from them, and the signals that stop them."""

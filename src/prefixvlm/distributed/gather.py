@@ -1,4 +1,4 @@
-"""Each rank's predictions go in; all of them, once each and in one order, come out on rank 0."""
+"""Gathers predictions from all ranks and runs functions on rank 0 only."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,55 +12,59 @@ T = TypeVar("T")
 
 
 def gather_by_id(predictions: Sequence[Prediction], num_keys: int | None = None) -> list[Prediction]:
-    """On rank 0 everyone's predictions; elsewhere none. What two ranks have, as a padded sampler gives it, counts once.
+    """Return the predictions of all ranks on rank 0, sorted by image and item; an empty list on other ranks.
 
-    Raises ValueError if a rank has an item twice, two images have an item of one id, or there are not num_keys images.
+    An item that two ranks have, as from a padded sampler, is returned once.
+
+    num_keys: the expected number of images.
+    Raises ValueError on every rank if a rank has an item twice, if two images have an item of the same id, or if the
+    number of images is not num_keys.
     """
-    everyone = _gather(list(predictions))
-    return on_rank_zero(lambda: _in_order(everyone, num_keys), elsewhere=[])
+    by_rank = _gather(list(predictions))
+    return on_rank_zero(lambda: _merge(by_rank, num_keys), elsewhere=[])
 
 
-def _in_order(everyone: Sequence[Sequence[Prediction]], num_keys: int | None) -> list[Prediction]:
-    found: dict[str, Prediction] = {}
-    for rank in everyone:
-        counts = Counter(p.id for p in rank)
-        for p in rank:
-            if counts[p.id] > 1 or found.setdefault(p.id, p).key != p.key:
+def _merge(by_rank: Sequence[Sequence[Prediction]], num_keys: int | None) -> list[Prediction]:
+    merged: dict[str, Prediction] = {}
+    for predictions in by_rank:
+        counts = Counter(p.id for p in predictions)
+        for p in predictions:
+            if counts[p.id] > 1 or merged.setdefault(p.id, p).key != p.key:
                 raise ValueError(f"the id {p.id!r} comes twice in the shards; make ids unique")
-    ordered = sorted(found.values(), key=lambda p: (p.key, p.id))
+    ordered = sorted(merged.values(), key=lambda p: (p.key, p.id))
     if num_keys is not None and len({p.key for p in ordered}) != num_keys:
         raise ValueError(f"{len({p.key for p in ordered})} images were predicted, but the shards hold {num_keys}")
     return ordered
 
 
 def on_rank_zero(function: Callable[[], T], elsewhere: T | None = None) -> T:
-    """What the function returns on rank 0; on other ranks that too, or `elsewhere`.
+    """Call a function on rank 0 and return its result on all ranks, or `elsewhere` on the others if that is given.
 
-    An error on rank 0 is one on every rank, so that none waits for it.
+    An exception on rank 0 is raised on every rank; the others would wait for rank 0 forever.
     """
     if not _distributed():
         return function()
-    first = dist.get_rank() == 0
+    is_first = dist.get_rank() == 0
     result: Any = elsewhere
-    told: list[Any] = [None, None]  # a value and an error
-    if first:
+    message: list[Any] = [None, None]  # a result and an exception
+    if is_first:
         try:
             result = function()
-            told[0] = result if elsewhere is None else None
+            message[0] = result if elsewhere is None else None
         except Exception as error:
-            told[1] = error
-    dist.broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0] if elsewhere is None else result
+            message[1] = error
+    dist.broadcast_object_list(message)
+    if message[1] is not None:
+        raise message[1]
+    return message[0] if elsewhere is None else result
 
 
-def _gather(mine: list[Prediction]) -> list[list[Prediction]]:
+def _gather(predictions: list[Prediction]) -> list[list[Prediction]]:
     if not _distributed():
-        return [mine]
-    everyone: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(mine, everyone)
-    return everyone or []
+        return [predictions]
+    by_rank: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(predictions, by_rank)
+    return by_rank or []
 
 
 def _distributed() -> bool:

@@ -1,1 +1,1 @@
-"""Loggers that never ask for anything and that a resumed run goes on with; as in conf/logger."""
+"""Loggers that never prompt and that a resumed run continues, as in conf/logger."""

@@ -1,11 +1,10 @@
-"""A run folder goes in; a Weights & Biases logger that never asks for anything comes out, and what it shows."""
+"""A Weights & Biases logger that never prompts, one wandb run per run folder, and tables."""
 
-import io
 import netrc
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,16 +13,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from PIL import Image
 
+from prefixvlm.atomic import write_text
 from prefixvlm.provenance.redaction import redact
-from prefixvlm.task.results.prediction import Prediction
 
-ID = "wandb_id"  # the file in a run's folder
+ID_FILE = "wandb_id"  # in the folder of a run
 
 
 def is_logged_in() -> bool:
-    """Whether wandb would find a key without asking: in WANDB_API_KEY or in the user's netrc file."""
+    """Return whether wandb has a key without prompting for it: in WANDB_API_KEY or in the user's netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -36,9 +34,10 @@ def is_logged_in() -> bool:
 def wandb_logger(
     save_dir: str, project: str = "prefixvlm", name: str | None = None, resume: str = "auto"
 ) -> WandbLogger:
-    """Online for those who are logged in, offline for all others; WANDB_MODE may say offline or disabled.
+    """Return a logger that is online if the user is logged in, else offline.
 
-    A run that goes on in save_dir is the same run of wandb; resume: `never` begins another. Only rank 0 writes.
+    The environment variable WANDB_MODE may set offline or disabled. Only rank 0 writes.
+    resume: "never" begins a new wandb run; otherwise a resumed run in save_dir continues its wandb run.
     """
     mode = os.environ.get("WANDB_MODE")
     offline = mode == "offline" or (mode != "disabled" and not is_logged_in())
@@ -47,29 +46,25 @@ def wandb_logger(
         run_id = _run_id(Path(save_dir), resume == "never")
         if offline:
             print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")
-    # wandb itself records the command line, which is in the configuration too, there without what is secret.
+    # wandb records the command line itself, secrets included; the logged configuration has it in redacted form.
     settings = {"silent": offline, "x_disable_meta": redact(sys.argv) != sys.argv}
     return WandbLogger(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
 
 
-def _run_id(folder: Path, anew: bool) -> str:
-    """The id in the folder, made where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ID
-    found = file.read_text().strip() if file.is_file() and not anew else ""
-    if found:
-        return found
-    made = secrets.token_hex(4)
-    temporary = folder / f".{ID}.{os.getpid()}.tmp"
-    temporary.write_text(f"{made}\n")
-    temporary.replace(file)
-    return made
+def _run_id(folder: Path, new: bool) -> str:
+    """Return the run id stored in the folder, or store a new one."""
+    path = folder / ID_FILE
+    stored = path.read_text().strip() if path.is_file() and not new else ""
+    run_id = stored or secrets.token_hex(4)
+    if not stored:
+        write_text(path, f"{run_id}\n")
+    return run_id
 
 
 def finish(loggers: Iterable[Logger], code: int, preempted: bool = False) -> None:
-    """End every logger, with the exit code of the run; on every way out, or the next job of a sweep would go on in it.
+    """Finish every logger with the exit code of the run.
 
-    preempted: somebody wants the machine back, and the run is to go on another time.
+    preempted: mark the run as stopped by a scheduler, to be resumed later.
     """
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return
@@ -80,29 +75,13 @@ def finish(loggers: Iterable[Logger], code: int, preempted: bool = False) -> Non
 
             if wandb.run is not None and preempted:
                 wandb.run.mark_preempting()
+            # WandbLogger does not finish its run: the next run of this process would continue it (wandb #1314).
             wandb.finish(exit_code=code)
 
 
 def log_table(trainer: Trainer, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A wandb table. Nothing for other loggers."""
+    """Log a table to each WandbLogger of the trainer; does nothing for other loggers."""
     if rows and trainer.is_global_zero:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table(name, columns, [list(row) for row in rows])
-
-
-def log_predictions(trainer: Trainer, predictions: Mapping[str, Sequence[Prediction]], split: str = "val") -> None:
-    """A wandb table a task: image, prompt, prediction, references and how right it is. Nothing for other loggers."""
-    watched = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-    if not watched or trainer.sanity_checking or not trainer.is_global_zero:
-        return
-    import wandb
-
-    images = trainer.datamodule.images([p.key for each in predictions.values() for p in each], split)  # type: ignore[attr-defined]
-    columns = ["image", "prompt", "prediction", "references", "correct"]
-    for task, each in predictions.items():
-        rows = [
-            [wandb.Image(Image.open(io.BytesIO(images[p.key]))) if p.key in images else None, p.prompt, p.prediction,
-             " | ".join(p.references), p.correct] for p in each
-        ]  # fmt: skip
-        log_table(trainer, f"{split}/{task}_predictions", columns, rows)

@@ -1,0 +1,92 @@
+"""Rank and number of processes of this run, from the environment of torchrun, SLURM or our launcher."""
+
+import os
+from collections.abc import MutableMapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from prefixvlm.errors import environment
+
+RUN_ID_KEY = "prefixvlm/started"  # in the store of torchrun
+VARIABLES = {
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+}
+
+
+def rank() -> int:
+    """Return the global rank of this process, 0 if it is the only one."""
+    if SLURMEnvironment.detect():
+        return int(os.environ["SLURM_PROCID"])
+    return int(os.environ.get("RANK", 0))
+
+
+def started_world() -> dict[str, int]:
+    """Return the devices per machine and the machines of a launcher that started this process; empty if none did."""
+    if SLURMEnvironment.detect():
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        return {"devices": int(os.environ["SLURM_NTASKS"]) // nodes, "num_nodes": nodes}
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return {}
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
+
+
+def num_processes(trainer: MutableMapping[str, Any]) -> int:
+    """Return how many processes to start for trainer.devices; 1 if torchrun, srun or `launch` has started all.
+
+    In the latter case trainer.devices and trainer.num_nodes are set to what was started.
+    Raises ValueError if they contradict it, or ask for several machines without such a launcher.
+    """
+    requested = num_devices(str(trainer.get("accelerator", "auto")), trainer.get("devices", 1))
+    world = started_world()
+    if world and requested not in (1, world["devices"]):
+        raise ValueError(
+            f"trainer.devices asks for {requested} processes a machine, but {world['devices']} were started; "
+            "leave trainer.devices out"
+        )
+    if not world and int(trainer.get("num_nodes", 1)) > 1:
+        raise ValueError("trainer.num_nodes needs a launcher that starts a process per device: use torchrun or srun")
+    if not world:
+        return requested
+    trainer["num_nodes"] = world["num_nodes"]
+    if requested != world["devices"]:  # if equal, it may be a list that names the devices
+        trainer["devices"] = world["devices"]
+    return 1
+
+
+def num_devices(accelerator: str, devices: Any) -> int:
+    """Return how many processes trainer.devices requests on this machine."""
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices)
+    if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
+        everything = devices in ("auto", -1, "-1")
+        return torch.cuda.device_count() if everything else len(CUDAAccelerator.parse_devices(devices) or ())
+    return int(devices) if str(devices).isdecimal() else 1
+
+
+def run_id() -> str:
+    """Return the name of the run's folder: the starting time, equal on all ranks, or the id of a SLURM job."""
+    if SLURMEnvironment.detect():
+        # A requeued job keeps its id, so that it finds its folder and resumes.
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        return f"slurm-{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else f"slurm-{os.environ['SLURM_JOB_ID']}"
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return now
+    # The clocks of torchrun's processes may differ by a second: the first to store its time decides.
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return torch.distributed.TCPStore(address, port, is_master=False).compare_set(RUN_ID_KEY, "", now).decode()
+
+
+def single_process_environ() -> dict[str, str]:
+    """Return the environment without the variables that make this process one of several."""
+    return {
+        name: value
+        for name, value in environment().items()
+        if name not in VARIABLES and not name.startswith("TORCHELASTIC_")
+    }
