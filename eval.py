@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, check_benchmark, check_data, evaluation, make, plain
-from prefixvlm.distributed import launch
+from prefixvlm.distributed import launch, world
 from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.evaluation.clip_scorer import Judge, judges
@@ -99,7 +99,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
 @job
 def main(cfg: DictConfig) -> None:
     trainer = {"devices": cfg.devices}
-    if (count := launch.num_processes(trainer)) > 1:
+    if (count := world.num_processes(trainer)) > 1:
         with tempfile.TemporaryDirectory() as logs:
             sys.exit(launch.launch(count, logs))
     with signals.installed():

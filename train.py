@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prefixvlm import config, run
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
-from prefixvlm.distributed import launch
+from prefixvlm.distributed import launch, world
 from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.redaction import redact, redact_dumps
@@ -32,7 +32,7 @@ def train(cfg: DictConfig) -> Any:
     module = build_module(cfg)
     if cfg.init_from and not resume:
         module.start_from(cfg.init_from)
-    torch.manual_seed(cfg.seed + launch.rank())  # all ranks begin with the same weights, but not with the same dropout
+    torch.manual_seed(cfg.seed + world.rank())  # all ranks begin with the same weights, but not with the same dropout
     data = build_data(cfg, module)
     trainer = build_trainer(cfg)
     with run.ended(trainer, cfg.run_dir):
@@ -55,10 +55,10 @@ def train(cfg: DictConfig) -> Any:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @job
 def main(cfg: DictConfig) -> Any:
-    if launch.rank() == 0:
+    if world.rank() == 0:
         redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
-    if (count := launch.num_processes(cfg.trainer)) > 1:
+    if (count := world.num_processes(cfg.trainer)) > 1:
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
         if engine := HydraConfig.get().mode == RunMode.MULTIRUN:  # a worker of submitit or Ray, with its own sys.argv
             sys.argv = [__file__, *HydraConfig.get().overrides.task]

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from prefixvlm.distributed.launch import rank, run_id
+from prefixvlm.distributed.world import rank, run_id
 
 
 @dataclass
