@@ -1,1 +1,1 @@
-"""The model: encoder, mapper and frozen language model in one, and how text comes out of it."""
+"""PrefixLM (encoder, mapper and frozen language model in one), its losses, its heads and decoding."""

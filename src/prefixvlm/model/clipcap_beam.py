@@ -1,19 +1,20 @@
-"""A model and a batch of prompts go in; the token ids that ClipCap's own beam search says next come out."""
+"""ClipCap's own beam search, to reproduce its captions."""
 
 import torch
+from torch import Tensor
 
 from prefixvlm.batch import Batch
 from prefixvlm.model.decoder_state import DecoderState
+from prefixvlm.model.decoding import before_eos
 from prefixvlm.model.prefix_lm import PrefixLM
 
 
 @torch.no_grad()
 def clipcap_beam(model: PrefixLM, batch: Batch, max_new_tokens: int = 67, num_beams: int = 5) -> list[list[int]]:
-    """ClipCap's beam search (Mokady et al. 2021, released code): whatever has ended goes on competing.
+    """ClipCap's beam search (Mokady et al. 2021, released code): beams compete by their mean log-probability per token.
 
-    At each step the num_beams texts with the greatest mean log-probability a token stay, the EOS counted; one that has
-    ended keeps its mean. A row is finished when all its texts have ended. To compare with `beam`: there only running
-    texts compete for the beams, by their sum, and those that have ended wait beside them.
+    Ended beams keep their mean and stay in the competition, until all beams of a row have ended. In `decoding.beam`
+    running beams compete by their sum, and ended texts do not take their places.
     """
     state = DecoderState.from_prompts(model, batch)
     eos, device, num_rows = model.lm.eos_id, state.logits.device, len(state.lengths)
@@ -24,32 +25,43 @@ def clipcap_beam(model: PrefixLM, batch: Batch, max_new_tokens: int = 67, num_be
     ended = torch.zeros(num_rows, 1, dtype=torch.bool, device=device)
     ids = torch.zeros(num_rows, 1, 0, dtype=torch.long, device=device)
     for length in range(1, max_new_tokens + 1):
-        # The state holds the running texts alone. The best k of all are among the best k of each.
-        best, tokens = state.logits.log_softmax(-1).topk(min(num_beams, state.logits.shape[1]))
-        running, width = ~ended, best.shape[1]
-        scores = totals.new_full((*totals.shape, width), -torch.inf)
-        scores[..., 0] = totals
-        scores[running] = totals[running][:, None] + best
-        following = ids.new_full(scores.shape, eos)
-        following[running] = tokens
-        lengths = lengths + running
-        candidates = (scores / lengths[..., None]).flatten(1)
-        means, chosen = candidates.topk(min(num_beams, candidates.shape[1]))
-        origin = chosen // width
-        said = following.flatten(1).gather(1, chosen)
-        place = running.flatten().cumsum(0).view_as(running) - 1  # of each running text in the state
+        running = ~ended
+        lengths = lengths + running  # the EOS counts
+        means, origin, tokens = _extend(state.logits, totals, lengths, running, num_beams, eos)
+        place = running.flatten().cumsum(0).view_as(running) - 1  # the state has rows for running beams alone
         place, lengths = place.gather(1, origin), lengths.gather(1, origin)
         totals = means * lengths
-        ids = torch.cat([ids.gather(1, origin[..., None].expand(-1, -1, length - 1)), said[..., None]], -1)
-        ended = ended.gather(1, origin) | (said == eos)
+        ids = torch.cat([ids.gather(1, origin[..., None].expand(-1, -1, length - 1)), tokens[..., None]], -1)
+        ended = ended.gather(1, origin) | (tokens == eos)
         done = ended.all(1) | torch.tensor(length == max_new_tokens, device=device)
         first = means.argmax(1)
         for row, text in zip(active[done].tolist(), ids[done, first[done]].tolist(), strict=True):
-            texts[row] = text[: text.index(eos)] if eos in text else text
+            texts[row] = before_eos(text, eos)
         if bool(done.all()):
             break
-        going_on = ~ended & ~done[:, None]
-        state.step(said[going_on], place[going_on])
         stay = ~done
+        continuing = ~ended & stay[:, None]
+        state.step(tokens[continuing], place[continuing])
         active, totals, lengths, ended, ids = active[stay], totals[stay], lengths[stay], ended[stay], ids[stay]
     return texts
+
+
+def _extend(
+    logits: Tensor, totals: Tensor, lengths: Tensor, running: Tensor, num_beams: int, eos_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the best beams among the extensions of running beams and the ended ones: (means, beams, tokens), [n, k].
+
+    logits: float[number running, V]; totals, lengths: float[n, b]; running: bool[n, b].
+    """
+    # The best k of a row are among the best k extensions of each of its beams.
+    best, tokens = logits.log_softmax(-1).topk(min(num_beams, logits.shape[1]))
+    width = best.shape[1]
+    # An ended beam has one extension, by another EOS at no cost.
+    scores = totals.new_full((*totals.shape, width), -torch.inf)
+    scores[..., 0] = totals
+    scores[running] = totals[running][:, None] + best
+    extensions = tokens.new_full(scores.shape, eos_id)
+    extensions[running] = tokens
+    candidates = (scores / lengths[..., None]).flatten(1)
+    means, chosen = candidates.topk(min(num_beams, candidates.shape[1]))
+    return means, chosen // width, extensions.flatten(1).gather(1, chosen)

@@ -1,6 +1,7 @@
-"""A model and a batch of prompts go in; a state of them, which any tokens may follow, comes out."""
+"""Decoder state of a batch of prompts: the KV cache, and the logits of the next token."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from prefixvlm.model.prefix_lm import PrefixLM
 
 @dataclass
 class DecoderState:
-    """A frozen language model in the middle of S texts.
+    """State of a frozen language model after the beginnings of S texts.
 
-    cache: keys and values of what was read; mask: bool[S, past], False on padding; lengths: int[S], positions read;
-    logits: float32[S, V], of what comes next.
+    cache: keys and values of all positions so far. mask: bool[S, past], False on padding.
+    lengths: int[S], number of positions without padding. logits: float32[S, V], of the next token.
     """
 
     model: PrefixLM
@@ -27,37 +28,46 @@ class DecoderState:
 
     @classmethod
     def from_prompts(cls, model: PrefixLM, batch: Batch) -> "DecoderState":
-        """Read the prompts. Where every row begins with an image, each image's prefix is read once for all its rows."""
+        """Run the model over the prompts of a batch."""
         embeds = model.inputs_embeds(batch)
         mask, lm = batch.attention_mask, model.lm
-        if isinstance(lm, Seq2SeqLM):
-            return Seq2SeqDecoderState.from_encoded(model, lm.encode(embeds, mask), mask)
+        if lm.encodes_prompts:
+            return Seq2SeqDecoderState.from_embeds(model, embeds, mask)
         lengths = mask.sum(1)
         cache = DecoderCache(lm.model.config)
         prefix_length = model.mapper.prefix_length
-        first_run, shared = _leading_images(batch, prefix_length)
+        first_rows, shares_prefixes = _rows_of_leading_images(batch, prefix_length)
         start = 0
-        if shared:
+        # Several questions about an image begin with the same prefix: it is computed once per image, and the cache
+        # repeats it for the rows.
+        if shares_prefixes:
             start = prefix_length
             positions = torch.arange(start, device=mask.device)[None]
-            lm.hidden(embeds[first_run, :start], mask[first_run, :start], positions.expand(len(first_run), -1), cache)
+            lm.hidden(
+                embeds[first_rows, :start], mask[first_rows, :start], positions.expand(len(first_rows), -1), cache
+            )
             cache.reorder(_leading_image_index(batch))
         positions = torch.arange(start, embeds.shape[1], device=mask.device).expand(len(mask), -1)
         hidden = lm.hidden(embeds[:, start:], mask, positions, cache)
         cache.mark_prompt_end(mask)
+        # Rows are right-padded: the last position of each prompt is not the last column.
         last = hidden[torch.arange(len(mask), device=mask.device), lengths - 1 - start]
         return cls(model, cache, mask, lengths, lm.logits(last))
 
     def step(self, ids: Tensor, rows: Tensor) -> None:
-        """Go on with these rows, as `reorder` does, and read one more token in each; ids, rows: int[S']."""
+        """Keep these rows, as `reorder` does, and append one token to each. ids, rows: int[S']."""
         self.reorder_cache(rows)
         self.check_room(1)
         hidden = self.append(ids[:, None], torch.ones_like(ids[:, None], dtype=torch.bool))
         self.logits = self.model.lm.logits(hidden[:, 0])
 
     def append(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Read on; ids: int[S, n]; real: bool[S, n], False on padding -> hidden states: float[S, n, E']."""
+        """Append tokens and return their hidden states: float[S, n, E'].
+
+        ids: int[S, n]; real: bool[S, n], False on padding. Leaves `logits` as they are.
+        """
         self.mask = torch.cat([self.mask, real], 1)
+        # Positions go on from each text's own length: padding between prompt and answer takes a place, but no position.
         positions = self.lengths[:, None] + torch.arange(ids.shape[1], device=ids.device)
         self.lengths = self.lengths + real.sum(1)
         return self._hidden(self.model.lm.embed(ids), positions)
@@ -66,9 +76,11 @@ class DecoderState:
         return self.model.lm.hidden(embeds, self.mask, positions, self.cache)
 
     def check_room(self, num_tokens: int) -> None:
-        """Raises ValueError if a row has no room for so many more tokens: the language model has no positions there."""
+        """Raise ValueError if a row has no positions left for so many more tokens."""
         limit, window = self.model.lm.max_positions, self.model.lm.window
-        if limit is not None and self.mask.shape[1] + num_tokens > limit:  # also padding: then look closer
+        # The number of places, padding included, is an upper bound that needs no transfer from the GPU.
+        if limit is not None and self.mask.shape[1] + num_tokens > limit:
+            # A sliding window counts places; otherwise positions count, and padding takes none.
             needed = (int(self.lengths.max()) if window is None else self.mask.shape[1]) + num_tokens
             if needed > limit:
                 raise ValueError(
@@ -77,67 +89,74 @@ class DecoderState:
                 )
 
     def reorder(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order, any number of times each; rows: int[S']."""
+        """Keep these rows, in this order; each may be repeated. rows: int[S']."""
         self.reorder_cache(rows)
         self.logits = self.logits[rows]
 
     def reorder_cache(self, rows: Tensor) -> None:
-        """As `reorder`, but the logits stay those of the rows before: for whoever reads on."""
+        """Reorder all but the logits, for callers that append tokens next and compute new ones."""
         self.cache.reorder(rows)
         self.mask, self.lengths = self.mask[rows], self.lengths[rows]
 
 
 @dataclass
 class Seq2SeqDecoderState(DecoderState):
-    """A decoder in the middle of S texts after encoded prompts; mask and lengths are of what it says.
+    """State of the decoder of an encoder-decoder; mask and lengths are those of the decoder's texts.
 
-    encoded: float[1, T, E'], for its shape: what is read of it is in the cache; prompts: bool[S, T], its mask.
+    encoded: float[1, T, E'], used for its shape. prompts: bool[S, T], mask of the encoded prompts.
     """
 
     encoded: Tensor
     prompts: Tensor
 
     @classmethod
-    def from_encoded(cls, model: PrefixLM, encoded: Tensor, prompts: Tensor) -> "Seq2SeqDecoderState":
-        """Read the first id, and with it the prompts: float[S, T, E'], bool[S, T]."""
-        lm = model.lm
-        assert isinstance(lm, Seq2SeqLM)
+    def from_embeds(cls, model: PrefixLM, embeds: Tensor, prompts: Tensor) -> "Seq2SeqDecoderState":
+        """Encode the prompts and run the decoder on its first id. embeds: float[S, T, E]; prompts: bool[S, T]."""
+        lm = _seq2seq(model)
+        encoded = lm.encode(embeds, prompts)
         cache = Seq2SeqCache(lm.decoder_config, prompts)
         lengths = prompts.new_zeros(len(prompts), dtype=torch.long)
+        # The decoder's text is empty so far; the logits are placeholders until its first id is appended.
         state = cls(model, cache, prompts[:, :0], lengths, encoded[:, 0], encoded, prompts)
         first = torch.full_like(lengths, lm.first_id)[:, None]
         hidden = state.append(first, torch.ones_like(first, dtype=torch.bool))
         cache.mark_prompt_end(state.mask)
+        # The cache now has the keys and values of the prompts, so one row of `encoded` is enough for its shape.
         state.logits, state.encoded = lm.logits(hidden[:, 0]), encoded[:1]
         return state
 
     def _hidden(self, embeds: Tensor, positions: Tensor) -> Tensor:
-        assert isinstance(self.model.lm, Seq2SeqLM)
         encoded = self.encoded.expand(len(embeds), -1, -1)
-        return self.model.lm.decode(embeds, encoded, self.prompts, self.cache)
+        return _seq2seq(self.model).decode(embeds, encoded, self.prompts, self.cache)
 
     def reorder_cache(self, rows: Tensor) -> None:
         super().reorder_cache(rows)
         self.prompts = self.prompts[rows]
 
 
+def _seq2seq(model: PrefixLM) -> Seq2SeqLM:
+    return cast(Seq2SeqLM, model.lm)
+
+
 def _leading_image_index(batch: Batch) -> Tensor:
-    """Which image each row begins with: int[S]; right only where every row begins with one."""
+    """Return the image that each row begins with: int[S]; valid only if every row begins with one."""
     is_image = batch.input_ids == IMAGE_ID
     runs_before = is_image.sum(1).cumsum(0) - is_image.sum(1)
     run_length = int(is_image.sum()) // max(1, batch.image_index.numel())
     return batch.image_index[runs_before // max(1, run_length)]
 
 
-def _leading_images(batch: Batch, prefix_length: int) -> tuple[Tensor, bool]:
-    """(for each image a row that begins with it, whether reading the prefixes apart saves work)."""
+def _rows_of_leading_images(batch: Batch, prefix_length: int) -> tuple[Tensor, bool]:
+    """Return (for each image a row that begins with it, whether computing the prefixes first saves work)."""
     begins = bool((batch.input_ids[:, 0] == IMAGE_ID).all())
+    # Something must follow the prefix in every row: its hidden state gives the logits.
     if not begins or int(batch.attention_mask.sum(1).min()) <= prefix_length:
         return batch.image_index, False
     index = _leading_image_index(batch)
     num_images = len(batch.pixel_values)
     if len(index) <= num_images:
         return index, False
+    # An image that no row begins with keeps row 0: its prefix is computed, and not used.
     first = torch.zeros(num_images, dtype=torch.long, device=index.device)
     first.scatter_(0, index, torch.arange(len(index), device=index.device))
     return first, True

@@ -1,4 +1,4 @@
-"""A model and a batch of prompts go in; the token ids that the language model says next come out."""
+"""Greedy decoding, nucleus sampling and beam search with a KV cache."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,12 @@ from prefixvlm.batch import Batch
 from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.model.prefix_lm import PrefixLM
 
+ChooseTokens = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # (logits, their rows, texts of all rows) -> ids
+
 
 @torch.no_grad()
 def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
-    """The likeliest token at each step; without the EOS."""
+    """Return the ids of the most probable token at each step, without the EOS."""
     return decode_stepwise(
         DecoderState.from_prompts(model, batch), lambda logits, rows, texts: logits.argmax(-1), max_new_tokens
     )
@@ -30,41 +32,40 @@ def nucleus(
 ) -> list[list[int]]:
     """Sample from the smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020).
 
-    num_samples texts a row, those of one row beside each other.
+    Returns num_samples texts per row, those of one row next to each other.
     """
     if not 0 < top_p <= 1 or temperature <= 0:
         raise ValueError(
             f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0"
         )
     state = DecoderState.from_prompts(model, batch)
+    # A generator of its own: sampling in validation must not advance the training's random numbers.
     generator = torch.Generator(state.logits.device).manual_seed(seed)
     state.reorder(torch.arange(len(state.lengths), device=state.lengths.device).repeat_interleave(num_samples))
 
     def sample(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
         probabilities, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
-        # A token stays if the likelier ones have not reached top_p yet, so the first always stays.
+        # A token stays if the more probable ones have not reached top_p yet, so the first always stays.
         probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
         return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
     return decode_stepwise(state, sample, max_new_tokens)
 
 
-Choose = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # from logits, which rows, all rows' texts: next ids
-
-
-def decode_stepwise(state: DecoderState, choose: Choose, max_new_tokens: int) -> list[list[int]]:
-    """Choose and read a token a row until each row has said EOS; finished rows are not computed further."""
+def decode_stepwise(state: DecoderState, choose: ChooseTokens, max_new_tokens: int) -> list[list[int]]:
+    """Append a chosen token per row and step until each row has chosen EOS; finished rows are dropped."""
     texts: list[list[int]] = [[] for _ in range(len(state.lengths))]
     active = torch.arange(len(texts), device=state.lengths.device)
     for step in range(max_new_tokens):
         ids = choose(state.logits, active.tolist(), texts)
-        going_on = ids != state.model.lm.eos_id
-        active, ids = active[going_on], ids[going_on]
+        running = ids != state.model.lm.eos_id
+        active, ids = active[running], ids[running]
         for row, token in zip(active.tolist(), ids.tolist(), strict=True):
             texts[row].append(token)
+        # The logits after the last token would not be used.
         if not len(active) or step == max_new_tokens - 1:
             break
-        state.step(ids, going_on.nonzero()[:, 0])
+        state.step(ids, running.nonzero()[:, 0])
     return texts
 
 
@@ -72,11 +73,7 @@ def decode_stepwise(state: DecoderState, choose: Choose, max_new_tokens: int) ->
 def beam(
     model: PrefixLM, batch: Batch, max_new_tokens: int = 32, num_beams: int = 5, length_penalty: float = 1.0
 ) -> list[list[int]]:
-    """Beam search: the text with the greatest log-likelihood over (its length with EOS) ** length_penalty.
-
-    A row is finished when it has num_beams complete texts and no running one can beat the worst of them, at the
-    present length (the rule of transformers' generate with early_stopping=False). Finished rows are dropped.
-    """
+    """Beam search: the text with the greatest log-likelihood over (its length with EOS) ** length_penalty."""
     state = DecoderState.from_prompts(model, batch)
     lm, k = model.lm, num_beams
     device, num_rows = state.logits.device, len(state.lengths)
@@ -87,19 +84,20 @@ def beam(
     finished = torch.full((num_rows, k), -torch.inf, device=device)
     finished_ids = torch.full((num_rows, k, max_new_tokens), lm.eos_id, device=device)
     for length in range(1, max_new_tokens + 1):
+        # 2k candidates: of these at most k end with EOS, so k beams are left to go on.
         scores, origin, tokens = _extend(running, state.logits, 2 * k)
         ids = torch.cat([running_ids.gather(1, origin[..., None].expand(-1, -1, length - 1)), tokens[..., None]], -1)
         ends = (tokens == lm.eos_id) | (length == max_new_tokens)
-        # Only the best k candidates may end; the others are there so that k run on whatever ends.
+        # Only the best k candidates may end, as in transformers.
         ended = (scores / length**length_penalty).masked_fill(~ends, -torch.inf)[:, :k]
         padded = torch.nn.functional.pad(ids[:, :k], (0, max_new_tokens - length), value=lm.eos_id)
         finished, best = torch.cat([finished, ended], 1).topk(k)
         finished_ids = torch.cat([finished_ids, padded], 1).gather(1, best[..., None].expand(-1, -1, max_new_tokens))
         running, order = scores.masked_fill(ends, -torch.inf).topk(k)
-        done = running[:, 0] / length**length_penalty <= finished[:, -1]
-        done |= torch.tensor(length == max_new_tokens, device=device)
+        # transformers' early_stopping=False: a row is done if no beam can beat its worst text at the present length.
+        done = (running[:, 0] / length**length_penalty <= finished[:, -1]) | ends.all(1)
         for row, best_ids in zip(active[done].tolist(), finished_ids[done, 0].tolist(), strict=True):
-            texts[row] = best_ids[: best_ids.index(lm.eos_id)] if lm.eos_id in best_ids else best_ids
+            texts[row] = before_eos(best_ids, lm.eos_id)
         if bool(done.all()):
             break
         stay = (~done).nonzero()[:, 0]
@@ -112,12 +110,18 @@ def beam(
 
 
 def _extend(running: Tensor, logits: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `num` one-token extensions of each row's beams: (log-likelihoods, beams, tokens), each [n, num].
+    """Return the best `num` one-token extensions of each row's beams: (log-likelihoods, beams, tokens), each [n, num].
 
-    running: float[n, b]; logits: float[n * b, V]. The best of a row are among the best of each of its beams.
+    running: float[n, b]; logits: float[n * b, V].
     """
     n, b = running.shape
+    # The best of a row are among the best of each of its beams.
     best, tokens = logits.topk(min(num, logits.shape[1]))
     best = (best - logits.logsumexp(-1, keepdim=True)).view(n, b, -1) + running[..., None]
     scores, flat = best.flatten(1).topk(min(num, b * best.shape[2]))
     return scores, flat // best.shape[2], tokens.view(n, -1).gather(1, flat)
+
+
+def before_eos(ids: list[int], eos_id: int) -> list[int]:
+    """Return the ids before the first EOS, or all if there is none."""
+    return ids[: ids.index(eos_id)] if eos_id in ids else ids

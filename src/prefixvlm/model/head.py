@@ -1,4 +1,4 @@
-"""A model and a batch go in; numbers read off the language model's hidden states come out."""
+"""Heads that map hidden states of the language model to numbers, per row or per token."""
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +17,22 @@ class Outputs(nn.Sequential):
             raise ValueError(f"a head's dropout is {dropout}, but it must be at least 0 and below 1")
         if hidden_width is not None and hidden_width < 1:
             raise ValueError(f"a head's hidden_width is {hidden_width}; set it to 1 or more, or null for a linear head")
-        layers: list[nn.Module] = [nn.LayerNorm(state_width), nn.Dropout(dropout)]  # states differ in scale by model
+        # The scale of hidden states differs between models.
+        layers: list[nn.Module] = [nn.LayerNorm(state_width), nn.Dropout(dropout)]
         if hidden_width:
             layers += [nn.Linear(state_width, hidden_width), nn.GELU(), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(hidden_width or state_width, num_outputs))
 
 
 def in_float32(layer: nn.Module, states: Tensor) -> Tensor:
-    """Also in mixed precision: what a head says is compared and scored to more than bfloat16's three digits."""
+    """Apply a layer in float32, also in mixed precision."""
+    # Outputs are ranked and scored: bfloat16 has three significant digits, and would tie many of them.
     with torch.autocast(states.device.type, enabled=False):
         return layer(states.float())
 
 
 class RowHead(nn.Module):
-    """Numbers of a whole row: of its last state, or of the mean over all it reads."""
+    """Outputs for a whole row, from its last hidden state or from the mean of all."""
 
     def __init__(self, outputs: nn.Module, pooling: str = "last") -> None:
         super().__init__()
@@ -39,12 +41,12 @@ class RowHead(nn.Module):
         self.outputs, self.pooling = outputs, pooling
 
     def forward(self, model: PrefixLM, batch: Batch, learned: Tensor | None = None) -> Tensor:
-        """float32[S, K]. learned: float[E], where LEARNED_ID stands, once a row, which is then the last state."""
+        """Return float32[S, K]. learned: float[E], at LEARNED_ID, whose state then is the last of the row."""
         mask = batch.attention_mask
         lengths = mask.sum(1)
         if learned is None:
             last = torch.arange(mask.shape[1], device=mask.device) == (lengths - 1)[:, None]
-        else:  # after it there may be what some models put after every text
+        else:  # not the last position: some models end every text with EOS or [SEP]
             last = batch.input_ids == LEARNED_ID
         embeds = model.inputs_embeds(batch, learned)
         states = model.lm.hidden_at(embeds, mask, last if self.pooling == "last" else mask).float()
@@ -55,14 +57,14 @@ class RowHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Numbers of each token that has a tag."""
+    """Outputs for each tagged token."""
 
     def __init__(self, outputs: Outputs) -> None:
         super().__init__()
         self.outputs = outputs
 
     def forward(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """float32[number of tags that are not ignored, K], in reading order."""
+        """Return float32[number of tags that are not ignored, K], in reading order."""
         assert batch.tags is not None, "every row of this task has tags"
         states = model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.tags != IGNORE_INDEX)
         return in_float32(self.outputs, states)

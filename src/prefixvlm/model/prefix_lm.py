@@ -1,4 +1,4 @@
-"""A batch goes in; through encoder, mapper and language model, the loss of each supervised token comes out."""
+"""PrefixLM: image encoder, mapper and frozen language model, with the loss of each supervised token."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ from prefixvlm.model.token_losses import token_losses
 
 
 class PrefixLM(nn.Module):
-    """A frozen language model that reads images as a learned prefix (Frozen, eq. 1; ClipCap, eq. 4).
+    """A frozen language model with images as a learned prefix (Frozen, eq. 1; ClipCap, eq. 4).
 
-    heads: what some tasks have say of a row in the place of text, by the task's name.
-    feature_noise: standard deviation of the Gaussian noise on features in training, after which each has its norm back
-    (CapDec). label_smoothing: of the training loss, of tokens, classes and tags.
+    heads: by task name, for tasks with numeric outputs instead of text.
+    feature_noise: standard deviation of Gaussian noise on the features in training (CapDec, Nukrai et al. 2022).
+    label_smoothing: of the training loss, for tokens, classes and tags.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class PrefixLM(nn.Module):
 
     @property
     def smoothing(self) -> float:
-        """Of labels: in training alone, so that validation losses compare."""
+        """The label smoothing in training, 0 in evaluation."""
+        # A smoothed validation loss would not compare across values of label_smoothing.
         return self.label_smoothing if self.training else 0.0
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
@@ -58,19 +59,19 @@ class PrefixLM(nn.Module):
         features = self.encoder(pixel_values)
         if not (self.training and self.feature_noise):
             return features
+        # CapDec adds noise on CLIP's unit sphere; each feature vector gets its norm back.
         noisy = features + self.feature_noise * torch.randn_like(features)
         return noisy * (features.norm(dim=-1, keepdim=True) / noisy.norm(dim=-1, keepdim=True))
 
     def inputs_embeds(self, batch: Batch, learned: Tensor | None = None) -> Tensor:
-        """What the language model reads: float[S, T, E]. learned: float[E], where LEARNED_ID stands."""
+        """Return the language model's input embeddings: float[S, T, E]. learned: float[E], used at LEARNED_ID."""
         prefixes = self.prefix_embeds(batch.pixel_values)
         return splice(batch.input_ids, prefixes, batch.image_index, self.lm.embed, learned)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross entropy of each supervised token, in reading order: float32[number of labels that are not ignored].
-
-        Text is right-padded, so positions count from 0 in each row; the logits of other positions are never computed.
-        """
+        """Return the cross entropy of each supervised token, in reading order: float32[number of such tokens]."""
+        # Only the hidden states that predict a target reach the head: logits of prefixes and prompts would take most
+        # of the memory.
         hidden, targets = self.lm.supervised_states(self.inputs_embeds(batch), batch.attention_mask, batch.labels)
         head_is_trained = any(parameter.requires_grad for parameter in self.lm.head.parameters())
         return token_losses(hidden, targets, self.lm.logits, head_is_trained, self.smoothing)

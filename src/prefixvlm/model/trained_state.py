@@ -1,4 +1,4 @@
-"""A module goes in; which of its tensors are trained, how many, and a fingerprint of the frozen ones come out."""
+"""Trained tensors of a module, parameter counts, and a fingerprint of its frozen tensors."""
 
 import hashlib
 from typing import Any
@@ -7,48 +7,49 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-SAMPLED_VALUES = 65536  # of each tensor; a whole 7B model would take a minute to hash
+SAMPLED_VALUES = 65536  # per tensor; hashing all of a 7B model would take a minute
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that are trained, and the buffers of the modules that hold them (BatchNorm's statistics)."""
+    """Return the trained parameters, and the persistent buffers of their modules (BatchNorm's statistics)."""
     state: dict[str, Tensor] = {}
     for prefix, part in module.named_modules():
         own = dict(part.named_parameters(prefix, recurse=False))
         trained = {name: value for name, value in own.items() if value.requires_grad}
         state.update(trained)
         if trained:
-            saved = part.state_dict(prefix=f"{prefix}." if prefix else "")
+            saved = part.state_dict(prefix=f"{prefix}." if prefix else "")  # without buffers that are not persistent
             state.update({name: value for name, value in part.named_buffers(prefix, recurse=False) if name in saved})
     return {name: value.detach() for name, value in state.items()}
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(trained, frozen) parameters; a tied tensor counts once."""
+    """Return the numbers of (trained, frozen) parameters; a tied tensor counts once."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return trained, sum(p.numel() for p in module.parameters()) - trained
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Tell frozen weights and buffers from others: a hash over names, shapes and evenly spaced values of each tensor.
+    """Return a hash of the frozen tensors: of their names, shapes and evenly spaced values.
 
-    Values are rounded to bfloat16 first, so that a model has one fingerprint in whichever precision it is loaded.
-    Weights that ranks share out are gathered, so every rank has to ask.
+    With sharded weights this is a collective operation: every rank must call it.
     """
     digest = hashlib.sha256()
     trained = trained_state(module)
     for name, tensor in sorted(module.state_dict().items()):
         if name not in trained:
-            flat = _whole(tensor.detach()).flatten()
+            flat = _full_tensor(tensor.detach()).flatten()
+            # Rounded to bfloat16, so that float32 and bfloat16 copies of a model have the same fingerprint.
             values = flat[:: max(1, flat.numel() // SAMPLED_VALUES)].to("cpu", torch.bfloat16)
-            # LoRA wraps a matrix, which stays what it was.
+            # LoRA moves a matrix to .base_layer without changing it.
             digest.update(f"{name.replace('.base_layer', '')}{tuple(tensor.shape)}".encode())
-            digest.update(values.view(torch.int16).numpy().tobytes())
+            digest.update(values.view(torch.int16).numpy().tobytes())  # numpy has no bfloat16
     return digest.hexdigest()[:16]
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _full_tensor(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
-    shares: Any = tensor.to(tensor.device_mesh.device_type)  # after a fit Lightning leaves them on the CPU
-    return shares.full_tensor()
+    # After a fit Lightning leaves shards on the CPU, where the device mesh's backend (NCCL) cannot gather them.
+    sharded: Any = tensor.to(tensor.device_mesh.device_type)
+    return sharded.full_tensor()
