@@ -1,4 +1,4 @@
-"""A folder that says whose features it holds, and what is made of them; what is damaged is one sentence."""
+"""The encoder of stored features and the identity of a folder; a damaged folder gives an error of one sentence."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from prefixvlm.encoder.cached import BLACK, IDENTITY, CachedEncoder, identity_of, local, write_identity
+from prefixvlm.encoder.cached import BLACK, IDENTITY, CachedEncoder, local_shards, read_identity, write_identity
 from prefixvlm.encoder.interface import Identity
 
 NODE = {"_target_": "prefixvlm.encoder.openclip.OpenClipEncoder", "model_name": "x", "features": "patch"}
@@ -27,6 +27,7 @@ def test_the_widths_and_the_identity_are_the_original_encoders(folder):
     encoder = CachedEncoder(str(folder))
     assert (encoder.num_features, encoder.feature_width, encoder.trained) == (2, 3, False)
     assert encoder.identity == IDENTITY_OF_X == CachedEncoder(f"{folder}/{{split}}-*.tar").identity
+    assert encoder.reads_features
     assert not list(encoder.parameters())
     assert str(IDENTITY_OF_X) == "0123 (model_name=x, features=patch)"
 
@@ -55,7 +56,7 @@ def test_features_come_back_as_float32_through_a_pickled_transform(folder, dtype
     assert encoder(pixel_values.bfloat16()).dtype == torch.float32
 
 
-def test_a_black_image_has_its_own_features_and_any_other_is_refused(folder):
+def test_a_black_image_gives_stored_features_and_any_other_is_refused(folder):
     transform = CachedEncoder(str(folder)).transform
     assert torch.equal(transform(Image.new("RGB", (64, 64))), torch.from_numpy(BLACK_FEATURES))
     image = Image.new("RGB", (64, 64))
@@ -70,7 +71,7 @@ def test_features_of_another_shape_are_refused(folder):
 
 
 def test_a_folder_that_holds_no_features_is_refused(tmp_path):
-    assert identity_of(str(tmp_path)) is None
+    assert read_identity(str(tmp_path)) is None
     with pytest.raises(ValueError, match=r"encoder\.features_of is .* no features\.json; make it with `prefixvlm sha"):
         CachedEncoder(str(tmp_path))
     with pytest.raises(ValueError, match=r"encoder\.features_of is \{.*set it to one folder"):
@@ -92,17 +93,17 @@ def test_a_folder_that_holds_no_features_is_refused(tmp_path):
         {"grid": 2},
     ],
 )
-def test_a_damaged_identity_is_one_sentence(folder, change):
+def test_a_damaged_identity_is_an_error_of_one_sentence(folder, change):
     (folder / IDENTITY).write_text(json.dumps(asdict(IDENTITY_OF_X) | change))
-    with pytest.raises(ValueError, match=r"features\.json does not say whose features") as caught:
+    with pytest.raises(ValueError, match=r"features\.json is not a valid identity") as caught:
         CachedEncoder(str(folder))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 5000])
-def test_what_is_no_identity_is_one_sentence(folder, text):
+def test_a_file_that_is_no_identity_is_an_error(folder, text):
     (folder / IDENTITY).write_text(text)
-    with pytest.raises(ValueError, match=r"features\.json does not say whose features"):
+    with pytest.raises(ValueError, match=r"features\.json is not a valid identity"):
         CachedEncoder(str(folder))
 
 
@@ -116,5 +117,5 @@ def test_the_features_of_black_must_be_whole(folder):
 
 
 def test_all_folders_that_data_shards_may_name():
-    assert local("a/{split}-*.tar") == ["a/{split}-*.tar"]
-    assert local({"a": {"shards": "x"}, "b": {"shards": "https://y/z", "weight": 2}}) == ["x"]
+    assert local_shards("a/{split}-*.tar") == ["a/{split}-*.tar"]
+    assert local_shards({"a": {"shards": "x"}, "b": {"shards": "https://y/z", "weight": 2}}) == ["x"]

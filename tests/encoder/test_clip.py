@@ -25,7 +25,7 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both kinds of tower with random weights, and each once more with others."""
+    """Save both kinds of image encoder with random weights, and each again with others."""
     made = {}
     for seed, name in enumerate(["vit", "resnet", "other-vit", "other-resnet"]):
         config = {"embed_dim": 24, "vision_cfg": VISION[name.split("-")[-1]], "text_cfg": TEXT}
@@ -51,14 +51,14 @@ def pictures() -> list[Image.Image]:
 @pytest.mark.parametrize("batch_size", [2, 64])
 @pytest.mark.parametrize("name", VISION)
 def test_features_are_open_clips_own(folders: dict[str, Path], name: str, batch_size: int) -> None:
-    judge = Clip(f"local-dir:{folders[name]}", batch_size=batch_size)
+    clip = Clip(f"local-dir:{folders[name]}", batch_size=batch_size)
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folders[name]}")
     model.eval()
     with torch.no_grad():
         images = torch.cat([model.encode_image(transform(image)[None]) for image in pictures()])
         tokenizer = open_clip.SimpleTokenizer(context_length=8)
         texts = torch.cat([model.encode_text(tokenizer([text])) for text in TEXTS])
-    for found, expected in ((judge.image_features(pictures()), images), (judge.text_features(TEXTS), texts)):
+    for found, expected in ((clip.image_features(pictures()), images), (clip.text_features(TEXTS), texts)):
         assert found.shape == (5, 24)
         assert found.dtype == torch.float32
         assert not found.requires_grad
@@ -67,54 +67,54 @@ def test_features_are_open_clips_own(folders: dict[str, Path], name: str, batch_
 
 
 def test_long_texts_are_cut_and_the_end_token_stays(folders: dict[str, Path]) -> None:
-    judge = Clip(f"local-dir:{folders['vit']}")
-    six, seven, other = judge.text_features(["a b c d e f", "a b c d e f g", "a b c d e g"])
+    clip = Clip(f"local-dir:{folders['vit']}")
+    six, seven, other = clip.text_features(["a b c d e f", "a b c d e f g", "a b c d e g"])
     assert torch.equal(six, seven)  # eight places, two of them for the start and the end
     assert not torch.equal(six, other)
 
 
-def test_a_judge_is_frozen(folders: dict[str, Path]) -> None:
-    judge = Clip(f"local-dir:{folders['resnet']}")
-    before = {name: value.clone() for name, value in judge.state_dict().items()}
-    nn.ModuleList([judge]).train()
-    assert not any(module.training for module in judge.modules())
-    assert not any(parameter.requires_grad for parameter in judge.parameters())
-    judge.image_features(pictures())
-    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+def test_clip_is_frozen(folders: dict[str, Path]) -> None:
+    clip = Clip(f"local-dir:{folders['resnet']}")
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    nn.ModuleList([clip]).train()
+    assert not any(module.training for module in clip.modules())
+    assert not any(parameter.requires_grad for parameter in clip.parameters())
+    clip.image_features(pictures())
+    assert all(torch.equal(value, before[name]) for name, value in clip.state_dict().items())
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_the_judge_knows_its_own_image_tower(folders: dict[str, Path], name: str) -> None:
-    judge, other = Clip(f"local-dir:{folders[name]}"), Clip(f"local-dir:{folders[f'other-{name}']}")
+def test_its_own_image_encoder_is_recognized(folders: dict[str, Path], name: str) -> None:
+    clip, other = Clip(f"local-dir:{folders[name]}"), Clip(f"local-dir:{folders[f'other-{name}']}")
     for keywords in ({}, {"features": "patch"}, {"features": "patch", "layer": 1, "trained": True}):
         encoder = OpenClipEncoder(f"local-dir:{folders[name]}", **keywords)
-        assert judge.same_image_tower(encoder)
-        assert not other.same_image_tower(encoder)
-    assert judge.same_image_tower(encoder.bfloat16())
-    assert not other.same_image_tower(encoder)
+        assert clip.same_image_encoder(encoder)
+        assert not other.same_image_encoder(encoder)
+    assert clip.same_image_encoder(encoder.bfloat16())
+    assert not other.same_image_encoder(encoder)
     with torch.no_grad():  # one value, by one step of its precision
         last = list(encoder.visual.parameters())[-1].flatten()[-1:]
         last.copy_(torch.nextafter(last, last + 1))
-    assert not judge.same_image_tower(encoder)
-    assert not judge.same_image_tower(nn.Identity())
+    assert not clip.same_image_encoder(encoder)
+    assert not clip.same_image_encoder(nn.Identity())
 
 
-def test_towers_of_other_kinds_and_sizes_differ(folders: dict[str, Path]) -> None:
+def test_image_encoders_of_other_kinds_and_sizes_differ(folders: dict[str, Path]) -> None:
     vit, resnet = (f"local-dir:{folders[name]}" for name in VISION)
-    assert not Clip(vit).same_image_tower(OpenClipEncoder(resnet))
-    assert not Clip(resnet).same_image_tower(OpenClipEncoder(vit))
+    assert not Clip(vit).same_image_encoder(OpenClipEncoder(resnet))
+    assert not Clip(resnet).same_image_encoder(OpenClipEncoder(vit))
     larger = OpenClipEncoder(vit)
     larger.visual.positional_embedding = nn.Parameter(larger.visual.positional_embedding.repeat(2, 1))
-    assert not Clip(vit).same_image_tower(larger)
+    assert not Clip(vit).same_image_encoder(larger)
 
 
-def test_the_text_tower_does_not_matter_to_it(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_text_encoder_does_not_matter_to_it(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(folders["vit"] / CONFIG, tmp_path)
     state = load_file(folders["vit"] / WEIGHTS)
     save_file(
         {name: value if name.startswith("visual.") else value + 1 for name, value in state.items()}, tmp_path / WEIGHTS
     )
-    assert Clip(f"local-dir:{folders['vit']}").same_image_tower(OpenClipEncoder(f"local-dir:{tmp_path}"))
+    assert Clip(f"local-dir:{folders['vit']}").same_image_encoder(OpenClipEncoder(f"local-dir:{tmp_path}"))
 
 
 def test_no_code_of_a_folder_runs(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_errors_name_the_key(folders: dict[str, Path]) -> None:
         Clip("local-dir:nowhere")
     with pytest.raises(ValueError, match="clip.pretrained is .*could not be loaded into ViT-B-32"):
         Clip("ViT-B-32", str(folders["vit"] / WEIGHTS))  # open_clip asserts the width
-    judge = Clip(f"local-dir:{folders['vit']}")
+    clip = Clip(f"local-dir:{folders['vit']}")
     with pytest.raises(ValueError, match="a list of images or texts is needed"):
-        judge.text_features([])
+        clip.text_features([])
     with pytest.raises(ValueError, match="a list of images or texts is needed, not 'one text'"):
-        judge.text_features("one text")
+        clip.text_features("one text")

@@ -1,4 +1,4 @@
-"""OpenClipEncoder on small random open_clip models saved as local folders, against open_clip's own towers."""
+"""Compare OpenClipEncoder with open_clip's own models, small and random and saved as local folders."""
 
 import json
 import pickle
@@ -49,22 +49,22 @@ SIZES = {"vit": (32, 32, 16), "vit_custom_text": (32, 32, 16), "resnet": (64, 25
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each config as an open_clip local folder with random weights."""
-    made = {}
+    """Save each config as an open_clip local folder with random weights."""
+    paths = {}
     for name, config in CONFIGS.items():
         config_folder = tmp_path_factory.mktemp("configs")
         (config_folder / f"test-{name}.json").write_text(json.dumps(config))
         open_clip.add_model_config(config_folder)
         torch.manual_seed(0)
         model = open_clip.create_model(f"test-{name}")
-        folder = made[name] = tmp_path_factory.mktemp(name)
+        folder = paths[name] = tmp_path_factory.mktemp(name)
         preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
         (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
         save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return made
+    return paths
 
 
-def tower(folder: Path):
+def reference(folder: Path):
     return open_clip.create_model(f"local-dir:{folder}").eval()
 
 
@@ -76,14 +76,14 @@ def test_pooled_features_are_open_clips_image_features(folders: dict[str, Path],
     features = encoder(pixel_values)
     assert features.shape == (2, 1, encoder.feature_width)
     assert (encoder.num_features, encoder.feature_width) == (1, CONFIGS[name]["embed_dim"])
-    expected = tower(folders[name]).encode_image(pixel_values)
+    expected = reference(folders[name]).encode_image(pixel_values)
     torch.testing.assert_close(features[:, 0], expected)
     normalized = OpenClipEncoder(f"local-dir:{folders[name]}", normalize=True)(pixel_values)
     torch.testing.assert_close(normalized[:, 0], expected / expected.square().sum(-1, keepdim=True).sqrt())
 
 
 def recorded(model: torch.nn.Module, module: torch.nn.Module, pixel_values: Tensor) -> Tensor:
-    """What a module put out while the model's own forward ran."""
+    """Return the output of a module during the model's own forward."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     model.encode_image(pixel_values)
@@ -94,9 +94,9 @@ def recorded(model: torch.nn.Module, module: torch.nn.Module, pixel_values: Tens
 @pytest.mark.parametrize("layer", [None, -1, -2, 0])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_patch_features_are_what_passes_through_the_tower(folders: dict[str, Path], name: str, layer: int) -> None:
+def test_patch_features_are_the_outputs_of_open_clips_layers(folders: dict[str, Path], name: str, layer: int) -> None:
     encoder = OpenClipEncoder(f"local-dir:{folders[name]}", features="patch", layer=layer)
-    model = tower(folders[name])
+    model = reference(folders[name])
     size, width, num_patches = SIZES[name]
     pixel_values = torch.randn(2, 3, size, size)
     if name == "resnet":
@@ -145,9 +145,9 @@ def test_a_trained_encoder_gets_a_gradient_in_every_trained_weight(folders: dict
 
 
 @torch.no_grad()
-def test_chosen_layers_stand_side_by_side(folders: dict[str, Path]) -> None:
+def test_several_layers_are_concatenated(folders: dict[str, Path]) -> None:
     pixel_values = torch.randn(2, 3, 32, 32)
-    model = tower(folders["vit"])
+    model = reference(folders["vit"])
     blocks = [recorded(model, model.visual.transformer.resblocks[i], pixel_values)[:, 1:] for i in (0, 2)]
     encoder = OpenClipEncoder(f"local-dir:{folders['vit']}", features="patch", layer=[0, -1])
     torch.testing.assert_close(encoder(pixel_values), torch.cat(blocks, dim=-1))
@@ -201,7 +201,7 @@ def test_only_the_needed_parts_of_the_model_stay(folders: dict[str, Path]) -> No
     assert OpenClipEncoder(f"local-dir:{folders['resnet']}", features="patch").visual.attnpool is None
 
 
-def test_transform_is_the_towers_own_and_survives_pickling(folders: dict[str, Path]) -> None:
+def test_transform_is_the_models_own_and_survives_pickling(folders: dict[str, Path]) -> None:
     encoder = OpenClipEncoder(f"local-dir:{folders['vit']}")
     image = Image.new("RGB", (48, 40), (255, 0, 51))
     pixels = pickle.loads(pickle.dumps(encoder.transform))(image)
@@ -234,7 +234,7 @@ def test_errors_name_the_key(keywords: dict[str, str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_do_not_fit_or_cannot_be_had(folders: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+def test_weights_that_do_not_fit_or_cannot_be_downloaded(folders: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
     name = f"local-dir:{folders['vit']}"
     with pytest.raises(ValueError, match=r"encoder.pretrained is 'openai'.*encoder.pretrained=null"):
         OpenClipEncoder(name, pretrained="openai")
@@ -270,7 +270,7 @@ def test_weights_that_do_not_fit_or_cannot_be_had(folders: dict[str, Path], tmp_
 
 
 class Casts(TorchDispatchMode):
-    """Which of the tensors are cast."""
+    """Count the casts of these tensors."""
 
     def __init__(self, tensors) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ class Casts(TorchDispatchMode):
 
 @pytest.mark.parametrize("features", ["pooled", "patch"])
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_a_frozen_tower_in_bfloat16_stays_so_and_is_not_cast_under_mixed_precision(folders, name, features):
+def test_frozen_weights_keep_their_dtype_and_are_not_cast_under_mixed_precision(folders, name, features):
     exact = OpenClipEncoder(f"local-dir:{folders[name]}", features=features)
     pixels = torch.rand(2, 3, SIZES[name][0], SIZES[name][0])
     for dtype in ("bfloat16", "float32"):
@@ -303,7 +303,7 @@ def test_a_frozen_tower_in_bfloat16_stays_so_and_is_not_cast_under_mixed_precisi
     assert encoder.num_features == exact.num_features
 
 
-def test_a_trained_tower_is_float32_and_takes_part_in_mixed_precision(folders):
+def test_a_trained_encoder_is_float32_and_uses_mixed_precision(folders):
     encoder = OpenClipEncoder(f"local-dir:{folders['vit']}", trained=True, dtype="auto")
     with Casts(encoder.parameters()) as casts, torch.autocast("cpu", torch.bfloat16):
         encoder(torch.rand(2, 3, 32, 32)).sum().backward()
@@ -316,8 +316,8 @@ def test_a_trained_tower_is_float32_and_takes_part_in_mixed_precision(folders):
 
 
 @pytest.mark.parametrize("pretrained", ["webli", "random", "FILE"])
-def test_what_a_name_wants_of_an_image_does_not_depend_on_where_its_weights_are(tmp_path, pretrained, monkeypatch):
-    """open_clip gives a file of SigLIP's the transform of OpenAI's CLIP."""
+def test_the_transform_does_not_depend_on_the_source_of_the_weights(tmp_path, pretrained, monkeypatch):
+    """open_clip itself gives a file of SigLIP weights the transform of OpenAI's CLIP."""
     if pretrained == "FILE":
         pretrained = str(tmp_path / "weights.safetensors")
         Path(pretrained).touch()

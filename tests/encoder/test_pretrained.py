@@ -1,4 +1,4 @@
-"""What the encoders of both libraries share: published widths without weights, squares of patches, errors."""
+"""What the encoders of both libraries share: published widths on the meta device, squares of patches, errors."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.encoder.pretrained import PretrainedEncoder, in_squares
+from prefixvlm.encoder.pretrained import PretrainedEncoder, split_squares
 from prefixvlm.encoder.timm import TimmEncoder
 
 PATCH = {"features": "patch"}
 
 
-# Widths and counts as papers and model cards have them: CLIP, SigLIP, LLaVA-1.5, MAGMA, LiMBeR, VGG, DINOv2.
+# Widths and numbers of patches from papers and model cards: CLIP, SigLIP, LLaVA-1.5, MAGMA, LiMBeR, VGG, DINOv2.
 @pytest.mark.parametrize(
     ("kind", "name", "options", "grid", "width"),
     [
@@ -57,7 +57,7 @@ def test_on_the_meta_device_nothing_is_loaded_and_the_widths_are_the_published_o
             break
 
 
-def test_what_is_trained_can_be_counted_on_the_meta_device() -> None:
+def test_trained_weights_can_be_counted_on_the_meta_device() -> None:
     with torch.device("meta"):
         encoder = TimmEncoder("nf_resnet50", trained=True)  # Frozen's
         patches = TimmEncoder("vgg16", trained=True, features="patch")
@@ -72,7 +72,7 @@ def test_a_hub_repository_has_no_sizes_of_its_own() -> None:
 
 
 def naive_squares(features: Tensor, columns: int, size: int) -> list[list[Tensor]]:
-    """features: float[N, D] of one image -> for each square of patches, in reading order, its patches likewise."""
+    """features: float[N, D] of one image -> the patches of each square; squares and patches in reading order."""
     rows = len(features) // columns
     return [
         [features[(top + down) * columns + left + right] for down in range(size) for right in range(size)]
@@ -105,9 +105,9 @@ def test_patches_are_averaged_then_shuffled_then_normalized() -> None:
         torch.testing.assert_close(both(pixel_values)[image, 0], joined / joined.square().sum().sqrt())
 
 
-def test_squares_of_a_grid_that_is_no_square() -> None:
+def test_squares_of_an_oblong_grid() -> None:
     maps = torch.randn(1, 5, 4, 6)
-    squares = in_squares(maps, 2, "encoder.pixel_shuffle").permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+    squares = split_squares(maps, 2, "encoder.pixel_shuffle").permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
     expected = [torch.cat(square) for square in naive_squares(maps[0].flatten(1).T, 6, 2)]
     assert torch.equal(squares[0].flatten(1).T, torch.stack(expected))
 
@@ -145,7 +145,7 @@ def test_errors_name_the_key(kind: Callable, options: dict, message: str) -> Non
 
 @pytest.mark.parametrize("layer", [None, 1])
 @pytest.mark.parametrize(("kind", "name", "size"), [(TimmEncoder, "test_vit", 100), (OpenClipEncoder, "RN50", 16)])
-def test_an_image_size_that_a_tower_cannot_take(kind: Callable, name: str, size: int, layer: int | None) -> None:
+def test_an_image_size_that_a_model_cannot_take(kind: Callable, name: str, size: int, layer: int | None) -> None:
     layer = layer and (4 if name == "RN50" else layer)
     with pytest.raises(ValueError, match=rf"image_size is {size}, .* cannot see {size} x {size} pixels \(.*null") as e:
         kind(name, "random", features="patch", layer=layer, image_size=size)

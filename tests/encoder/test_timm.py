@@ -1,4 +1,4 @@
-"""TimmEncoder on small timm models with random weights, against timm's own forward passes; errors in one sentence."""
+"""Compare TimmEncoder with timm's own forward passes, on small models with random weights."""
 
 import pickle
 from pathlib import Path
@@ -19,7 +19,7 @@ SIZES = {"test_vit": (64, 10), "test_resnet": (96, 5), "test_convnext": (64, 5),
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Random weights of each model, with its classifier."""
+    """Save random weights of each model, with its classifier."""
     folder = tmp_path_factory.mktemp("weights")
     for name in SIZES:
         save_file(scrambled(timm.create_model(name)).state_dict(), folder / f"{name}.safetensors")
@@ -27,7 +27,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def scrambled(model: nn.Module) -> nn.Module:
-    """Also what begins as 0 or 1 is random: BatchNorm's statistics, the last norm of a residual block."""
+    """Randomize also tensors that start at 0 or 1: BatchNorm's statistics, the last norm of a residual block."""
     torch.manual_seed(0)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -43,7 +43,7 @@ def reference(name: str, path: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", SIZES)
 @torch.no_grad()
-def test_pooled_features_are_what_the_classifier_reads(files: dict[str, str], name: str) -> None:
+def test_pooled_features_are_the_input_of_the_classifier(files: dict[str, str], name: str) -> None:
     encoder, model = TimmEncoder(name, files[name]), reference(name, files[name])
     pixel_values = torch.randn(2, 3, 160, 160)
     expected = model.forward_head(model.forward_features(pixel_values), pre_logits=True)
@@ -96,7 +96,7 @@ def block_outputs(model: nn.Module, blocks: list[int], pixel_values: Tensor) -> 
 
 
 @torch.no_grad()
-def test_chosen_layers_stand_side_by_side(files: dict[str, str]) -> None:
+def test_several_layers_are_concatenated(files: dict[str, str]) -> None:
     pixel_values = torch.randn(2, 3, 160, 160)
     blocks = block_outputs(reference("test_vit", files["test_vit"]), [0, 4], pixel_values)
     for layer, expected in (([0, -2], torch.cat(blocks, dim=-1)), (-2, blocks[1]), ([0], blocks[0])):
@@ -105,7 +105,7 @@ def test_chosen_layers_stand_side_by_side(files: dict[str, str]) -> None:
         assert encoder.feature_width == expected.shape[-1]
 
 
-def test_a_frozen_batch_norm_stays_and_a_trained_one_moves(files: dict[str, str]) -> None:
+def test_batch_norm_statistics_change_only_in_a_trained_encoder(files: dict[str, str]) -> None:
     pixel_values = torch.randn(4, 3, 160, 160) + 1
     frozen = TimmEncoder("test_resnet", files["test_resnet"])
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
@@ -214,7 +214,7 @@ def test_no_code_of_a_weights_file_runs(tmp_path: Path, capsys) -> None:
     assert "evil\n" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_downloaded_is_one_sentence(monkeypatch) -> None:
+def test_a_failed_download_is_an_error_of_one_sentence(monkeypatch) -> None:
     def offline(*_args: object, **_keywords: object) -> None:
         raise OSError("no network\nat all")
 

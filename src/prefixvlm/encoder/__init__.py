@@ -1,1 +1,1 @@
-"""Pixels to features: the image encoders."""
+"""Image encoders: pixel values to features."""

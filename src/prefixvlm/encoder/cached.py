@@ -1,4 +1,4 @@
-"""A folder of stored features in, an encoder that hands them on out: each image was encoded once, before training."""
+"""The encoder of stored features: each image was encoded once, before training."""
 
 import json
 import math
@@ -20,17 +20,20 @@ HOW_TO_MAKE = "make it with `prefixvlm shards features --shards DIR --encoder NA
 
 
 class CachedEncoder(ImageEncoder):
-    """Stands for the encoder that computed the features; it has no weights, and a checkpoint does not mention it.
+    """Passes precomputed features through. It has no weights; a checkpoint names the original encoder in its place.
 
-    features_of: the folder of feature shards, or a pattern of shards in it: whose features they are, and a black
-    image's, which stand in where an evaluation is blind. Raises ValueError if the folder does not say.
+    features_of: a folder of feature shards, or a pattern of shards in it. The folder also holds the identity of the
+        features and the features of a black image, the input of a blind evaluation.
+    Raises ValueError if the folder lacks one of the two.
     """
+
+    reads_features = True
 
     def __init__(self, features_of: str) -> None:
         super().__init__()
         if not isinstance(features_of, str):
             raise ValueError(f"encoder.features_of is {features_of!r}; set it to one folder of features")
-        self.identity = identity_of(features_of)
+        self.identity = read_identity(features_of)
         if self.identity is None:
             raise ValueError(f"encoder.features_of is {features_of}, which has no {IDENTITY}; {HOW_TO_MAKE}")
         self.num_features, self.feature_width = self.identity.num_features, self.identity.feature_width
@@ -39,43 +42,45 @@ class CachedEncoder(ImageEncoder):
         self.transform = StoredFeatures(black, str(features_of))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: the features themselves, float[B, N, D] -> float32[B, N, D]."""
+        """pixel_values: the stored features, float[B, N, D] -> float32[B, N, D]."""
+        # float32 as the features of every encoder, whatever the precision of the shards and of the batch.
         return pixel_values.float()
 
 
 class StoredFeatures:
-    """The transform of stored features: float[N, D] to float32[N, D]; a black image becomes its features."""
+    """The transform of stored features: float[N, D] -> float32[N, D]; a black image gives the features of one."""
 
     def __init__(self, black: NDArray[np.floating], folder: str) -> None:
         self.black, self.folder = black, folder
 
     def __call__(self, image: Image.Image | NDArray[np.floating]) -> Tensor:
-        """Raises ValueError for any other image, and for features of another shape."""
+        """Raise ValueError for an image that is not black, and for features of another shape."""
         if isinstance(image, Image.Image):
-            if image.getbbox() is not None:  # something in it is not black
+            if image.getbbox() is not None:  # the box around all pixels that are not black
                 raise ValueError(
-                    "encoder=cached reads features, but the shards hold images; set encoder to the one that is to see "
-                    f"them, or data.shards to features: {HOW_TO_MAKE}"
+                    "encoder=cached reads features, but the shards hold images; set encoder to an image encoder, "
+                    f"or data.shards to a folder of features: {HOW_TO_MAKE}"
                 )
             image = self.black
         if image.shape != self.black.shape:
             raise ValueError(
-                f"stored features are {image.shape}, but those of {self.folder} are {self.black.shape}; they are of "
+                f"stored features are {image.shape}, but those of {self.folder} are {self.black.shape}, so they are of "
                 "another encoder: set encoder.features_of to the folder of the shards"
             )
         return torch.tensor(image, dtype=torch.float32)
 
 
-def local(shards: str | Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The folders and patterns that data.shards names, without URLs: what those hold shows when it is read."""
-    named = [shards] if isinstance(shards, str) else [options["shards"] for options in shards.values()]
-    return [each for each in named if "://" not in each]
+def local_shards(shards: str | Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the folders and patterns of data.shards that are no URLs."""
+    # Whether a remote folder holds features shows only when its shards are read.
+    sources = [shards] if isinstance(shards, str) else [options["shards"] for options in shards.values()]
+    return [source for source in sources if "://" not in source]
 
 
-def identity_of(shards: str) -> Identity | None:
-    """Whose features a folder of shards, or of a pattern of shards, holds; None if it is not a folder of features.
+def read_identity(shards: str) -> Identity | None:
+    """Return the identity of the features in a folder or a pattern of shards, None if there is no features.json.
 
-    Raises ValueError if its features.json does not say.
+    Raises ValueError if its features.json cannot be read.
     """
     path = _folder(shards) / IDENTITY
     if not path.is_file():
@@ -85,18 +90,19 @@ def identity_of(shards: str) -> Identity | None:
         if (grid := content.get("grid")) is not None:
             content["grid"] = _read_grid(grid, content["num_features"])
         identity = Identity(**content)
-        texts, numbers = (identity.fingerprint, identity.transform), (identity.num_features, identity.feature_width)
-        if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in numbers):
-            raise TypeError("fingerprint and transform must be texts, num_features and feature_width numbers")
+        hashes, sizes = (identity.fingerprint, identity.transform), (identity.num_features, identity.feature_width)
+        # type(), not isinstance: JSON's true is an int to isinstance.
+        if not all(isinstance(text, str) for text in hashes) or not all(type(n) is int and n > 0 for n in sizes):
+            raise TypeError("fingerprint and transform must be strings, num_features and feature_width numbers")
         if not isinstance(identity.encoder, dict):
             raise TypeError("encoder must be an object")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} does not say whose features these are ({error}); {HOW_TO_MAKE}") from error
+        raise ValueError(f"{path} is not a valid identity of features ({error}); {HOW_TO_MAKE}") from error
     return identity
 
 
 def write_identity(folder: Path, identity: Identity, black: NDArray[np.floating]) -> None:
-    """What identity_of and CachedEncoder read. black: the features of a black image, float[N, D]."""
+    """Write the files that read_identity and CachedEncoder read. black: features of a black image, float[N, D]."""
     (folder / BLACK).write_bytes(black.astype("<f2").tobytes())
     (folder / IDENTITY).write_text(json.dumps(asdict(identity), indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""What an image encoder is: pixel values in, features out; it owns its transform and its widths."""
+"""The interface of an image encoder, and the identity of features that are stored on disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Identity:
-    """Which features these are: all that has a part in their values.
+    """Identity of stored features: everything that determines their values.
 
-    encoder: the node of the configuration, with `_target_`, that builds the encoder. fingerprint: of its weights.
-    transform: a hash of what its printed form says of it. grid: rows and columns; folders of old do not say.
+    encoder: the configuration node, with `_target_`, that builds the encoder. fingerprint: hash of its weights.
+    transform: hash of the repr of its transform.
+    grid: rows and columns of the features, None for a pooled encoder.
     """
 
     encoder: dict[str, Any]
@@ -20,6 +21,7 @@ class Identity:
     transform: str
     num_features: int
     feature_width: int
+    # Not compared: folders written before there was a grid have none, and their features are the same.
     grid: tuple[int, int] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -28,13 +30,14 @@ class Identity:
 
 
 class ImageEncoder(nn.Module):
-    """Pixels to features. Subclasses set the attributes in their constructor and define forward.
+    """Base class: pixel values to features. Subclasses set the attributes in their constructor and define forward.
 
     feature_width: D. num_features: N, 1 for a pooled encoder.
-    grid: rows and columns of N features in reading order; None for a pooled encoder, or where it is not known.
-    transform: a PIL image to float[3, H, W]; picklable, for it runs in loader workers.
-    trained: False if not one weight may change; it then has no gradients and stays in eval mode.
-    identity: of stored features, whose; None for an encoder that computes its own.
+    grid: rows and columns of the N features in reading order; None for a pooled encoder, or if it is not known.
+    transform: a PIL image to float[3, H, W]; must be picklable, since it runs in data loader workers.
+    trained: whether any weight is trained; a frozen encoder has no gradients and stays in eval mode.
+    reads_features: whether forward takes stored features in place of pixel values.
+    identity: identity of the stored features that the encoder reads, None for an encoder that computes its own.
     """
 
     feature_width: int
@@ -42,6 +45,7 @@ class ImageEncoder(nn.Module):
     grid: tuple[int, int] | None = None
     transform: Callable[[Any], Tensor]
     trained: bool = False
+    reads_features: bool = False
     identity: Identity | None = None
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A timm model's name in, the model without its classifier as an encoder out."""
+"""Image encoders of timm: models without their classifier."""
 
 import difflib
 from collections.abc import Iterator
@@ -13,26 +13,20 @@ from timm.models import PretrainedCfg, split_model_name_tag
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
-from prefixvlm.encoder.pretrained import (
-    LOAD_ERRORS,
-    RANDOM,
-    PretrainedEncoder,
-    check_random,
-    first_line,
-    fixed_random_weights,
-    on_meta,
-)
+from prefixvlm.encoder.loading import LOAD_ERRORS, RANDOM, check_random, first_line, fixed_random_weights, on_meta
+from prefixvlm.encoder.pretrained import PretrainedEncoder
 
 
 class TimmEncoder(PretrainedEncoder):
-    """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT), frozen unless trained; see PretrainedEncoder.
+    """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT); see PretrainedEncoder.
 
-    model_name: timm's, with a tag of weights (resnet50.a1_in1k) or without, for its first tag.
+    model_name: a timm name with a tag of weights (resnet50.a1_in1k), or without one, for the model's first tag.
     pretrained: True for the tag's weights, which are downloaded once, a weights file, "random" for a frozen control,
         or None to train from scratch.
-    features: "pooled" is what the model's classifier reads: an average for most, a ViT's class token or its attention
-        pool, VGG's second hidden layer of 4096. Patches are without class and register tokens.
-    layer: a block of a ViT; a stage of others, of which 0 is a ResNet's stem.
+    features: "pooled" is the input of the model's classifier: an average for most models, the class token or the
+        attention pool of a ViT, the second hidden layer of 4096 of VGG. Patches do not include class and register
+        tokens.
+    layer: a block of a ViT, or a stage of another model; 0 is the stem of a ResNet.
     """
 
     def __init__(
@@ -72,20 +66,22 @@ class TimmEncoder(PretrainedEncoder):
         options: dict[str, Any] = {"stop_early": True, "intermediates_only": True}
         if self.layers is not None:
             return self.visual.forward_intermediates(pixel_values, indices=self.layers, **options)
-        # The last intermediate of an NF-ResNet lacks its activation, that of a ViT its norm.
+        # Not the last intermediate: an NF-ResNet's lacks the final activation, a ViT's the final norm.
         final, (last,) = self.visual.forward_intermediates(pixel_values, indices=1)
-        if final.ndim == 3:
+        if final.ndim == 3:  # tokens of a ViT; the shape of the intermediate gives their grid
             patches = final[:, getattr(self.visual, "num_prefix_tokens", 0) :]
             return [patches.transpose(1, 2).unflatten(2, last.shape[2:])]
         return [final.permute(0, 3, 1, 2) if getattr(self.visual, "output_fmt", "NCHW") == "NHWC" else final]
 
 
+# The name of this function stands in the transform's repr, and so in the identity of stored features: do not rename it.
 def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB, which open_clip's transforms do and timm's do not."""
     return image.convert("RGB")
 
 
 def check_name(model_name: str) -> None:
-    """Raises ValueError for a model or a tag that timm does not know."""
+    """Raise ValueError for a model or a tag that timm does not know."""
     name, tag = split_model_name_tag(model_name)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4) or ["resnet50"]
@@ -101,7 +97,7 @@ def check_name(model_name: str) -> None:
 
 
 def check_pretrained(model_name: str, pretrained: bool | str | None, trained: bool) -> None:
-    """Raises ValueError where weights would be random although they are frozen, or there are none to load."""
+    """Raise ValueError if frozen weights would be random, or if there are no weights to load."""
     accepted = "set encoder.pretrained to true, a weights file or random"
     if not pretrained and not trained:
         raise ValueError(f"encoder.pretrained is null, which would freeze {model_name} at random weights: {accepted}")
@@ -112,15 +108,19 @@ def check_pretrained(model_name: str, pretrained: bool | str | None, trained: bo
 
 
 def config_of(model_name: str) -> Any:
-    """What timm knows of a tag's weights, or of no weights."""
+    """Return timm's configuration of a tag's weights, an empty one if the model has none."""
     return timm.get_pretrained_cfg(model_name) or PretrainedCfg()
 
 
 def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | None) -> nn.Module:
-    """The model without its classifier, in float32. Weights are read as tensors, never as code."""
+    """Return the model without its classifier, in float32.
+
+    Weights are read as tensors, never as code. Raises ValueError if they cannot be loaded.
+    """
     options: dict[str, Any] = {}
     if isinstance(pretrained, str):
         options["pretrained_cfg_overlay"] = {"file": pretrained}
+    # timm: only a model with a fixed input size, such as a ViT, has the argument img_size.
     if image_size is not None and config_of(model_name).fixed_input_size:
         options["img_size"] = image_size
     try:
@@ -140,17 +140,19 @@ def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | 
 
 @contextmanager
 def strict_state_dict() -> Iterator[None]:
-    """Within, what is loaded must fit but for a classifier: timm would only log what stays random without one."""
+    """Raise RuntimeError within the block if a state dict lacks weights of the model or has others."""
+    # For a model without a classifier timm loads with strict=False, and only logs the weights that stay random. It
+    # removes the classifier from the state dict itself, so whatever differs after that is an error.
     load = nn.Module.load_state_dict
 
-    def load_whole(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    def load_strictly(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         result = load(module, *arguments, **keywords)
         if result.missing_keys or result.unexpected_keys:
             lacks, has = result.missing_keys[:3] or "nothing", result.unexpected_keys[:3] or "nothing"
             raise RuntimeError(f"they lack {lacks} and have {has} that is not in the model")
         return result
 
-    nn.Module.load_state_dict = load_whole  # type: ignore[assignment, method-assign]
+    nn.Module.load_state_dict = load_strictly  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
