@@ -1,4 +1,4 @@
-"""Features computed once, against encoding on the fly: the same losses, checkpoints and predictions; all else refused.
+"""Stored features against encoding on the fly: the same losses, checkpoints and predictions; mismatches are errors.
 
 The models are small and random, but real: open_clip's ViT and ModifiedResNet, GPT-2.
 """
@@ -23,9 +23,9 @@ from prefixvlm.build import build_data, build_module, encoder_choice, evaluation
 from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, verify
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.encoder.cached import IDENTITY, identity_of
+from prefixvlm.encoder.cached import IDENTITY, read_identity
 from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.features.encode_captions import texts_of
+from prefixvlm.features.encode_captions import caption_encoder_for
 from prefixvlm.features.write import write_features
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
@@ -56,7 +56,7 @@ def clip_folder(folder: Path, tower: str, seed: int = 0) -> Path:
 
 
 def picture(number: int) -> bytes:
-    """As bytes of a PNG: each number its own colour and noise."""
+    """Return the bytes of a PNG with a colour and noise of its own."""
     buffer, rng = io.BytesIO(), np.random.default_rng(number)
     noise = rng.integers(0, 256, 3) // 2 + rng.integers(0, 128, (5, 6, 3))
     Image.fromarray(noise.astype(np.uint8)).resize((60, 50)).save(buffer, "PNG")
@@ -75,7 +75,7 @@ def samples(split):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with image shards, encoders and a language model."""
+    """Return a folder with image shards, encoders and a language model."""
     folder = tmp_path_factory.mktemp("features")
     write_shards({split: samples(split) for split in NUM}, folder / "images", "a test", "none", samples_per_shard=5)
     for tower in TOWERS:
@@ -92,7 +92,7 @@ def node_of(made, tower, **options):
 
 @pytest.fixture(scope="module")
 def stored(made):
-    """stored(tower, **options): the folder of its features, made once."""
+    """Return a function stored(tower, **options) that returns the folder of its features, written once."""
 
     def get(tower, **options):
         out = made / "-".join(["stored", tower, *map(str, options.values())])
@@ -126,7 +126,7 @@ def cached(folder):
 
 
 def built(made, encoder, shards, seed=0, **data):
-    """A module and its data."""
+    """Return a module and its data module."""
     cfg = config(made, encoder, shards, **data)
     torch.manual_seed(seed)
     module = build_module(cfg)
@@ -155,7 +155,7 @@ def test_training_from_features_gives_the_losses_of_encoding_on_the_fly(made, st
     assert ours == pytest.approx(fly, rel=1e-3)
     other = node_of(made, "other" if tower == "vit" else "vit", features=features)
     others = losses_of(*built(made, other, made / "images"))
-    assert others != pytest.approx(fly, rel=1e-3)  # what this test tells apart
+    assert others != pytest.approx(fly, rel=1e-3)  # the test can tell encoders apart
 
 
 def test_feature_shards_are_the_image_shards_with_features_in_the_images_place(made, stored):
@@ -183,13 +183,13 @@ def test_feature_shards_are_the_image_shards_with_features_in_the_images_place(m
 
 
 def test_the_identity_names_encoder_weights_transform_and_widths(made, stored):
-    identity = identity_of(str(stored("resnet", features="patch")))
+    identity = read_identity(str(stored("resnet", features="patch")))
     assert identity.encoder == node_of(made, "resnet", features="patch")
     assert (identity.num_features, identity.feature_width) == (4, 256)
-    assert identity.fingerprint != identity_of(str(stored("vit", features="patch"))).fingerprint
-    assert identity.transform != identity_of(str(stored("vit", features="patch"))).transform
-    pooled = identity_of(str(stored("vit", features="pooled")))
-    assert pooled.transform == identity_of(str(stored("vit", features="patch"))).transform
+    assert identity.fingerprint != read_identity(str(stored("vit", features="patch"))).fingerprint
+    assert identity.transform != read_identity(str(stored("vit", features="patch"))).transform
+    pooled = read_identity(str(stored("vit", features="pooled")))
+    assert pooled.transform == read_identity(str(stored("vit", features="patch"))).transform
 
 
 def test_each_image_is_encoded_once_and_the_same_image_in_a_batch_too(made, tmp_path):
@@ -242,7 +242,7 @@ def test_a_run_that_is_stopped_leaves_nothing_and_goes_on_where_it_was(made, tmp
         write_features(MeanEncoder(), {}, made / "images", tmp_path / "out", batch_size=5)
 
 
-def test_texts_stand_for_images_as_clip_encodes_them(made, tmp_path, monkeypatch, capsys):
+def test_captions_are_encoded_by_clip_and_train_in_place_of_images(made, tmp_path, monkeypatch, capsys):
     node = node_of(made, "vit", normalize="true")
     changes = [f"encoder.model_name=local-dir:{made / 'vit'}", "normalize=true", "dtype=float32"]
     out = tmp_path / "out"
@@ -258,7 +258,7 @@ def test_texts_stand_for_images_as_clip_encodes_them(made, tmp_path, monkeypatch
     stored_text = np.load(io.BytesIO(found["train-001-2"]["npy"]))
     torch.testing.assert_close(torch.from_numpy(stored_text).float(), text, rtol=1e-3, atol=1e-3)
 
-    assert identity_of(str(out)).encoder == node  # the images' encoder: it takes over where there are images
+    assert read_identity(str(out)).encoder == node  # the images' encoder: it takes over where there are images
     cfg = config(made, cached(out), out)
     del cfg.task.vqa
     module = build_module(cfg)
@@ -274,7 +274,9 @@ def test_a_sample_without_captions_has_no_texts_to_encode(made, tmp_path):
     encoder = make("encoder", node)
     some = [("mute", {"png": picture(0)}), ("good", {"png": picture(1), "json": b'{"captions": ["x"]}'})]
     write_shards({"train": some}, tmp_path / "in", "a test", "none")
-    manifest = write_features(encoder, node, tmp_path / "in", tmp_path / "out", texts=texts_of(encoder, node))
+    manifest = write_features(
+        encoder, node, tmp_path / "in", tmp_path / "out", captions=caption_encoder_for(encoder, node)
+    )
     assert [key for key, _ in read_shard(tmp_path / "out" / "train-000000.tar")] == ["good-0"]
     assert manifest.splits["train"].left_out == {"mute": "it has no caption"}
 
@@ -293,7 +295,7 @@ def trained(made, encoder, shards):
 
 
 def captions_of(module, data):
-    """Greedy ones of a random model flip where two tokens are nearly alike, so only the same features are compared."""
+    """Return greedy captions. Rounding may flip those of a random model: compare them on the same features only."""
     trainer_of(max_steps=1).test(module, data, verbose=False)
     return [p.prediction for p in module.predictions["captioning"]]
 
@@ -307,13 +309,13 @@ def loss_of(module, data):
 @pytest.mark.parametrize("features", ["pooled", "patch"])
 def test_checkpoints_are_the_same_whichever_way_they_were_trained(made, stored, tmp_path, features):
     folder, node = stored("vit", features=features), node_of(made, "vit", features=features)
-    ways = {"cached": (cached(folder), folder), "fly": (node, made / "images")}
+    sources = {"cached": (cached(folder), folder), "fly": (node, made / "images")}
     losses = []
-    for name, way in ways.items():
-        checkpoint = checkpoint_of(trained(made, *way), tmp_path / f"{name}.ckpt")
+    for name, source in sources.items():
+        checkpoint = checkpoint_of(trained(made, *source), tmp_path / f"{name}.ckpt")
         assert checkpoint[KEY]["config"]["encoder"] == node
-        for other_way in ways.values():
-            module, data = built(made, *other_way)
+        for other in sources.values():
+            module, data = built(made, *other)
             module.on_load_checkpoint(checkpoint)  # what resuming checks
             module.load_trained(checkpoint)
             losses.append(loss_of(module, data))
@@ -337,7 +339,7 @@ EVALUATION = {"benchmark": None, "task": None, "shards": None, "split": None, "l
 
 
 def evaluated(checkpoint, **changes):
-    """As eval.py builds it. Returns the module, its loss and its blind loss."""
+    """Build a module as eval.py does. Returns it with its loss and its blind loss."""
     cfg = evaluation(OmegaConf.create(EVALUATION | changes), checkpoint[KEY]["config"])
     module = build_module(cfg)
     module.load_trained(checkpoint)
@@ -351,7 +353,7 @@ def test_an_evaluation_reads_images_or_features_whatever_the_checkpoint_was_trai
         features, from_features = evaluated(checkpoint, shards=str(folder))
         images, from_images = evaluated(checkpoint, shards=str(made / "images"))
         assert isinstance(images.model.encoder, OpenClipEncoder)
-        assert features.model.encoder.identity == identity_of(str(folder))
+        assert features.model.encoder.identity == read_identity(str(folder))
         assert from_features == pytest.approx(from_images, rel=1e-3)
         assert from_images[0] != pytest.approx(from_images[1], rel=1e-4)  # seen and blind
         default, _ = evaluated(checkpoint)
@@ -373,7 +375,7 @@ def test_the_encoder_and_what_the_shards_hold_must_fit(made, stored):
         built(made, node_of(made, "vit"), folder)
     with pytest.raises(ValueError, match=r"encoder=cached reads features, but data\.shards is .* which holds none"):
         built(made, cached(folder), images)
-    with pytest.raises(ValueError, match=r"whose features are of \w+ \(.*\), but encoder\.features_of holds those of"):
+    with pytest.raises(ValueError, match=r"with features of \w+ \(.*\), but encoder\.features_of holds those of"):
         built(made, cached(folder), stored("other", features="pooled"))
     both = {"a": {"shards": str(folder)}, "b": {"shards": str(images)}}
     cfg = config(made, cached(folder), folder)
@@ -383,7 +385,7 @@ def test_the_encoder_and_what_the_shards_hold_must_fit(made, stored):
         build_data(cfg, module)
 
 
-def test_a_pattern_that_says_nothing_is_refused_when_it_is_read(made, stored, tmp_path):
+def test_features_behind_a_pattern_are_refused_when_they_are_read(made, stored, tmp_path):
     folder = stored("vit", features="pooled")
     for path in folder.glob("*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -397,7 +399,7 @@ def run(monkeypatch, *arguments):
     cli.main()
 
 
-def test_the_command_writes_features_says_so_and_does_it_once(made, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_features_once(made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = f"encoder.model_name=local-dir:{made / 'vit'}"
     arguments = [
@@ -413,7 +415,7 @@ def test_the_command_writes_features_says_so_and_does_it_once(made, tmp_path, mo
     ]
     run(monkeypatch, *arguments)
     assert "out: 12 train samples, each 16 x 32 features" in capsys.readouterr().out
-    assert identity_of("out").encoder == node_of(made, "vit", features="patch")
+    assert read_identity("out").encoder == node_of(made, "vit", features="patch")
     run(monkeypatch, *arguments)
     assert "out holds these features already; nothing to do" in capsys.readouterr().out
 
@@ -425,18 +427,18 @@ def test_the_command_writes_features_says_so_and_does_it_once(made, tmp_path, mo
         (["../encoder/clip_tiny"], [], "there is no encoder '../encoder/clip_tiny'"),
         (["clip_tiny", "encoder.feature=patch"], [], "encoder.feature is not an option of"),
         (["clip_tiny", "patch"], [], "'patch' is not encoder.KEY=VALUE"),
-        (["clip_tiny", "MODEL", "trained=true"], [], "the encoder is trained, so its features would not stay"),
+        (["clip_tiny", "MODEL", "trained=true"], [], "the encoder is trained, so its features would change"),
         (["clip_tiny", "MODEL"], ["--texts"], "encoder.features=pooled encoder.normalize=true"),
         (["clip_tiny", "MODEL", "normalize=true", "pretrained=random"], ["--texts"], "encoder.pretrained is random"),
         (["cached"], [], "data.shards"),
         (["cached", "encoder.features_of=FEATURES"], [], "the encoder reads stored features itself"),
-        (["clip_tiny", "MODEL"], ["--device", "tpu9"], "--device is tpu9, which cannot be had"),
+        (["clip_tiny", "MODEL"], ["--device", "tpu9"], "--device is tpu9, which is not available"),
         (["clip_tiny", "MODEL"], ["--batch-size", "0"], "batch_size is 0; set --batch-size to 1 or more"),
         (["clip_tiny", "MODEL"], ["--shards", "nowhere"], "--shards is nowhere, which is not a folder of image shards"),
         (["clip_tiny", "MODEL"], ["--shards", "FEATURES"], "which is not a folder of image shards"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(made, stored, tmp_path, monkeypatch, capsys, encoder, more, sentence):
+def test_bad_arguments_are_one_sentence(made, stored, tmp_path, monkeypatch, capsys, encoder, more, sentence):
     def real(word):
         known = {"MODEL": f"encoder.model_name=local-dir:{made / 'vit'}"}
         return known.get(word, word.replace("FEATURES", str(stored("vit", features="pooled"))))
@@ -454,7 +456,7 @@ def test_what_cannot_be_is_one_sentence(made, stored, tmp_path, monkeypatch, cap
 
 def test_features_json_is_what_makes_a_folder_one_of_features(stored, tmp_path):
     assert (stored("vit", features="pooled") / IDENTITY).is_file()
-    assert identity_of(str(tmp_path)) is None
+    assert read_identity(str(tmp_path)) is None
 
 
 def test_plain_tars_without_a_manifest_are_encoded_too(made, tmp_path):

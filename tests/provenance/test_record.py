@@ -1,4 +1,4 @@
-"""Which code a run is of, also where there is no git and no repository."""
+"""Commit, versions and command line, also without git or a repository."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from prefixvlm.provenance.record import command, provenance, versions
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """With one committed file."""
+    """Return a repository with one committed file."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     (tmp_path / "code.py").write_text("1")

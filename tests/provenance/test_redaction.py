@@ -1,4 +1,4 @@
-"""What is secret does not stay, what only looks so does; in configurations and in what Hydra wrote of them."""
+"""Secrets in configurations, command lines and Hydra's files are redacted; what only looks like a secret stays."""
 
 import copy
 

@@ -1,1 +1,1 @@
-"""Writing the features of a frozen encoder to shards, so that training need not compute them."""
+"""Feature shards: the outputs of a frozen encoder, computed once and stored for training."""

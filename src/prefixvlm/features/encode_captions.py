@@ -1,4 +1,4 @@
-"""A shard's captions and CLIP go in; samples of a caption each, with its features in an image's place, come out."""
+"""Encodes captions with CLIP's text encoder, to train on texts in the place of images (CapDec)."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,60 +7,65 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.data.feature_codec import encode_npy
-from prefixvlm.data.sample import BLACK, decode
+from prefixvlm.data.sample import BLACK_IMAGE, decode
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.tar_writer import SampleOrError
 from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.encoder.pretrained import RANDOM
-from prefixvlm.features.write import device_of
+from prefixvlm.encoder.loading import RANDOM
+from prefixvlm.features.encode_images import device_of
 
 
 class CaptionShardEncoder:
-    """Samples with captions to samples with one caption each, whose features are in the place of the image's (CapDec).
+    """Yields a sample for each caption of a shard, with the text features of the caption as its image features.
 
-    KEY becomes KEY-0, KEY-1, ...; CLIP's features of texts have norm 1.
+    The captions of sample KEY become the samples KEY-0, KEY-1, ... CLIP's text features are normalised.
     """
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
 
     def __call__(self, path: Path) -> Iterator[SampleOrError]:
-        """Of a shard; instead of a sample that has no captions, or does not decode, comes the error."""
+        """Yield the samples of a shard; a ValueError for each sample that has no caption or does not decode."""
         raw = read_shard(path)
         while group := list(islice(raw, self.clip.batch_size)):
             captions = {key: _captions(key, members, path.name) for key, members in group}
-            texts = [text for found in captions.values() if not isinstance(found, ValueError) for text in found]
+            texts = [text for each in captions.values() if not isinstance(each, ValueError) for text in each]
             features = iter(self.clip.text_features(texts)[:, None].numpy() if texts else ())
-            for key, found in captions.items():
-                if isinstance(found, ValueError):
-                    yield key, found
+            for key, each in captions.items():
+                if isinstance(each, ValueError):
+                    yield key, each
                     continue
-                for number, text in enumerate(found):
+                for number, text in enumerate(each):
                     content = json.dumps({"captions": [text]}).encode()
                     yield f"{key}-{number}", {"npy": encode_npy(next(features)), "json": content}
 
 
-def texts_of(
+def caption_encoder_for(
     encoder: ImageEncoder, node: dict[str, Any], batch_size: int = 64, device: str = "auto"
 ) -> CaptionShardEncoder:
-    """By the text tower beside an encoder, whose features can stand for those of images.
+    """Return the encoder of captions that belongs to an image encoder.
 
-    Raises ValueError for an encoder whose features do not lie beside those of texts: on the unit sphere of CLIP.
+    node: the configuration of the image encoder.
+    Raises ValueError if its features are not in the joint space of images and texts: CLIP's normalised, pooled ones.
     """
     if not isinstance(encoder, OpenClipEncoder) or not encoder.pooled or not encoder.normalize:
         raise ValueError(
-            "the features of texts lie beside an encoder's pooled and normalised ones of open_clip only; set --encoder "
-            "to one of these and encoder.features=pooled encoder.normalize=true"
+            "only the pooled and normalised features of open_clip's encoders share a space with those of texts; set "
+            "--encoder to one of these and encoder.features=pooled encoder.normalize=true"
         )
     if node.get("pretrained") == RANDOM:
-        raise ValueError("encoder.pretrained is random, whose features say nothing of texts; set it to a tag or a file")
+        raise ValueError(
+            "encoder.pretrained is random, and random features of images and texts are unrelated; set it to a tag or a "
+            "file"
+        )
     return CaptionShardEncoder(Clip(node["model_name"], node.get("pretrained"), batch_size).to(device_of(device)))
 
 
 def _captions(key: str, members: dict[str, bytes], where: str) -> Sequence[str] | ValueError:
     try:
-        return decode(key, members, where, BLACK).captions or ValueError("it has no caption")
+        # The image is not decoded: its features are replaced.
+        return decode(key, members, where, BLACK_IMAGE).captions or ValueError("it has no caption")
     except ValueError as error:
         return error

@@ -1,4 +1,4 @@
-"""A shard of images and a frozen encoder go in; its samples come out, with features in their images' places."""
+"""Encodes the images of a shard with a frozen encoder."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from prefixvlm.data.feature_codec import encode_npy
-from prefixvlm.data.sample import IMAGE_EXTENSIONS, decode_image
+from prefixvlm.data.sample import BLACK_IMAGE, IMAGE_EXTENSIONS, decode_image
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.reencode import renamed
+from prefixvlm.data.shards.reencode import rename_support
 from prefixvlm.data.shards.tar_writer import Members, SampleOrError
 from prefixvlm.encoder.interface import ImageEncoder
 
 Features = NDArray[np.floating]
-Samples = Callable[[Path], Iterator[SampleOrError]]  # of a shard
+Samples = Callable[[Path], Iterator[SampleOrError]]  # yields the samples of a shard
 
 
 class EncodedShard(Sequence[SampleOrError]):
-    """The samples of a shard with their features, computed as they are asked for, one after the other."""
+    """The samples of a shard with their features, computed during iteration; they cannot be indexed."""
 
     def __init__(self, samples: Samples, path: Path, num_samples: int) -> None:
         self.samples, self.path, self.num_samples = samples, path, num_samples
@@ -37,37 +36,38 @@ class EncodedShard(Sequence[SampleOrError]):
         return self.samples(self.path)
 
     def __getitem__(self, index: Any) -> Any:
-        raise TypeError("features are computed in their order")
+        raise TypeError("features are computed in order and cannot be indexed")
 
 
 class ImageShardEncoder:
-    """Samples with images to samples with features; decoded in threads, encoded in batches, no image twice a batch."""
+    """Replaces images by their features: decodes in threads and encodes in batches, each image of a batch once."""
 
     def __init__(self, encoder: ImageEncoder, batch_size: int) -> None:
         self.encoder, self.batch_size = encoder, batch_size
         self.device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
 
     def samples(self, path: Path) -> Iterator[SampleOrError]:
-        """Of a shard; instead of a sample with an image that does not decode comes the error."""
+        """Yield the samples of a shard; a ValueError for each sample with an image that does not decode."""
         raw = read_shard(path)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the GIL while it decodes
             while group := list(islice(raw, self.batch_size)):
-                datas = dict.fromkeys(data for _, each in group for name, data in each.items() if _is_image(name))
-                found = self._members(dict(zip(datas, pool.map(self._prepared, datas), strict=True)))
+                images = dict.fromkeys(data for _, each in group for name, data in each.items() if _is_image(name))
+                encoded = self._encode_images(dict(zip(images, pool.map(self._prepare, images), strict=True)))
                 for key, members in group:
-                    yield key, _replaced(members, found)
+                    yield key, _replace_images(members, encoded)
 
     def black(self) -> Features:
-        """Of a black image."""
-        return self._encode([self.encoder.transform(Image.new("RGB", (64, 64)))])[0]
+        """Return the features of a black image, which a blind evaluation needs."""
+        return self._encode([self.encoder.transform(BLACK_IMAGE)])[0]
 
-    def _members(self, prepared: Mapping[bytes, Tensor | ValueError]) -> dict[bytes, bytes | ValueError]:
+    def _encode_images(self, prepared: Mapping[bytes, Tensor | ValueError]) -> dict[bytes, bytes | ValueError]:
+        """Return the npy member, or the error, of each image."""
         pixels = {data: each for data, each in prepared.items() if isinstance(each, Tensor)}
         features = self._encode(list(pixels.values()))
         failed = {data: each for data, each in prepared.items() if isinstance(each, ValueError)}
         return failed | dict(zip(pixels, map(encode_npy, features), strict=True))
 
-    def _prepared(self, data: bytes) -> Tensor | ValueError:
+    def _prepare(self, data: bytes) -> Tensor | ValueError:
         try:
             return self.encoder.transform(decode_image(data))
         except ValueError as error:
@@ -75,18 +75,29 @@ class ImageShardEncoder:
 
     @torch.inference_mode()
     def _encode(self, pixels: Sequence[Tensor]) -> list[Features]:
-        found: list[Features] = []
+        features: list[Features] = []
+        # In batches again: samples with a support have several images.
         for start in range(0, len(pixels), self.batch_size):
             batch = torch.stack(list(pixels[start : start + self.batch_size])).to(self.device)
-            found += list(self.encoder(batch).float().cpu().numpy())
-        return found
+            features += list(self.encoder(batch).float().cpu().numpy())
+        return features
 
 
-def _replaced(members: Mapping[str, bytes], found: Mapping[bytes, bytes | ValueError]) -> Members | ValueError:
-    """The members with features for images; what the json says of a support's images follows."""
+def device_of(name: str) -> torch.device:
+    """Return the device, a GPU for "auto" if there is one. Raises ValueError if it is not available."""
+    try:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        return torch.zeros(0, device=chosen).device  # torch.device(name) would not notice that it is missing
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without the device
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device is {name}, which is not available ({reason}); set auto or cpu") from error
+
+
+def _replace_images(members: Mapping[str, bytes], encoded: Mapping[bytes, bytes | ValueError]) -> Members | ValueError:
+    """Replace the images of a sample by features, and their names in the support of its json member."""
     result: Members = {}
     for name, data in members.items():
-        stored = found[data] if _is_image(name) else data
+        stored = encoded[data] if _is_image(name) else data
         if isinstance(stored, ValueError):
             return stored
         if (name := _stored_name(name)) in result:
@@ -94,9 +105,9 @@ def _replaced(members: Mapping[str, bytes], found: Mapping[bytes, bytes | ValueE
         result[name] = stored
     if b'"support"' in members.get("json", b""):
         try:
-            result["json"] = renamed(members["json"], {name: _stored_name(name) for name in members})
+            result["json"] = rename_support(members["json"], {name: _stored_name(name) for name in members})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return result  # write_tar says what is wrong with it
+            return result  # write_tar checks the member and reports what is wrong with it
     return result
 
 

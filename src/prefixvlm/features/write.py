@@ -1,4 +1,4 @@
-"""Image shards and a frozen encoder go in; shards of its features, each image encoded once, come out."""
+"""Writes shards of image features, computed once by a frozen encoder."""
 
 import hashlib
 import json
@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefixvlm.data.loading.mixture import Shards
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, sha256
 from prefixvlm.data.shards.read import count_samples
 from prefixvlm.data.shards.reencode import ReencodeOptions
 from prefixvlm.data.shards.staging import StagingFolder
 from prefixvlm.data.shards.tar_writer import ShardJob, write_tar
-from prefixvlm.data.shards.write import already_there, make_shards
-from prefixvlm.encoder.cached import IDENTITY, identity_of, local, write_identity
+from prefixvlm.data.shards.write import existing_manifest, make_shards
+from prefixvlm.encoder.cached import IDENTITY, local_shards, read_identity, write_identity
 from prefixvlm.encoder.interface import Identity, ImageEncoder
-from prefixvlm.features.encode_images import EncodedShard, ImageShardEncoder, Samples
+from prefixvlm.features.encode_images import EncodedShard, ImageShardEncoder, Samples, device_of
 from prefixvlm.model.trained_state import fingerprint
 
 
@@ -29,51 +27,54 @@ def write_features(
     out: Path,
     batch_size: int = 64,
     device: str = "auto",
-    texts: Samples | None = None,
+    captions: Samples | None = None,
 ) -> Manifest:
-    """Writes `out`: the shards of `shards` with an npy member, float16[N, D], in the place of each image.
+    """Write the shards of `shards` to `out`, with an npy member, float16[N, D], in the place of each image.
 
-    node: of the configuration, which built the encoder. Names, keys and texts stay. All is written or, whatever
-    happens, nothing; shards that an interrupted run finished are not made again.
-    texts: gives the samples in the place of the encoder, see features/encode_captions.py.
-    Raises ValueError for an encoder that is trained or reads features itself, and where there are no image shards.
+    Names, keys and texts stay. `out` appears when it is complete; an interrupted run continues after its last shard.
+
+    node: the configuration that the encoder was built from.
+    captions: yields samples to write instead; see features/encode_captions.py.
+    Raises ValueError if the encoder is trained or reads features itself, or if `shards` has no image shards.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; set --batch-size to 1 or more")
-    if encoder.trained or encoder.identity is not None:
-        kind = "is trained, so its features would not stay" if encoder.trained else "reads stored features itself"
-        raise ValueError(f"the encoder {kind}; features are computed by a frozen encoder that sees images")
-    if not any(shards.glob("*.tar")) or identity_of(str(shards)) is not None:
-        raise ValueError(f"--shards is {shards}, which is not a folder of image shards")
+    _check_arguments(encoder, shards, batch_size)
     images = read_manifest(shards) or _manifest_of(shards)
     encode = ImageShardEncoder(encoder.eval().to(device_of(device)), batch_size)
     identity = identify(encoder, node)
-    listed = (shards / MANIFEST).is_file()
-    known = {name: value for name, value in vars(identity).items() if name != "grid"}  # folders of old do not say it
-    mark = _digest(known, sha256(shards / MANIFEST) if listed else images.to_json(), *(["texts"] if texts else []))
-    of = "of the captions of" if texts else "of"
-    wanted = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
-                      {split: Split() for split in images.splits})  # fmt: skip
+    mark = _mark(identity, shards, images, captions is not None)
+    of = "of the captions of" if captions else "of"
+    expected = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
+                        {split: Split() for split in images.splits})  # fmt: skip
 
-    def tasks(partial: StagingFolder) -> Iterator[ShardJob]:
+    def jobs(folder: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
             for shard in content.shards:
-                encoded = EncodedShard(texts or encode.samples, shards / shard.name, shard.samples)
-                path, sidecar = partial.shards / shard.name, partial.done / f"{shard.name}.json"
+                encoded = EncodedShard(captions or encode.samples, shards / shard.name, shard.samples)
+                path, sidecar = folder.shards / shard.name, folder.done / f"{shard.name}.json"
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256))
 
-    if found := already_there(out, wanted, "features", IDENTITY):
-        return found
-    staging = out.with_name(f".{out.name}.features")  # whole shards, until it also says whose features they hold
-    total = sum(images.num_samples(split) for split in images.splits)
-    made = make_shards(wanted, staging, tasks, write_tar, 1, total)
+    if manifest := existing_manifest(out, expected, "features", IDENTITY):
+        return manifest
+    # Not in `out`: shards without the identity of their encoder would be taken for images.
+    staging = out.with_name(f".{out.name}.features")
+    manifest = make_shards(expected, staging, jobs, write_tar, 1, sum(map(images.num_samples, images.splits)))
     write_identity(staging, identity, encode.black())
     staging.rename(out)
-    return made
+    return manifest
+
+
+def _check_arguments(encoder: ImageEncoder, shards: Path, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; set --batch-size to 1 or more")
+    if encoder.trained or encoder.reads_features:
+        kind = "is trained, so its features would change" if encoder.trained else "reads stored features itself"
+        raise ValueError(f"the encoder {kind}; features are computed by a frozen encoder of images")
+    if not any(shards.glob("*.tar")) or read_identity(str(shards)) is not None:
+        raise ValueError(f"--shards is {shards}, which is not a folder of image shards")
 
 
 def _manifest_of(folder: Path) -> Manifest:
-    """What a manifest would say of a folder of plain tars, whose names say their splits."""
+    """Return the manifest of a folder of plain tars, which are named after their splits."""
     splits: dict[str, Split] = {}
     for split, path, _ in all_shards(folder):
         shard = Shard(path.name, count_samples(path), path.stat().st_size, sha256(path))
@@ -81,11 +82,18 @@ def _manifest_of(folder: Path) -> Manifest:
     return Manifest(f"the tars of {folder.resolve().name}", "see where they come from", 0, splits)
 
 
+def _mark(identity: Identity, shards: Path, images: Manifest, is_of_captions: bool) -> str:
+    """Return a hash of all that the features depend on, so that no others are taken for them."""
+    known = {name: value for name, value in vars(identity).items() if name != "grid"}  # older folders do not store it
+    source = sha256(shards / MANIFEST) if (shards / MANIFEST).is_file() else images.to_json()
+    return _digest(known, source, *(["texts"] if is_of_captions else []))
+
+
 def identify(encoder: ImageEncoder, node: dict[str, Any]) -> Identity:
-    """Whose features these will be. The fingerprint is the one that a checkpoint has of this encoder."""
-    printed = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.transform))
+    """Return the identity of an encoder's features, with the fingerprint that a checkpoint stores of the encoder."""
+    transform = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.transform))  # addresses differ in each process
     return Identity(
-        node, fingerprint(encoder), _digest(printed), encoder.num_features, encoder.feature_width, encoder.grid
+        node, fingerprint(encoder), _digest(transform), encoder.num_features, encoder.feature_width, encoder.grid
     )
 
 
@@ -93,28 +101,19 @@ def _digest(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def device_of(name: str) -> torch.device:
-    try:
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-        return torch.zeros(0, device=chosen).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device is {name}, which cannot be had ({reason}); set auto or cpu") from error
-
-
 def check_features(encoder: ImageEncoder, shards: Shards) -> None:
-    """Raises ValueError if the encoder is not for what the shards hold: images, or features of just that encoder."""
-    for folder in local(shards):
-        found, wanted = identity_of(folder), encoder.identity
-        if found is not None and wanted is None:
+    """Raise ValueError unless the shards hold what the encoder reads: images, or the features of that encoder."""
+    for folder in local_shards(shards):
+        stored, expected = read_identity(folder), encoder.identity
+        if stored is not None and expected is None:
             raise ValueError(f"data.shards is {folder}, which holds features, not images; set encoder=cached")
-        if found is None and wanted is not None:
+        if stored is None and expected is not None:
             raise ValueError(
                 f"encoder=cached reads features, but data.shards is {folder}, which holds none (no {IDENTITY}); set "
-                "data.shards to a folder of features, or encoder to one that sees images"
+                "data.shards to a folder of features, or encoder to one of images"
             )
-        if found != wanted:
+        if stored != expected:
             raise ValueError(
-                f"data.shards is {folder}, whose features are of {found}, but encoder.features_of holds those of "
-                f"{wanted}; set encoder.features_of to the same folder"
+                f"data.shards is {folder}, with features of {stored}, but encoder.features_of holds those of "
+                f"{expected}; set encoder.features_of to the same folder"
             )

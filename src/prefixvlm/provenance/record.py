@@ -1,4 +1,4 @@
-"""Nothing goes in; which code, versions and command a run or an evaluation is of comes out."""
+"""Git commit, package versions and command line of this process."""
 
 import importlib.metadata
 import os
@@ -15,44 +15,45 @@ PACKAGES = ("prefixvlm", "torch", "lightning", "transformers", "open_clip_torch"
 
 
 def provenance() -> dict[str, Any]:
-    """Plain values without a trace of the machine or a secret.
+    """Return plain values without secrets and without names or paths of the machine.
 
-    git: the commit of the code and whether it was changed since; None outside a repository. command: as it was typed,
-    but for the folder of the script.
+    git: the commit of the code and whether tracked files differ from it ("dirty"); None outside a repository.
+    versions: of Python and the packages. command: the command line without the folder of the script.
     """
     return {"git": _git(Path(__file__)), "versions": versions(), "command": command()}
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that make results what they are, where they are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def command() -> str:
-    """The command line, to be typed again."""
+    """Return the command line, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *redact(sys.argv[1:])])
 
 
 def _git(file: Path) -> dict[str, Any] | None:
-    """None where the file is none of the repository that its folder happens to be in, as in a virtual environment."""
-    if _ask(file, "ls-files", "--error-unmatch", file.name) is None:
+    # A virtual environment may lie inside another project's repository, which does not track its files.
+    if _run_git(file, "ls-files", "--error-unmatch", file.name) is None:
         return None
-    commit, changes = _ask(file, "rev-parse", "HEAD"), _ask(file, "status", "--porcelain", "--untracked-files=no")
+    commit = _run_git(file, "rev-parse", "HEAD")
+    changes = _run_git(file, "status", "--porcelain", "--untracked-files=no")
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
-def _ask(file: Path, *arguments: str) -> str | None:
-    """What git says; None if it fails or there is none."""
+def _run_git(file: Path, *arguments: str) -> str | None:
+    """Return the output of a git command in the folder of a file; None if it fails or git is not installed."""
     git = ["git", "-C", str(file.parent), *arguments]
-    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # without locks it disturbs no other git command
     try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10, env=env, stdin=subprocess.DEVNULL)
+        process = subprocess.run(git, capture_output=True, text=True, timeout=10, env=env, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
