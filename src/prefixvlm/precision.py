@@ -1,4 +1,4 @@
-"""The name of a precision goes in, a torch dtype comes out; auto is what the machine multiplies fast."""
+"""Names of precisions and their torch dtypes; auto is the dtype that this machine multiplies fast."""
 
 import torch
 
@@ -6,8 +6,9 @@ NAMES = ("auto", "float32", "bfloat16", "float16")
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where the machine multiplies it fast (a GPU, a CPU with AVX512-BF16 or AMX), float32 elsewhere."""
+    """Return bfloat16 on a GPU, or on a CPU with AVX512-BF16 or AMX, where it is fast; else float32."""
     if torch.cuda.is_available():
+        # Before Ampere bfloat16 is emulated, and slower than float32.
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if torch.backends.mps.is_available():
         return torch.bfloat16
@@ -17,7 +18,7 @@ def fast_dtype() -> torch.dtype:
 
 
 def dtype_of(key: str, name: str) -> torch.dtype:
-    """key: what a message calls the setting. Raises ValueError for a name that is not accepted."""
+    """Return the dtype of a name. Raises ValueError, with the configuration key, if the name is not accepted."""
     if name not in NAMES:
         raise ValueError(f"{key} is {name!r}; accepted are {', '.join(NAMES[:-1])} and {NAMES[-1]}")
     return fast_dtype() if name == "auto" else getattr(torch, name)

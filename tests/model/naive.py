@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from prefixvlm.batch import Row
-from prefixvlm.data.collate import continuation_ids
+from prefixvlm.data.tokenization import continuation_ids
 from prefixvlm.model.prefix_lm import PrefixLM
 from tests.conftest import collator_of
 

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.tensor import DTensor
 
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
-from prefixvlm.lm.blocks import recompute
+from prefixvlm.lm.blocks import enable_activation_checkpointing
 from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from prefixvlm.training.sharding import ShardedLMStrategy
@@ -39,7 +39,7 @@ def share_held(lm) -> float:
 def fit(shards: str, folder: Path, name: str, strategy: DDPStrategy, epochs: int = 3, resume: str | None = None):
     module = module_of(family="llama")
     if name == "sharded_on":
-        recompute(module.model.lm.blocks)
+        enable_activation_checkpointing(module.model.lm.blocks)
     whole = fingerprint(module.model.lm)
     losses = Losses()
     trainer = Trainer(

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from prefixvlm.batch import IGNORE_INDEX, Row
-from prefixvlm.lm.blocks import recompute
+from prefixvlm.lm.blocks import enable_activation_checkpointing
 from prefixvlm.model.trained_state import count_parameters, fingerprint, trained_state
 from prefixvlm.tune.adapters import Adapters
 from prefixvlm.tune.all import All
 from prefixvlm.tune.biases import Biases
 from prefixvlm.tune.last_blocks import LastBlocks
 from prefixvlm.tune.layer_norms import LayerNorms
-from prefixvlm.tune.peft import Peft, layers_of
+from prefixvlm.tune.peft import Peft, peft_layers
 from tests.conftest import WIDTH, collator_of, tiny_model
 
 WAYS = {
@@ -109,7 +109,7 @@ def test_the_trained_tensors_alone_bring_it_back(way, family, images):
 def test_computing_blocks_twice_and_copying_change_no_gradient(way, images):
     model = tuned(way).eval()  # without dropout
     twice = copy.deepcopy(model)
-    recompute(twice.lm.blocks)
+    enable_activation_checkpointing(twice.lm.blocks)
     batch = batch_of(model, images)
     for each in (model, twice):
         each(batch).mean().backward()
@@ -231,8 +231,8 @@ def test_what_is_added_to_a_half_precision_model_is_float32(way, images):
 
 
 def test_layers_of_peft_are_found():
-    assert list(layers_of(tuned("lora").lm)) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
-    assert not layers_of(tuned("adapters").lm)
+    assert list(peft_layers(tuned("lora").lm)) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
+    assert not peft_layers(tuned("adapters").lm)
 
 
 def test_the_last_blocks_of_t5_are_its_decoder_s():

@@ -1,1 +1,1 @@
-"""Ways of tuning: a frozen language model in, the same one with something trained out."""
+"""Fine-tuning methods: each makes part of a frozen language model trainable."""

@@ -1,4 +1,4 @@
-"""A language model goes in; small bottlenecks in its blocks, which begin as nothing, are trained."""
+"""Bottleneck adapters in the blocks of a frozen language model."""
 
 import re
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.tune.interface import Tuning
 
-# Where they are in a block. First: whose module adds the residual, so that what comes out is its last matrix's: BERT,
-# BLOOM; and OPT's MLP, which is no module. Then all others.
-LAST = {
+# Names of the modules in a block after which adapters go; they must come before the residual is added. Where the MLP or
+# the attention adds it itself (BERT, BLOOM), or is no module (OPT's MLP), the adapter follows its last matrix.
+LAST_MATRIX = {
     "mlp": re.compile(r"output\.dense|mlp\.dense_4h_to_h|fc2"),
     "attention": re.compile(r"attention\.output\.dense|self_attention\.dense"),
 }
-WHOLE = {
+WHOLE_MODULE = {
     "mlp": re.compile(r"mlp|feed_forward|layer\.\d\.DenseReluDense"),
     "attention": re.compile(r"attn|attention|self_attn|self_attention|layer\.0\.SelfAttention"),
 }
@@ -24,8 +24,8 @@ WHOLE = {
 class Adapters(Tuning):
     """Bottleneck adapters (Houlsby et al. 2019; MAGMA, Eichenberg et al. 2022, Sec. 3.3).
 
-    mlp, attention: by how much an adapter after these is narrower than the model (MAGMA: 4 and none, or 8 and 8); null
-    for none. parallel: the adapter reads what the MLP or the attention reads, not what comes out (He et al. 2022).
+    mlp, attention: width of the model over that of the adapters after its MLPs or attentions, or null for no adapters
+    (MAGMA: 4 and none, or 8 and 8). parallel: adapters take the input of the MLP or attention (He et al. 2022).
     """
 
     def __init__(self, mlp: int | None = 4, attention: int | None = None, parallel: bool = False) -> None:
@@ -49,11 +49,13 @@ class Adapters(Tuning):
                         f"tune.adapters.{place}{how} finds no place in {type(block).__name__}; set tune to another"
                     )
                 part.adapter = Adapter(width, max(1, width // factor)).to(device)
-                # A hook leaves the names of the frozen weights alone; a function and no closure can be copied.
-                part.register_forward_hook(_beside if self.parallel else _after, with_kwargs=True)
+                # A hook keeps the names of the frozen weights, and takes the adapter from the module that it is called
+                # with, so that a copied model uses its own.
+                part.register_forward_hook(_parallel if self.parallel else _sequential, with_kwargs=True)
 
     def _part(self, block: nn.Module, place: str) -> Any:
-        for pattern in (WHOLE[place],) if self.parallel else (LAST[place], WHOLE[place]):
+        # A parallel adapter needs the input of the whole module, so a last matrix is no place for it.
+        for pattern in (WHOLE_MODULE[place],) if self.parallel else (LAST_MATRIX[place], WHOLE_MODULE[place]):
             for name, part in block.named_modules():
                 if pattern.fullmatch(name):
                     return part
@@ -64,12 +66,13 @@ class Adapters(Tuning):
 
 
 class Adapter(nn.Module):
-    """up(relu(down(x))), in float32; 0 at first."""
+    """up(relu(down(x))) in float32, whatever the dtype of the model."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
         self.down = nn.Linear(width, bottleneck)
         self.up = nn.Linear(bottleneck, width)
+        # Zero output at first: training starts from the pretrained model.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -77,13 +80,14 @@ class Adapter(nn.Module):
         return self.up(F.relu(self.down(hidden.to(self.down.weight.dtype)))).to(hidden.dtype)
 
 
-def _after(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    return _plus(output, part.adapter(output[0] if isinstance(output, tuple) else output))
+def _sequential(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return _add(output, part.adapter(output[0] if isinstance(output, tuple) else output))
 
 
-def _beside(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    return _plus(output, part.adapter(args[0] if args else kwargs["hidden_states"]))
+def _parallel(part: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    return _add(output, part.adapter(args[0] if args else kwargs["hidden_states"]))
 
 
-def _plus(output: Any, added: Tensor) -> Any:
+def _add(output: Any, added: Tensor) -> Any:
+    # Attention modules return a tuple of the hidden states and the attention weights.
     return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added

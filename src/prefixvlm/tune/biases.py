@@ -1,11 +1,11 @@
-"""A language model goes in; its biases are trained."""
+"""BitFit: fine-tuning of the biases."""
 
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.tune.interface import Tuning, train_own
 
 
 class Biases(Tuning):
-    """BitFit (Ben Zaken et al. 2022): all biases, those of the layer norms too. Dropout stays off."""
+    """Train all biases, those of layer norms included (BitFit, Ben Zaken et al. 2022). Dropout stays off."""
 
     def apply(self, lm: LanguageModel) -> None:
         named = lm.model.named_parameters()

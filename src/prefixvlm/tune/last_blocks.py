@@ -1,4 +1,4 @@
-"""A language model goes in; its last transformer blocks and what normalises their output are trained."""
+"""Fine-tuning of the last transformer blocks and the final norm."""
 
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.tune.interface import Tuning, train_own
@@ -6,7 +6,7 @@ from prefixvlm.tune.layer_norms import norms
 
 
 class LastBlocks(Tuning):
-    """The last n blocks, with their dropout in training, and the final norm."""
+    """Train the last n blocks, with their dropout, and the norm after them."""
 
     def __init__(self, n: int = 2) -> None:
         self.n = n
@@ -17,12 +17,13 @@ class LastBlocks(Tuning):
             raise ValueError(f"tune.last_blocks.n is {self.n}; accepted are 1 to {len(blocks)}, the number of blocks")
         chosen = blocks[-self.n :]
         inside = {id(module) for block in blocks for module in block.modules()}
+        # A block is named STACK.LIST.NUMBER, as decoder.block.5, and its final norm STACK.NAME.
         stacks = {name.rpartition(".")[0].rpartition(".")[0] for name, module in lm.model.base_model.named_modules()
                   if any(module is block for block in chosen)}  # fmt: skip
         final = [
             norm
             for name, norm in norms(lm.model.base_model).items()
-            # BLOOM has a norm before the blocks too, and of T5's two stacks each has one.
+            # BLOOM also has a norm before its blocks, and each of T5's two stacks has a final norm.
             if id(norm) not in inside and "embed" not in name and name.rpartition(".")[0] in stacks
         ]
         train_own(lm, (p for module in (*chosen, *final) for p in module.parameters()), "tune.last_blocks")

@@ -1,4 +1,4 @@
-"""A language model goes in; the gains and biases of its layer norms are trained."""
+"""Fine-tuning of the layer norms."""
 
 from torch import nn
 
@@ -7,14 +7,18 @@ from prefixvlm.tune.interface import Tuning, train_own
 
 
 class LayerNorms(Tuning):
-    """All norms, also RMSNorms (Lu et al. 2021, Frozen Pretrained Transformers). Dropout stays off."""
+    """Train gains and biases of all layer norms and RMSNorms (Lu et al. 2021, Frozen Pretrained Transformers).
+
+    Dropout stays off.
+    """
 
     def apply(self, lm: LanguageModel) -> None:
         train_own(lm, (p for norm in norms(lm.model).values() for p in norm.parameters()), "tune.layer_norms")
 
 
 def norms(module: nn.Module) -> dict[str, nn.Module]:
-    """The norms in a module, by name: each model of transformers has a class of its own, called something with Norm."""
+    """Return the normalization layers in a module, by name."""
+    # Each model of transformers has a norm class of its own; all have Norm in their names.
     return {
         name: part
         for name, part in module.named_modules()
