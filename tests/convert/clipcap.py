@@ -1,6 +1,6 @@
-"""ClipCap's model and its two ways to caption, written from their description: one image, no cache, one head at a time.
+"""ClipCap's model, loss and decoding as a reference: one image, no cache, one head at a time.
 
-What it reads is a file of weights by the names that ClipCap's code gives them.
+The state is that of a file of weights, with the names of ClipCap's code.
 """
 
 import math
@@ -34,7 +34,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def gpt2(state: State, embeds: Tensor, num_heads: int) -> Tensor:
-    """Logits of all positions: float[T, E] -> float[T, V]. GPT-2's matrices are stored input first."""
+    """Return the logits of all positions: float[T, E] -> float[T, V]. GPT-2 stores its matrices input first."""
     x = embeds + state["gpt.transformer.wpe.weight"][: len(embeds)]
     layer = 0
     while (name := f"gpt.transformer.h.{layer}") + ".ln_1.weight" in state:
@@ -49,7 +49,7 @@ def gpt2(state: State, embeds: Tensor, num_heads: int) -> Tensor:
 
 
 def mapped(state: State, feature: Tensor) -> Tensor:
-    """The prefix of one image: float[D] -> float[K, E]."""
+    """Return the prefix of one image: float[D] -> float[P, E]."""
     w = {name.removeprefix("clip_project."): value for name, value in state.items()}
     width = state["gpt.transformer.wte.weight"].shape[1]
     if "model.0.weight" in w:
@@ -70,19 +70,19 @@ def mapped(state: State, feature: Tensor) -> Tensor:
 
 
 def logits(state: State, feature: Tensor, ids: list[int], num_heads: int) -> Tensor:
-    """Of all positions of the prefix and the text: float[K + T, V]."""
+    """Return the logits of all positions of the prefix and the text: float[P + T, V]."""
     text = state["gpt.transformer.wte.weight"][ids]
     return gpt2(state, torch.cat([mapped(state, feature), text]), num_heads)
 
 
 def losses(state: State, feature: Tensor, ids: list[int], num_heads: int) -> Tensor:
-    """ClipCap's training: from the prefix's last position on, each but the last foretells the next token."""
-    said = logits(state, feature, ids, num_heads)[len(mapped(state, feature)) - 1 : -1]
-    return torch.nn.functional.cross_entropy(said, torch.tensor(ids), reduction="none")
+    """Return the cross entropy of each token; the last position of the prefix predicts the first one."""
+    predicted = logits(state, feature, ids, num_heads)[len(mapped(state, feature)) - 1 : -1]
+    return torch.nn.functional.cross_entropy(predicted, torch.tensor(ids), reduction="none")
 
 
 def greedy(state: State, feature: Tensor, num_heads: int, max_new_tokens: int = 67) -> list[int]:
-    """Up to and with the stop; ClipCap calls it nucleus sampling, and takes the likeliest token."""
+    """Return the ids up to and with the stop. ClipCap calls it nucleus sampling, but takes the likeliest token."""
     ids: list[int] = []
     while len(ids) < max_new_tokens and STOP not in ids:
         ids.append(int(logits(state, feature, ids, num_heads)[-1].argmax()))
@@ -90,7 +90,7 @@ def greedy(state: State, feature: Tensor, num_heads: int, max_new_tokens: int = 
 
 
 def beam(state: State, feature: Tensor, num_heads: int, size: int = 5, max_new_tokens: int = 67) -> list[list[int]]:
-    """All beams up to and with the stop, the best first."""
+    """Return all beams up to and with the stop, the best first."""
     beams: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(max_new_tokens):
         candidates = []

@@ -58,13 +58,13 @@ def gpt2_of(size, seed=0):
 
 
 def mapper_of(kind, width, seed=0):
-    """Random tensors with ClipCap's names and shapes: 3 prefix tokens; the transformer's features are 2."""
+    """Return random tensors with ClipCap's names and shapes: 3 prefix tokens; clip_length 2 of the transformer."""
     torch.manual_seed(seed + 1)
     prefix, clip = 3, 2
 
     def linear(name, rows, columns, bias=True):
-        made = {f"{name}.weight": torch.randn(rows, columns) / columns**0.5}
-        return made | ({f"{name}.bias": torch.randn(rows) * 0.3} if bias else {})
+        weight = {f"{name}.weight": torch.randn(rows, columns) / columns**0.5}
+        return weight | ({f"{name}.bias": torch.randn(rows) * 0.3} if bias else {})
 
     if kind == "mlp":
         hidden = width * prefix // 2
@@ -82,7 +82,7 @@ def mapper_of(kind, width, seed=0):
 
 
 def weights_of(size, kind, buffers=False, seed=0):
-    """A state dict as ClipCap's code saves it. buffers: with those that transformers of old had."""
+    """Return a state dict as ClipCap's code saves it. buffers: with the masks that older transformers saved."""
     width, layers, _ = SIZES[size]
     state = {f"gpt.{name}": value.clone() for name, value in gpt2_of(size, seed).state_dict().items()}
     for layer in range(layers if buffers else 0):
@@ -98,7 +98,7 @@ def command(monkeypatch, *arguments):
 
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
-    """Import weights: the folder that comes of it."""
+    """Return a function that imports a state dict and returns the written folder."""
     clip, words = tiny_clip(tmp_path / "clip"), tmp_path / "words"
     byte_tokenizer().save_pretrained(words)
 
@@ -142,8 +142,8 @@ def test_logits_losses_and_captions_are_clipcaps(size, kind, buffers, imported, 
     for ours, theirs in zip(found.split([len(text) + 1 for text in ids]), expected, strict=True):
         torch.testing.assert_close(ours[:-1], theirs, atol=1e-3, rtol=1e-4)  # the last is of the EOS, which is ours
 
-    said = [naive.greedy(state, feature, heads) for feature in features]
-    assert decoding.greedy(model, prompts, 67) == [without_stop(text) for text in said]
+    expected_ids = [naive.greedy(state, feature, heads) for feature in features]
+    assert decoding.greedy(model, prompts, 67) == [without_stop(text) for text in expected_ids]
     beams = [naive.beam(state, feature, heads)[0] for feature in features]
     assert len({tuple(text) for text in beams}) > 1
     assert clipcap_beam(model, prompts) == [without_stop(text) for text in beams]
@@ -152,7 +152,7 @@ def test_logits_losses_and_captions_are_clipcaps(size, kind, buffers, imported, 
 
 
 def without_stop(ids):
-    """The stop is our EOS, which is no part of a text."""
+    """Return the ids before the stop, which is our EOS and no part of a text."""
     return ids[: ids.index(naive.STOP)] if naive.STOP in ids else ids
 
 
@@ -183,7 +183,7 @@ def test_an_untied_head_and_half_precision_are_kept(imported):
     torch.testing.assert_close(lm.embed(torch.tensor([7]))[0], state["gpt.transformer.wte.weight"][7].half().float())
 
 
-def test_normalised_features_are_remembered(imported, tmp_path):
+def test_normalize_is_stored_in_the_checkpoint(imported, tmp_path):
     state = weights_of("small", "transformer")
     Image.new("RGB", (70, 50), "teal").save(tmp_path / "x.png")
     captions = []
@@ -221,15 +221,15 @@ def test_objects_in_the_file_are_refused(tmp_path, imported):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_checkpoint_of_clipcap_is_one_sentence(tmp_path, imported):
+def test_other_files_are_refused_in_one_sentence(tmp_path, imported):
     state = weights_of("small", "transformer")
     without = {name: value for name, value in state.items() if "norm1" not in name}
     for content, message in (
         ({}, "lacks those of GPT-2"),
-        ([1, 2], "something else than named tensors"),
-        ({"gpt.transformer.wte.weight": 3}, "something else than named tensors"),
+        ([1, 2], "something other than named tensors"),
+        ({"gpt.transformer.wte.weight": 3}, "something other than named tensors"),
         ({"mapper.weight": torch.zeros(2)}, "lacks those of GPT-2"),
-        (state | {"optimizer": torch.zeros(2)}, "tensors of others than gpt and clip_project"),
+        (state | {"optimizer": torch.zeros(2)}, "tensors outside gpt and clip_project"),
         ({name: value for name, value in state.items() if name.startswith("gpt.")}, "its mapper lacks 'linear.weight'"),
         (without, "its TransformerMapper is another: Missing key.*norm1"),
         (state | {"clip_project.prefix_const": torch.zeros(3, 8)}, "its TransformerMapper is another"),
@@ -249,7 +249,7 @@ def test_errors_name_the_option(tmp_path, imported, monkeypatch):
         imported(state, "--num-heads", 5)
     with pytest.raises(ValueError, match=r"the tokenizer 'absent' is neither a local folder.*set --tokenizer"):
         imported(state, "--num-heads", 4, "--tokenizer", "absent")
-    with pytest.raises(ValueError, match=r"features of width 16, not of 512, 640, 768, so --encoder must say whose"):
+    with pytest.raises(ValueError, match=r"features of width 16, not of 512, 640, 768, so their encoder is unknown"):
         command(monkeypatch, tmp_path / "weights.pt", "--out", tmp_path / "x")
     wider = state | {"clip_project.model.0.weight": torch.zeros(48, 20)}
     with pytest.raises(ValueError, match=r"one feature of width 20 an image.*gives 1 of width 16; set --encoder"):

@@ -1,4 +1,4 @@
-"""`prefixvlm merge` upon real runs: the same numbers without tune, for prefixvlm and for transformers alone."""
+"""`prefixvlm merge` on real runs: the merged model gives the same numbers in prefixvlm and in transformers."""
 
 import hashlib
 import json
@@ -16,21 +16,21 @@ from prefixvlm.training.checkpoint import KEY, load
 from tests.conftest import tiny_lm
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
 
-WAYS = {"lora": "tune=[lora,layer_norms]", "all": "tune=all", "adapters": "tune=adapters", "none": "tune=none"}
+TUNE = {"lora": "tune=[lora,layer_norms]", "all": "tune=all", "adapters": "tune=adapters", "none": "tune=none"}
 
 
 @pytest.fixture(scope="module")
 def checkpoint_of(parts, tmp_path_factory):  # noqa: F811
-    made = {}
+    paths = {}
 
-    def of(way):
-        if way not in made:
-            folder = tmp_path_factory.mktemp("run") / way
-            run("train.py", *parts, WAYS[way], "task=captioning", "test=false", f"hydra.run.dir={folder}")
-            made[way] = folder / "checkpoints" / "last.ckpt"
-        return made[way]
+    def get(method):
+        if method not in paths:
+            folder = tmp_path_factory.mktemp("run") / method
+            run("train.py", *parts, TUNE[method], "task=captioning", "test=false", f"hydra.run.dir={folder}")
+            paths[method] = folder / "checkpoints" / "last.ckpt"
+        return paths[method]
 
-    return of
+    return get
 
 
 def rebuilt(path):
@@ -46,10 +46,10 @@ def losses(module, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["lora", "all"])
+@pytest.mark.parametrize("method", ["lora", "all"])
 @torch.no_grad()
-def test_merged_is_the_same_model_without_tune(way, checkpoint_of, tmp_path, images):
-    path, out = checkpoint_of(way), tmp_path / "deep" / "merged"
+def test_merged_is_the_same_model_without_tune(method, checkpoint_of, tmp_path, images):
+    path, out = checkpoint_of(method), tmp_path / "deep" / "merged"
     run("-m", "prefixvlm.cli", "merge", "--ckpt", path, "--out", out, cwd=tmp_path)
     assert sorted(p.name for p in out.iterdir()) == ["lm", "merged.ckpt"]
     assert [p.name for p in out.parent.iterdir()] == ["merged"]
@@ -76,7 +76,7 @@ def test_merged_is_the_same_model_without_tune(way, checkpoint_of, tmp_path, ima
 
 
 @pytest.mark.slow
-def test_an_evaluation_takes_both_and_says_the_same(checkpoint_of, tmp_path):
+def test_evaluations_before_and_after_predict_the_same(checkpoint_of, tmp_path):
     path = checkpoint_of("lora")
     merge(path, tmp_path / "merged", build_merged)
     for name, ckpt in (("tuned", path), ("merged", tmp_path / "merged" / "merged.ckpt")):
@@ -89,10 +89,10 @@ def test_an_evaluation_takes_both_and_says_the_same(checkpoint_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_merged_is_one_sentence_and_leaves_nothing(checkpoint_of, tmp_path, monkeypatch):
-    for way, message in (("none", "has nothing to merge"), ("adapters", "adapters are no change of weights")):
+def test_errors_are_one_sentence_and_leave_nothing(checkpoint_of, tmp_path, monkeypatch):
+    for method, message in (("none", "has nothing to merge"), ("adapters", "adapters are no change of weights")):
         with pytest.raises(ValueError, match=message):
-            merge(checkpoint_of(way), tmp_path / "out", build_merged)
+            merge(checkpoint_of(method), tmp_path / "out", build_merged)
     with pytest.raises(ValueError, match=f"{tmp_path} exists; set --out to a new folder"):
         merge(checkpoint_of("lora"), tmp_path, build_merged)
 

@@ -1,1 +1,1 @@
-"""Converting checkpoints: ClipCap's weights into ours, and LoRA merged into the language model."""
+"""Conversion of checkpoints: ClipCap's weights, and tuned weights merged into the language model."""

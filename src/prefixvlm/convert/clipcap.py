@@ -1,24 +1,23 @@
-"""ClipCap's weights and the encoder and mapper that they fit go in; a folder with GPT-2 and a checkpoint comes out."""
+"""Converts ClipCap's weights into a folder with its GPT-2 and a prefixvlm checkpoint."""
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
+from prefixvlm.atomic import replacing_folder
 from prefixvlm.convert.clipcap_weights import EOS, ClipCap, refusal
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.causal import CausalLM
+from prefixvlm.lm.saving import save_pretrained
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
 
 MODEL, CHECKPOINT = "lm", "clipcap.ckpt"
-HEAD_WIDTH = 64  # of every published GPT-2
+HEAD_WIDTH = 64  # of every published GPT-2; the weights do not tell it
 
 
 def write_clipcap(
@@ -30,11 +29,12 @@ def write_clipcap(
     tokenizer: str = "gpt2",
     num_heads: int | None = None,
 ) -> None:
-    """Write out/lm, for transformers, and out/clipcap.ckpt, for an evaluation; both, or nothing.
+    """Write out/lm, which transformers can load, and out/clipcap.ckpt, for an evaluation.
 
-    config: of a run with the weights' overrides. encoder, mapper: as it says; the encoder may be without weights, for
-    its shape is all that is known of ClipCap's. tokenizer: a local folder or a hub id. num_heads: of GPT-2.
-    Raises ValueError if out is there, or where something does not fit.
+    config: of a run with the overrides of the weights; its lm.name is set to out/lm.
+    encoder, mapper: built from that configuration. The encoder may be on the meta device: only its shape is checked.
+    tokenizer: a local folder or a hub id. num_heads: of GPT-2; by default its width divided by 64.
+    Raises ValueError if `out` exists or if something does not fit the weights.
     """
     out = out.resolve()
     if out.exists():
@@ -44,35 +44,29 @@ def write_clipcap(
             f"the weights read one feature of width {weights.feature_width} an image, but this encoder gives "
             f"{encoder.num_features} of width {encoder.feature_width}; set --encoder"
         )
-    _fill(mapper, weights.mapper, weights.path)
+    _load(mapper, weights.mapper, weights.path)
     words = _tokenizer(tokenizer, len(weights.gpt2["transformer.wte.weight"]))
     model = _gpt2(weights, num_heads, words.eos_token_id)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        temporary.chmod(out.parent.stat().st_mode & 0o777)  # mkdtemp's are for their owner alone
-        model.save_pretrained(temporary / MODEL)
-        words.save_pretrained(temporary / MODEL)
-        words.eos_token = EOS
+    with replacing_folder(out) as folder:
+        save_pretrained(model, words, folder / MODEL)
+        words.eos_token = EOS  # not before: the saved tokenizer stays GPT-2's
         config["lm"]["name"] = str(out / MODEL)
-        checkpoint = {
-            "epoch": 0,
-            "global_step": 0,
-            "state_dict": {f"model.mapper.{name}": value for name, value in mapper.state_dict().items()},
-            "callbacks": {},
-            # Which encoder it was, nothing in the file tells.
-            KEY: {"config": config, "identity": {"lm": fingerprint(CausalLM(model, words))}, "lineage": []},
-        }
-        AtomicCheckpointIO().save_checkpoint(checkpoint, temporary / CHECKPOINT)
-        temporary.rename(out)
-    except SafetensorError as error:  # its way to say that the disk is full
-        raise OSError(f"{out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        AtomicCheckpointIO().save_checkpoint(_checkpoint(config, mapper, CausalLM(model, words)), folder / CHECKPOINT)
+
+
+def _checkpoint(config: dict[str, Any], mapper: Mapper, lm: CausalLM) -> dict[str, Any]:
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "state_dict": {f"model.mapper.{name}": value for name, value in mapper.state_dict().items()},
+        "callbacks": {},
+        # Without the identity of the encoder, which ClipCap's file does not tell.
+        KEY: {"config": config, "identity": {"lm": fingerprint(lm)}, "lineage": []},
+    }
 
 
 def _gpt2(weights: ClipCap, num_heads: int | None, eos_id: int | None) -> GPT2LMHeadModel:
-    """In float32, of whichever size, with its head tied to its embeddings where the two are the same."""
+    """Return GPT-2 in float32 with the sizes of the weights; its head is tied if it equals the embeddings."""
     state = {"lm_head.weight": weights.gpt2["transformer.wte.weight"], **weights.gpt2}
     width = weights.lm_width
     heads = f"heads of {HEAD_WIDTH}" if num_heads is None else f"{num_heads} heads"
@@ -92,11 +86,11 @@ def _gpt2(weights: ClipCap, num_heads: int | None, eos_id: int | None) -> GPT2LM
         eos_token_id=eos_id,
         tie_word_embeddings=torch.equal(state["lm_head.weight"], state["transformer.wte.weight"]),
     )
-    with torch.device("meta"):
+    with torch.device("meta"):  # saves the random initialisation of weights that are then replaced
         model = GPT2LMHeadModel(config)
     model = model.to_empty(device="cpu")
     model.tie_weights()
-    _fill(model, state, weights.path)
+    _load(model, state, weights.path)
     return model.eval()
 
 
@@ -105,7 +99,7 @@ def _tokenizer(name: str, num_tokens: int) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the tokenizer {name!r} is neither a local folder nor to be had from the hub "
+            f"the tokenizer {name!r} is neither a local folder nor available from the hub "
             f"({str(error).splitlines()[0]}); set --tokenizer"
         ) from error
     if len(tokenizer) > num_tokens or len(tokenizer(EOS, add_special_tokens=False).input_ids) != 1:
@@ -116,7 +110,7 @@ def _tokenizer(name: str, num_tokens: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def _load(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
         module.load_state_dict({name: value.float() for name, value in state.items()})
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A file of ClipCap's own weights goes in; its GPT-2, its mapper by our names, and what must be configured come out."""
+"""Reads a file of ClipCap's weights: GPT-2, the mapper under our names, and the configuration that fits them."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from torch import Tensor
 
 EOS = "."  # ClipCap trains no EOS: a full stop ends its captions
 ENCODERS = {512: "clip_vit_b32", 640: "clip_rn50x4", 768: "clip_vit_l14"}  # conf/encoder, by feature width
-BUFFER = re.compile(r"\.attn\.(masked_)?bias$")  # the causal mask, which transformers of old saved with GPT-2
-NAMES = {  # parts of names of the mappers' tensors: ClipCap's, and ours
+BUFFER = re.compile(r"\.attn\.(masked_)?bias$")  # the causal mask, which older transformers saved with GPT-2
+NAMES = {  # parts of the names of the mappers' tensors: ClipCap's, ours
     "model.": "mlp.",
     "prefix_const": "constants",
     "transformer.layers.": "layers.",
@@ -24,7 +24,11 @@ NAMES = {  # parts of names of the mappers' tensors: ClipCap's, and ours
 
 @dataclass(frozen=True)
 class ClipCap:
-    """What a file of weights holds. kind: of mapper, mlp or transformer; options: its shape, as mapper.KEY=VALUE."""
+    """The content of a file of weights.
+
+    mapper: by the names of our MLPMapper or TransformerMapper.
+    kind: mlp or transformer, a choice of conf/mapper. options: its sizes, by their keys in conf/mapper.
+    """
 
     path: Path
     gpt2: dict[str, Tensor]
@@ -35,12 +39,16 @@ class ClipCap:
     lm_width: int
 
     def overrides(self, encoder: str | None, normalize: bool) -> list[str]:
-        """What train.py's configuration must be changed by. encoder: a choice of conf/encoder, None for the usual."""
+        """Return the overrides of train.py's configuration that fit the weights.
+
+        encoder: a choice of conf/encoder; None for the CLIP of the same feature width.
+        normalize: whether the features were divided by their norm, which the weights do not tell.
+        """
         encoder = encoder or ENCODERS.get(self.feature_width)
         if encoder is None:
             raise ValueError(
                 f"the weights read features of width {self.feature_width}, not of "
-                f"{', '.join(map(str, ENCODERS))}, so --encoder must say whose; set it to a choice of conf/encoder"
+                f"{', '.join(map(str, ENCODERS))}, so their encoder is unknown; set --encoder to one of conf/encoder"
             )
         return [
             f"encoder={encoder}",
@@ -58,20 +66,20 @@ class ClipCap:
 
 
 def read_clipcap(path: Path) -> ClipCap:
-    """Raises ValueError for a file that is not the state dict of ClipCap's model; no code of it runs."""
+    """Read a state dict of ClipCap's model without running code from the file. Raises ValueError for other files."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
-        raise ValueError(f"{path} is damaged, or holds more than tensors, which is not read") from error
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly any exception
+        raise ValueError(f"{path} is damaged, or holds more than tensors, which may run code") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise refusal(path, "it holds something else than named tensors")
-    gpt2, found = _under("gpt.", state), _under("clip_project.", state)
-    if len(gpt2) + len(found) < len(state) or not {"transformer.wte.weight", "transformer.wpe.weight"} <= gpt2.keys():
-        raise refusal(path, "it has tensors of others than gpt and clip_project, or lacks those of GPT-2")
+        raise refusal(path, "it holds something other than named tensors")
+    gpt2, project = _under("gpt.", state), _under("clip_project.", state)
+    if len(gpt2) + len(project) < len(state) or not {"transformer.wte.weight", "transformer.wpe.weight"} <= gpt2.keys():
+        raise refusal(path, "it has tensors outside gpt and clip_project, or lacks those of GPT-2")
     width = gpt2["transformer.wte.weight"].shape[1]
-    mapper = {_renamed(name): value for name, value in found.items()}
+    mapper = {_our_name(name): value for name, value in project.items()}
     try:
         if "mlp.2.weight" in mapper:
             kind, options = "mlp", {"prefix_length": len(mapper["mlp.2.weight"]) // width}
@@ -93,12 +101,12 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _renamed(name: str) -> str:
+def _our_name(name: str) -> str:
     for theirs, ours in NAMES.items():
         name = name.replace(theirs, ours)
     return name
 
 
 def refusal(path: Path, reason: str) -> ValueError:
-    """The error of a file that is none of ClipCap's."""
+    """Return the error for a file that is not ClipCap's."""
     return ValueError(f"{path} is not a checkpoint of ClipCap's ClipCaptionModel: {reason}")

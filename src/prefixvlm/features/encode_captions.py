@@ -12,8 +12,8 @@ from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.tar_writer import SampleOrError
 from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.encoder.loading import RANDOM
+from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.features.encode_images import device_of
 
 
