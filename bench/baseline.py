@@ -1,8 +1,8 @@
-"""Features and token ids go in; a plain ClipCap-style loop's loss and captions come out: what `run.py` compares with.
+"""The baseline of `run.py`: loss and captioning of a plain ClipCap-style loop.
 
-Written for this bench from the paper (Mokady et al. 2021) and what is known of its loop: every batch is padded to the
-data set's longest caption, the language model's weights keep their gradients although only the mapper is stepped, the
-logits of every position are computed, and captions are made one image at a time, each step reading the text anew.
+Written for this benchmark from the paper (Mokady et al. 2021) and what is known of its loop: every batch is padded to
+the longest caption of the data set, the language model computes gradients of its weights although only the mapper is
+trained, logits of all positions are computed, and captioning takes one image at a time, without a KV cache.
 """
 
 import torch
@@ -14,7 +14,7 @@ IGNORE = -100
 
 
 class ClipCap(nn.Module):
-    """A mapper before a language model."""
+    """A mapper and a language model."""
 
     def __init__(self, mapper: nn.Module, lm: PreTrainedModel) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ClipCap(nn.Module):
         self.lm = lm.requires_grad_(True).eval()
 
     def loss(self, features: Tensor, captions: list[list[int]], longest: int) -> Tensor:
-        """features: float[S, 1, D]; captions: S lists of ids. Mean cross entropy over their tokens."""
+        """Return the mean cross entropy of the captions' tokens. features: float[S, 1, D]; captions: S lists of ids."""
         tokens = torch.zeros(len(captions), longest, dtype=torch.long)
         labels = torch.full_like(tokens, IGNORE)
         for row, caption in enumerate(captions):
@@ -36,7 +36,7 @@ class ClipCap(nn.Module):
 
     @torch.no_grad()
     def greedy(self, features: Tensor, num_tokens: int) -> list[int]:
-        """features: float[1, 1, D] of one image."""
+        """Return the ids of a caption of num_tokens. features: float[1, 1, D], of one image."""
         embeds = self.mapper(features)
         ids: list[int] = []
         for _ in range(num_tokens):
@@ -47,7 +47,7 @@ class ClipCap(nn.Module):
 
     @torch.no_grad()
     def beam(self, features: Tensor, num_tokens: int, num_beams: int) -> list[int]:
-        """features: float[1, 1, D] of one image. The likeliest text of num_tokens that the search finds."""
+        """Return the ids of the most probable caption of num_tokens. features: float[1, 1, D], of one image."""
         embeds = self.mapper(features)
         ids = torch.zeros(1, 0, dtype=torch.long)
         scores = torch.zeros(1, 1)

@@ -1,4 +1,4 @@
-"""Workers, ranks and points of interruption go in; a table of which resumed runs are exact comes out."""
+"""A table of resumed training loaders: whether they are exact, by workers, ranks and step of the interruption."""
 
 import io
 import random
@@ -21,7 +21,7 @@ SAMPLES, BATCH = 62, 3
 
 
 def keys(samples: list[Sample], rng: random.Random) -> tuple[list[str], float]:
-    """With what a random prompt or caption would depend on."""
+    """Return the keys, and a number that random prompts or captions would depend on."""
     return [sample.key for sample in samples], rng.random()
 
 
@@ -39,9 +39,10 @@ def source(folder: Path, name: str, shards: int) -> ShardSource:
                 file.addfile(info, io.BytesIO(buffer.getvalue()))
                 number += 1
         tars.append(ShardRef(path, f"{name}/"))
-    made = ShardSource(tars, name, weight=1 + len(name))
-    made.__dict__["lengths"] = [np.arange(count) * 17 % 29 for count in counts]
-    return made
+    result = ShardSource(tars, name, weight=1 + len(name))
+    # `lengths` is a cached property of the manifest, which these shards do not have.
+    result.__dict__["lengths"] = [np.arange(count) * 17 % 29 for count in counts]
+    return result
 
 
 def loaders(sources: list[ShardSource], kind: str, workers: int, ranks: int) -> list[TrainLoader]:
@@ -57,7 +58,7 @@ def loaders(sources: list[ShardSource], kind: str, workers: int, ranks: int) -> 
 def is_exact(
     sources: list[ShardSource], kind: str, workers: int, ranks: int, stop: int, expected: list[list[Any]]
 ) -> bool:
-    """Whether every rank, resumed from the state of rank 0, reads what it would have read."""
+    """Return whether every rank, resumed from the state of rank 0, reads the same batches as without a stop."""
     before = loaders(sources, kind, workers, ranks)
     read: list[list[Any]] = [[] for _ in range(ranks)]
     for rank, loader in enumerate(before):
@@ -67,12 +68,12 @@ def is_exact(
     for rank, loader in enumerate(after):
         loader.load_state_dict(before[0].state_dict())
         read[rank] += list(loader)
-    ends = (stop // len(after[0]) + 1) * len(after[0])
-    return all(seen == wanted[:ends] for seen, wanted in zip(read, expected, strict=True))
+    end = (stop // len(after[0]) + 1) * len(after[0])
+    return all(batches == whole[:end] for batches, whole in zip(read, expected, strict=True))
 
 
-def once(sources: list[ShardSource], workers: int, ranks: int) -> bool:
-    """Whether an evaluation sees each sample of all ranks once."""
+def sees_each_once(sources: list[ShardSource], workers: int, ranks: int) -> bool:
+    """Return whether the evaluation loaders of all ranks together yield each sample once."""
     seen = [key for rank in range(ranks)
             for batch, _ in EvalLoader(sources, BATCH, keys, num_workers=workers, rank=rank, world=ranks)
             for key in batch]  # fmt: skip
@@ -80,7 +81,7 @@ def once(sources: list[ShardSource], workers: int, ranks: int) -> bool:
 
 
 def table() -> None:
-    """Print it, row by row; the fifth point is the end of an epoch."""
+    """Print the table row by row. The fifth interruption is at the end of an epoch."""
     print("batches  shards  workers  ranks  resumed exactly at batch                  evaluation")
     with tempfile.TemporaryDirectory() as folder:
         for kind, shards in product(KINDS, SHARDS):
@@ -92,5 +93,5 @@ def table() -> None:
                 exact = [is_exact(sources, kind, workers, ranks, stop, expected) for stop in stops]
                 points = " ".join(f"{stop}{'' if good else '!'}" for stop, good in zip(stops, exact, strict=True))
                 good = f"{sum(exact)} of {len(exact)}"
-                each = "each once" if once(sources, workers, ranks) else "WRONG"
+                each = "each once" if sees_each_once(sources, workers, ranks) else "WRONG"
                 print(f"{kind:9}{shards:5}{workers:9}{ranks:7}  {good}: {points:30}  {each}", flush=True)

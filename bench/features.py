@@ -1,8 +1,8 @@
-"""Training steps with stored features beside those that encode their images: seconds of each and the ratio come out.
+"""Training steps with stored features, compared with steps that encode their images.
 
 `python bench/features.py [--quick]`: open_clip's ViT-B-32 and a GPT-2-small-size language model, both with random
-weights, batches of 32 decoded images with captions as long as real ones. A step is all of it: transform (or stored
-array to tensor), encoder, mapper, language model, backward, optimizer. Reading and decoding are timed on neither side.
+weights, batches of 32 decoded images with captions as long as real ones. A step is transform (or stored array to
+tensor), encoder, mapper, language model, backward pass and optimizer. Reading and decoding are not timed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from prefixvlm.data.feature_codec import decode_npy, encode_npy
 from prefixvlm.encoder.cached import CachedEncoder, write_identity
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.openclip import OpenClipEncoder
-from prefixvlm.features.encode_images import Encode
+from prefixvlm.features.encode_images import ImageShardEncoder
 from prefixvlm.features.write import identify
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.mapper.interface import Mapper
@@ -40,12 +40,18 @@ from prefixvlm.model.prefix_lm import PrefixLM
 
 MODEL, BATCH = "ViT-B-32", 32
 IMAGE_SIZE = (320, 240)
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}  # not used, but it must be there
-MAPPERS = {"pooled": MLPMapper, "patch": ResamplerMapper}  # both give PREFIX_LENGTH embeddings
+TEXT = {
+    "context_length": 8,
+    "vocab_size": 64,
+    "width": 64,
+    "heads": 1,
+    "layers": 1,
+}  # not used, but open_clip requires it
+MAPPERS = {"pooled": MLPMapper, "patch": ResamplerMapper}
 
 
 class Side:
-    """An encoder with a mapper and the language model; its images are pictures, or their stored features."""
+    """One side: encoder, mapper and language model. images: PIL images, or their stored features."""
 
     def __init__(self, encoder: ImageEncoder, kind: type[Mapper], lm: CausalLM, images: list[Any]) -> None:
         torch.manual_seed(1)
@@ -65,7 +71,7 @@ class Side:
 
 
 def random_encoder(features: str, quick: bool, folder: Path) -> OpenClipEncoder:
-    """ViT-B-32 with random weights; frozen, so they must come from a folder."""
+    """Return ViT-B-32 with random weights, from a file: a frozen encoder without weights is an error."""
     torch.manual_seed(0)
     config = {**open_clip.get_model_config(MODEL), "text_cfg": TEXT}
     if quick:
@@ -81,7 +87,7 @@ def sides_of(features: str, lm: CausalLM, batch: int, quick: bool, folder: Path)
     encoder = random_encoder(features, quick, folder)
     with torch.no_grad():
         computed = encoder(torch.stack([encoder.transform(each) for each in pictures])).numpy()
-    write_identity(folder, identify(encoder, {}), Encode(encoder, 1).black())
+    write_identity(folder, identify(encoder, {}), ImageShardEncoder(encoder, 1).black())
     stored = [decode_npy(encode_npy(each)) for each in computed]
     return {
         "on the fly": Side(encoder, MAPPERS[features], lm, pictures),
@@ -91,10 +97,8 @@ def sides_of(features: str, lm: CausalLM, batch: int, quick: bool, folder: Path)
 
 @torch.no_grad()
 def check(sides: dict[str, Side]) -> None:
-    """Both sides give the language model the same prefix, to 1e-3.
-
-    Their losses are only reported: these random weights, which are large, make much of a difference in the 4th digit.
-    """
+    """Assert that the prefixes of both sides are equal to 1e-3."""
+    # Losses are only reported: these random weights are large, and amplify a difference in the fourth digit.
     ours, fly = (sides[name].model.prefix_embeds(sides[name].pixel_values()) for name in ("cached", "on the fly"))
     difference = float((ours - fly).norm() / fly.norm())
     assert difference < 1e-3, f"the prefixes of the two sides differ by {difference:.1e} of their size"

@@ -1,7 +1,7 @@
-"""A run goes in, is killed at random moments and gone on with; whether it ends as one that was not comes out.
+"""Kill a run at random moments, resume it, and compare its end with that of an uninterrupted run.
 
-`python bench/kills.py [--kills 20] [train.py options] ...`: a whole run of the options, then the same run
-in another folder under kill -9, every time at another moment, and both last checkpoints compared bit for bit.
+`python bench/kills.py [--kills 20] [train.py options] ...`: an uninterrupted run of the options, then the same run in
+another folder under kill -9 at random moments. The last checkpoints are compared bit for bit.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NAMES = ("state_dict", "optimizer_states", "lr_schedulers", "ShardDataModule", "
 
 
 def end(folder: Path) -> dict[str, Any]:
-    """All that a run goes on with; paths, and Lightning's counters of what is over, aside."""
+    """Return what a resumed run depends on, without paths and Lightning's counters."""
     checkpoint = load(folder / "checkpoints" / "last.ckpt")
     callbacks = checkpoint["callbacks"]
     scores = [state["best_model_score"] for state in callbacks.values() if "best_model_score" in state]

@@ -1,4 +1,4 @@
-"""Functions and models go in; seconds, bytes and the bare matrix products of a step come out."""
+"""Measurements: seconds, peak memory, and the bare matrix products of a training step."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from prefixvlm.model.prefix_lm import PrefixLM
 
 
 class Clock:
-    """Seconds of each thing that is timed, round by round."""
+    """Seconds of each job, round by round."""
 
     def __init__(self, bar: tqdm) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -36,22 +36,22 @@ class Clock:
         return statistics.median(self.seconds[name])
 
 
-Gemm = tuple[bool, int, int, int, bool, bool]  # is a Conv1D, rows, in, out, has a gradient: input's, weight's
+Gemm = tuple[bool, int, int, int, bool, bool]  # is a Conv1D, rows, in, out, gradient of input, of weight
 
 
 def gemms_of(model: PrefixLM, batch: Batch) -> Counter[Gemm]:
-    """Every matrix product with a weight in one step, by the shape."""
+    """Return the matrix products with a weight in one step, counted by shape."""
     gemms: Counter[Gemm] = Counter()
 
     def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        given = args[0]
-        rows = given.shape[:-1].numel()
+        inputs = args[0]
+        rows = inputs.shape[:-1].numel()
         gemms[
-            isinstance(module, Conv1D), rows, given.shape[-1], output.shape[-1], given.requires_grad,
+            isinstance(module, Conv1D), rows, inputs.shape[-1], output.shape[-1], inputs.requires_grad,
             module.weight.requires_grad,
         ] += 1  # fmt: skip
 
-    model(batch)  # the first call also looks into what the model can do
+    model(batch)  # the first call also probes whether texts may share a row (lm.causal.keeps_texts_apart)
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
     model(batch)
     for hook in hooks:
@@ -60,31 +60,31 @@ def gemms_of(model: PrefixLM, batch: Batch) -> Counter[Gemm]:
 
 
 def time_gemm(gemm: Gemm) -> Callable[[], None]:
-    """The bare products: forward, and the gradients that the step needs."""
+    """Return a function that computes the products of the forward pass and of the gradients."""
     is_conv, rows, width_in, width_out, gradient, weight_gradient = gemm
-    given, out = torch.randn(rows, width_in), torch.randn(rows, width_out)
+    inputs, outputs = torch.randn(rows, width_in), torch.randn(rows, width_out)
     weight = torch.randn(width_in, width_out) if is_conv else torch.randn(width_out, width_in).t()
 
     def run() -> None:
-        given @ weight
+        inputs @ weight
         if gradient:
-            out @ weight.t()
+            outputs @ weight.t()
         if weight_gradient:
-            out.t() @ given
+            outputs.t() @ inputs
 
     return run
 
 
 def extra_memory(function: Callable[[], Any]) -> int:
-    """Bytes at the peak of the function on top of what the process holds before it; Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    """Return the peak memory of a function in bytes, above that of the process before it. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has set
     before = _status_bytes("VmHWM")
     function()
     return _status_bytes("VmHWM") - before
 
 
 def _status_bytes(key: str) -> int:
-    # Not getrusage's ru_maxrss: in a child process that starts with its parent's peak.
+    # Not getrusage's ru_maxrss: in a child process it starts with the peak of the parent.
     text = Path("/proc/self/status").read_text()
     return 1024 * int(text.split(f"{key}:")[1].split()[0])
 

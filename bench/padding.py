@@ -1,4 +1,4 @@
-"""Texts of easy-VQA, and lengths of real captions, go in; the share of padding with and without buckets comes out."""
+"""Share of padding in batches with and without buckets, for easy-VQA and for captions of real lengths."""
 
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ encode = open_clip.SimpleTokenizer().encode
 
 
 def lengths(samples: list[Sample], rng: random.Random, mixed: bool) -> list[int]:
-    """Positions of each row, as task/rows/loader_rows.py makes them: the prefix, the text, EOS."""
+    """Return the number of positions of each row: prefix, text and EOS, as task/rows/loader_rows.py makes them."""
     tasks = list(TASKS.values()) if mixed else [rng.choice(list(TASKS.values()))]
     rows = [row for task in tasks for sample in samples for row in task.training_rows(sample, rng)]
     return [PREFIX + len(encode(row.text + row.target)) + 1 for row in rows]
@@ -50,11 +50,11 @@ def sample_lengths(samples: list[Sample], rng: random.Random) -> list[int]:
 
 
 def padding(shards: str = "data/easy-vqa") -> str:
-    """Needs easy-VQA's shards; captions are of Flickr8k's lengths (caption_lengths.tsv)."""
+    """Return the table. Needs the shards of easy-VQA; caption lengths are those of Flickr8k (caption_lengths.tsv)."""
     (source,) = find_sources(shards, "train", ShardCache())
     in_order = TrainLoader([source], 1, sample_lengths, 1, blind=True)
-    every = np.array([length for batch in in_order for length in batch])
-    source.__dict__["lengths"] = np.split(every, np.cumsum(source.counts)[:-1])  # older shards do not have them
+    all_lengths = np.array([length for batch in in_order for length in batch])
+    source.__dict__["lengths"] = np.split(all_lengths, np.cumsum(source.counts)[:-1])  # older shards have none
     lines = [f"easy-VQA, batches of {BATCH} images, % of positions that are padding"]
     for name, collate in (("one task a batch", one_task_lengths), ("tasks mixed", mixed_lengths)):
         for buckets in BUCKETS:
@@ -65,14 +65,14 @@ def padding(shards: str = "data/easy-vqa") -> str:
 
 def captions(count: int = 20_000) -> list[str]:
     lines = [line.split() for line in Path(__file__).with_name("caption_lengths.tsv").read_text().splitlines()]
-    known = [(int(line[0]), float(line[1])) for line in lines if line and line[0].isdigit()]
-    tokens, weights = np.array([length for length, _ in known]), np.array([weight for _, weight in known])
+    table = [(int(line[0]), float(line[1])) for line in lines if line and line[0].isdigit()]
+    tokens, weights = np.array([length for length, _ in table]), np.array([weight for _, weight in table])
     drawn = np.random.default_rng(0).choice(tokens, count, p=weights / weights.sum())
-    made = ShardSource([ShardRef(Path("captions"))])
-    made.__dict__.update(counts=[count], lengths=[drawn])
+    source = ShardSource([ShardRef(Path("captions"))])
+    source.__dict__.update(counts=[count], lengths=[drawn])
     result = []
     for buckets in BUCKETS:
-        _, numbers = Planner([made], count // BATCH, BATCH, 1, 0, 4000, buckets).epoch(0)
+        _, numbers = Planner([source], count // BATCH, BATCH, 1, 0, 4000, buckets).epoch(0)
         batches = (drawn[numbers].reshape(-1, BATCH) + PREFIX + 1).tolist()
         result.append(f"  {'':18} data.bucket_batches={buckets:<4} {share(batches):6.2f}")
     return result

@@ -1,8 +1,8 @@
-"""Made-up photos in shards go in; images a second of reading, decoding and transforming, and memory, come out.
+"""Speed and memory of reading shards: images per second of reading, decoding and transforming synthetic photos.
 
-`python bench/reading.py`: our loader, plain webdataset and the bare decode on one core; then memory over --minutes.
-`python bench/reading.py --table`: an interrupted and resumed run beside one that was not, for all workers and ranks.
-`python bench/reading.py --padding`: how much of a batch is padding, with and without buckets.
+`python bench/reading.py`: our loader, plain webdataset and decoding alone, on one core; then memory over --minutes.
+`python bench/reading.py --table`: interrupted and resumed loaders compared with uninterrupted ones (exactness.py).
+`python bench/reading.py --padding`: share of padding in a batch, with and without buckets (padding.py).
 """
 
 import argparse
@@ -41,7 +41,7 @@ TRANSFORM = image_transform_v2(PreprocessCfg(size=224), is_train=False)
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of smooth colours under fine noise, about as many bytes as a photo of this size."""
+    """Return a JPEG of smooth colours under fine noise, with about as many bytes as a photo of this size."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
     fine = Image.fromarray(rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
@@ -97,26 +97,26 @@ def batches(items: Any) -> Iterator[list[Any]]:
 
 
 def speed(make: Callable[[], Iterator[torch.Tensor]]) -> float:
-    """Images a second."""
+    """Return images per second."""
     start = time.perf_counter()
     count = sum(len(batch) for batch in make())
     return count / (time.perf_counter() - start)
 
 
 def resident() -> float:
-    """MB, now."""
+    """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def stream(tars: list[ShardRef], minutes: float) -> dict[str, Any]:
-    """Epoch after epoch through the loader; memory is looked at every second."""
-    seen, stop = [resident()], threading.Event()
+    """Iterate over epochs of the loader; memory is sampled every second."""
+    memory, stop = [resident()], threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         while not stop.wait(1):
-            seen.append(resident())
+            memory.append(resident())
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=sample)
     watcher.start()
     loader, images, end = TrainLoader([ShardSource(tars)], BATCH, transformed, 1000), 0, time.monotonic() + 60 * minutes
     try:
@@ -128,15 +128,15 @@ def stream(tars: list[ShardRef], minutes: float) -> dict[str, Any]:
     finally:
         stop.set()
         watcher.join()
-    tenth = max(1, len(seen) // 10)
+    tenth = max(1, len(memory) // 10)
     return {
         "minutes": minutes,
         "images": images,
         "epochs": loader.epoch + 1,
-        "mb_at_start": round(seen[0]),
-        "mb_after_a_tenth": round(seen[tenth]),
-        "mb_at_end": round(seen[-1]),
-        "mb_peak": round(max(seen)),
+        "mb_at_start": round(memory[0]),
+        "mb_after_a_tenth": round(memory[tenth]),
+        "mb_at_end": round(memory[-1]),
+        "mb_peak": round(max(memory)),
         "mb_peak_of_the_process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
     }
 
@@ -152,19 +152,19 @@ def measure(count: int, rounds: int, minutes: float) -> dict[str, Any]:
             "decode and transform, from memory": partial(bare, images),
             "decode alone, from memory": partial(bare_decode, images),
         }
-        found: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(rounds):  # side by side, so that a busy machine is busy for all
+        speeds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):  # interleaved, so that a busy machine is busy for all sides
             for name, make in sides.items():
-                found[name].append(speed(make))
+                speeds[name].append(speed(make))
         result = {
             "images": count,
             "kB_an_image": round(sum(map(len, images)) / len(images) / 1e3, 1),
-            "images_a_second": {name: round(float(np.median(values)), 1) for name, values in found.items()},
-            "rounds": {name: [round(value, 1) for value in values] for name, values in found.items()},
+            "images_a_second": {name: round(float(np.median(values)), 1) for name, values in speeds.items()},
+            "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used; torch {torch.__version__}",
             "open_clip": open_clip.__version__,
         }
-        del images
+        del images  # else they would count in the memory of the stream
         return result | {"memory": stream(tars, minutes)}
 
 

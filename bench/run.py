@@ -1,203 +1,27 @@
-"""Our training step and captioning beside a plain ClipCap-style loop's, in one process: a table and summary.json.
+"""Training steps and captioning of prefixvlm and of a plain ClipCap-style loop, in one process.
 
-Both sides have the same random weights (a GPT-2-small-size language model, ClipCap's mappers) and do the same
-mathematics on the same captions, which is checked. Features are random: neither encoder nor data loading is timed.
+Writes summary.json and prints a table. Both sides have the same random weights (a GPT-2-small-size language model and
+ClipCap's mappers) and compute the same function of the same captions, which is checked. Features are random: neither
+encoder nor data loading is timed.
 """
 
 import argparse
 import json
-import random
 import statistics
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from baseline import ClipCap
-from measure import Clock, extra_memory, gemms_of, machine, time_gemm
-from sides import (
-    FEATURE_WIDTH,
-    MAPPERS,
-    QUICK,
-    Sizes,
-    batch_of,
-    caption_lengths,
-    our_model,
-    random_captions,
-    random_lm,
-    random_mapper,
-)
-from torch import Tensor
+from captioning import Captioning
+from measure import Clock, gemms_of, machine, time_gemm
+from sides import MAPPERS, QUICK, Sizes, batch_of, random_lm
+from step_memory import SIDES, memory_of
+from steps import LONGEST, Steps
 from tqdm import tqdm
-from transformers import GPT2LMHeadModel
 
-from prefixvlm.batch import Batch
-from prefixvlm.model import decoding
-from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.precision import fast_dtype
-
-NUM_BEAMS = 5
-LONGEST = max(caption_lengths())
-
-
-def our_step(model: PrefixLM, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    model.zero_grad()
-    model(batch).mean().backward()
-    optimizer.step()
-
-
-def baseline_step(
-    model: ClipCap, optimizer: torch.optim.Optimizer, features: Tensor, captions: list[list[int]]
-) -> None:
-    model.zero_grad()
-    model.loss(features, captions, LONGEST).backward()
-    optimizer.step()
-
-
-def adamw(model: PrefixLM | ClipCap) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.mapper.parameters(), lr=2e-5)
-
-
-class Steps:
-    """One training step of either side with one mapper, and of ours in its variants."""
-
-    def __init__(self, name: str, sizes: Sizes, lms: dict[str, GPT2LMHeadModel]) -> None:
-        self.name, self.sizes, self.rng = name, sizes, random.Random(0)
-        self.baseline = ClipCap(random_mapper(name, sizes), lms["baseline"])
-        self.ours = {key: our_model(random_mapper(name, sizes), lm) for key, lm in lms.items() if key != "baseline"}
-        self.optimizers = {key: adamw(model) for key, model in [("baseline", self.baseline), *self.ours.items()]}
-
-    def data(self, num_batches: int = 1) -> tuple[Tensor, list[list[int]]]:
-        num = num_batches * self.sizes.batch
-        return torch.randn(num, 1, FEATURE_WIDTH), random_captions(self.rng, num, self.sizes.vocabulary)
-
-    @torch.no_grad()
-    def check(self) -> float:
-        """The difference of the two sides' losses."""
-        features, captions = self.data()
-        ours = self.ours["fp32"](batch_of(features, captions)).mean()
-        difference = abs(float(ours - self.baseline.loss(features, captions, LONGEST)))
-        assert difference < 1e-4, f"the losses of the two sides differ by {difference}"
-        return difference
-
-    def warm_up(self) -> None:
-        features, captions = (part[:4] for part in self.data())
-        baseline_step(self.baseline, self.optimizers["baseline"], features, captions)
-        for key, model in self.ours.items():
-            our_step(model, self.optimizers[key], batch_of(features, captions))
-
-    def by_length(self, quantile: float) -> Batch:
-        """One batch of a pool sorted by length: of its shortest captions at 0, of its longest towards 1."""
-        features, captions = self.data(self.sizes.pool)
-        start = int(quantile * self.sizes.pool) * self.sizes.batch
-        return batch_of(features[: self.sizes.batch], sorted(captions, key=len)[start : start + self.sizes.batch])
-
-    def round(self, clock: Clock, quantile: float) -> None:
-        features, captions = self.data()
-        batches = {"": batch_of(features, captions), "_by_length": self.by_length(quantile)}
-        clock.time(
-            f"baseline step_{self.name}",
-            lambda: baseline_step(self.baseline, self.optimizers["baseline"], features, captions),
-        )
-        for key, model in self.ours.items():
-            for suffix, batch in batches.items():
-                call = partial(our_step, model, self.optimizers[key], batch)
-                clock.time(f"ours {named(f'step_{self.name}', key)}{suffix}", call)
-
-
-class Captioning:
-    """Greedy and beam search of either side, each caption as long as a real one is on average.
-
-    A random language model does not say EOS where a real one would, so that is where all captions stop.
-    """
-
-    def __init__(self, sizes: Sizes, ours: dict[str, PrefixLM], baseline: ClipCap) -> None:
-        self.sizes, self.ours, self.baseline = sizes, ours, baseline
-        self.num_tokens = round(statistics.mean(caption_lengths()))
-
-    def features(self) -> Tensor:
-        return torch.randn(self.sizes.images, 1, FEATURE_WIDTH)
-
-    def greedy(self, model: PrefixLM, features: Tensor) -> list[list[int]]:
-        return decoding.greedy(model, batch_of(features, [[]] * len(features)), self.num_tokens)
-
-    def beam(self, model: PrefixLM, features: Tensor) -> list[list[int]]:
-        return decoding.beam(model, batch_of(features, [[]] * len(features)), self.num_tokens, NUM_BEAMS)
-
-    def check(self) -> int:
-        """How many captions of each kind were compared with the baseline's; all are identical."""
-        features, num = self.features(), 2 * self.sizes.baseline_images
-        greedy, beam = self.greedy(self.ours["fp32"], features), self.beam(self.ours["fp32"], features)
-        for image, one in enumerate(features[:num].split(1)):
-            assert greedy[image] == self.baseline.greedy(one, self.num_tokens), f"greedy captions {image} differ"
-            assert beam[image] == self.baseline.beam(one, self.num_tokens, NUM_BEAMS), f"beam captions {image} differ"
-        return num
-
-    def round(self, clock: Clock) -> None:
-        features = self.features()
-        some = features[: self.sizes.baseline_images].split(1)
-        scale = self.sizes.images / len(some)
-        clock.time("baseline greedy", lambda: [self.baseline.greedy(one, self.num_tokens) for one in some], scale)
-        for key, model in self.ours.items():
-            clock.time(f"ours {named('greedy', key)}", partial(self.greedy, model, features))
-        beam = partial(self.baseline.beam, num_tokens=self.num_tokens, num_beams=NUM_BEAMS)
-        clock.time("baseline beam5", lambda: [beam(one) for one in some], scale)
-        for key, model in self.ours.items():
-            clock.time(f"ours {named('beam5', key)}", partial(self.beam, model, features))
-
-
-def named(name: str, key: str) -> str:
-    return name if key == "fp32" else f"{name}_{key}"
-
-
-def peak_memory(side: str, sizes: Sizes) -> int:
-    """Bytes that two training steps with the transformer mapper take on top of the loaded model; in a fresh process."""
-    lm, mapper = random_lm(sizes), random_mapper("transformer", sizes)
-    rng = random.Random(0)
-    features, captions = torch.randn(sizes.batch, 1, FEATURE_WIDTH), random_captions(rng, sizes.batch, sizes.vocabulary)
-    model = ClipCap(mapper, lm) if side == "baseline" else our_model(mapper, lm)
-    optimizer = adamw(model)
-
-    def two_steps() -> None:
-        for _ in range(2):
-            if side == "baseline":
-                baseline_step(model, optimizer, features, captions)
-            else:
-                our_step(model, optimizer, batch_of(features, captions))
-
-    return extra_memory(two_steps)
-
-
-def memory_of(side: str, quick: bool) -> int | None:
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    command = [sys.executable, __file__, "--memory", side, *(["--quick"] if quick else [])]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def summarize(clock: Clock) -> dict[str, Any]:
-    """Seconds of each, and how many times ours goes into the baseline's; by length, ours is the mean of its batches."""
-    times = {
-        name: {
-            "median": statistics.median(seconds),
-            "quartiles": statistics.quantiles(seconds, n=4, method="inclusive")[::2],
-            "mean": statistics.mean(seconds),
-            "seconds": seconds,
-        }
-        for name, seconds in clock.seconds.items()
-        if not name.startswith("gemm")
-    }
-    ratios = {}
-    for name, time in times.items():
-        if name.startswith("ours "):
-            job = name.removeprefix("ours ")
-            baseline = times[f"baseline {job.removesuffix('_by_length').removesuffix('_bf16')}"]["median"]
-            ratios[job] = baseline / time["mean" if job.endswith("_by_length") else "median"]
-    return {"times": times, "ratios": ratios}
 
 
 def bench(sizes: Sizes, bf16: bool, quick: bool) -> dict[str, Any]:
@@ -217,7 +41,7 @@ def bench(sizes: Sizes, bf16: bool, quick: bool) -> dict[str, Any]:
         summary["identical_captions"] = captioning.check()
         bar.update()
         summary["peak_memory_mib"] = {}
-        for side in ("baseline", "ours"):
+        for side in SIDES:
             bar.set_postfix_str(f"memory of {side}")
             memory = memory_of(side, quick)
             summary["peak_memory_mib"][side] = memory and memory / 2**20
@@ -225,6 +49,7 @@ def bench(sizes: Sizes, bf16: bool, quick: bool) -> dict[str, Any]:
         for each in steps.values():
             each.warm_up()
             bar.update()
+        # Interleaved, so that a machine that is busy for a while is busy for both sides.
         for number in range(sizes.rounds):
             for each in steps.values():
                 each.round(clock, (number + 0.5) / sizes.rounds)
@@ -237,6 +62,28 @@ def bench(sizes: Sizes, bf16: bool, quick: bool) -> dict[str, Any]:
         needed = sum(count * clock.median(f"gemm {shape}") for shape, count in counts.items())
         summary["gemm_share"][f"step_{name}"] = needed / clock.median(f"ours step_{name}")
     return summary
+
+
+def summarize(clock: Clock) -> dict[str, Any]:
+    """Return seconds of each job, and the ratios of the baseline's to ours."""
+    times = {
+        name: {
+            "median": statistics.median(seconds),
+            "quartiles": statistics.quantiles(seconds, n=4, method="inclusive")[::2],
+            "mean": statistics.mean(seconds),
+            "seconds": seconds,
+        }
+        for name, seconds in clock.seconds.items()
+        if not name.startswith("gemm")
+    }
+    ratios = {}
+    for name, time in times.items():
+        if name.startswith("ours "):
+            job = name.removeprefix("ours ")
+            baseline = times[f"baseline {job.removesuffix('_by_length').removesuffix('_bf16')}"]["median"]
+            # Batches sorted by length differ in size, so an epoch takes their mean and not their median.
+            ratios[job] = baseline / time["mean" if job.endswith("_by_length") else "median"]
+    return {"times": times, "ratios": ratios}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -259,12 +106,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of summary.json (%(default)s)")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({Sizes.rounds}; {QUICK.rounds} with --quick)")
     parser.add_argument("--bf16", action="store_true", help="time the bf16 variants even where the CPU is slow at bf16")
-    parser.add_argument("--memory", choices=["baseline", "ours"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     sizes = QUICK if args.quick else Sizes()
-    if args.memory:
-        print(peak_memory(args.memory, sizes))
-        return
     if args.rounds is not None:
         if args.rounds < 2:
             parser.error(f"--rounds is {args.rounds}, but quartiles need at least 2")

@@ -1,4 +1,4 @@
-"""Made-up captions and answers of real lengths and word frequencies go in; seconds and peak memory of scoring come out.
+"""Time and peak memory of scoring synthetic captions and answers with real lengths and word frequencies.
 
 `python bench/scores.py`: 40,000 captions with 5 references each, 200,000 answers with 10 each, on one core.
 """
@@ -18,13 +18,13 @@ CAPTIONS, REFERENCES, ANSWERS = 40_000, 5, 200_000
 
 
 def words(rng: random.Random, count: int) -> list[str]:
-    """Of a vocabulary of 10,000 with Zipf's frequencies."""
+    """Return words of a vocabulary of 10,000, with Zipf's frequencies."""
     ranks = rng.choices(range(10_000), cum_weights=CUMULATIVE, k=count)
-    return [spelled(rank) for rank in ranks]
+    return [word(rank) for rank in ranks]
 
 
-def spelled(number: int) -> str:
-    """A made-up word of small letters."""
+def word(number: int) -> str:
+    """Return a word of lower-case letters for a number."""
     return "".join(chr(ord("a") + int(digit)) for digit in f"{number}")
 
 
@@ -43,8 +43,8 @@ def main() -> None:
     pool = [" ".join(words(rng, rng.choice((1, 1, 1, 2, 3)))) for _ in range(20_000)]
     annotations = {}
     for id in range(ANSWERS):
-        some = [rng.choice(pool) for _ in range(3)]
-        annotations[id] = Annotation([rng.choice(some) for _ in range(10)], "other", "what")
+        answers_of_question = [rng.choice(pool) for _ in range(3)]
+        annotations[id] = Annotation([rng.choice(answers_of_question) for _ in range(10)], "other", "what")
     answers = {id: rng.choice(annotation.answers) for id, annotation in annotations.items()}
     started = time.perf_counter()
     vqa_report(answers, annotations)

@@ -1,4 +1,4 @@
-"""Sizes go in; the same random models for both sides, and captions as long as real ones, come out."""
+"""Random models and captions for both sides of the benchmarks; captions are as long as real ones."""
 
 import random
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ QUICK = Sizes(num_layers=2, width=192, vocabulary=1009, batch=4, pool=4, images=
 
 
 class Features(ImageEncoder):
-    """Precomputed pooled features, as they are."""
+    """An encoder that returns precomputed pooled features."""
 
     feature_width, num_features = FEATURE_WIDTH, 1
 
@@ -47,7 +47,7 @@ class Features(ImageEncoder):
 
 
 class Tokenizer:
-    """What a CausalLM asks of one; the bench has ids only."""
+    """What CausalLM needs of a tokenizer; the benchmarks have ids alone."""
 
     eos_token_id = bos_token_id = pad_token_id = 0
 
@@ -62,7 +62,7 @@ class Tokenizer:
 
 
 def caption_lengths() -> list[int]:
-    """Tokens of each caption in the table, with its EOS."""
+    """Return the number of tokens of each caption in the table, with EOS."""
     rows = [line.split("\t") for line in LENGTHS.read_text().splitlines() if line[0].isdigit()]
     return [int(tokens) + 1 for tokens, num in rows for _ in range(int(num))]
 
@@ -70,7 +70,7 @@ def caption_lengths() -> list[int]:
 def random_lm(sizes: Sizes) -> GPT2LMHeadModel:
     torch.manual_seed(0)
     ids = {"vocab_size": sizes.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
-    # With GPT-2's own initial weights (0.02) it would only say its last token again, whatever the search.
+    # With GPT-2's own initializer_range (0.02) it would repeat its last token, and all searches would agree.
     return GPT2LMHeadModel(GPT2Config(n_layer=sizes.num_layers, n_embd=sizes.width, initializer_range=0.1, **ids))
 
 
@@ -84,7 +84,7 @@ def our_model(mapper: Mapper, lm: GPT2LMHeadModel) -> PrefixLM:
 
 
 def batch_of(features: Tensor, captions: list[list[int]]) -> Batch:
-    """What a Collator makes of images with these captions (or of images alone, where captions are empty)."""
+    """Return a Collator's batch of images with these captions; empty captions give images alone."""
     width = PREFIX_LENGTH + max(map(len, captions))
     ids = torch.zeros(len(captions), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE_INDEX)
@@ -98,6 +98,6 @@ def batch_of(features: Tensor, captions: list[list[int]]) -> Batch:
 
 
 def random_captions(rng: random.Random, num: int, vocabulary: int) -> list[list[int]]:
-    """Random ids that end with EOS, as many as real captions have."""
+    """Return random ids that end with EOS, with the lengths of real captions."""
     lengths = caption_lengths()
     return [[*(rng.randrange(1, vocabulary) for _ in range(rng.choice(lengths) - 1)), 0] for _ in range(num)]

@@ -10,7 +10,7 @@ from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.chat import Chat
 from prefixvlm.model.decoding import greedy
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.rows.closed_set import Choosing, likelihoods
+from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.lm.test_packaged import needs_package
 from tests.model import naive
@@ -129,7 +129,7 @@ def test_answers_are_chosen_by_the_ids_that_are_trained(images, choose):
     batch = collate([row], supervised=False)
     found = likelihoods(model, batch, answers, "A:")[0].tolist()
     assert found == pytest.approx([-loss for loss in losses], abs=1e-3)
-    said = Choosing(answers, choose, False, "A:", "task.vqa")(model, batch)
+    said = ClosedSetAnswers(answers, choose, False, "A:", "task.vqa")(model, batch)
     ids = [collate.tokenize(Row(row.prompt, " " + answer)) for answer in answers]
     ids = [[i for i in each.labels if i != IGNORE_INDEX][:-1] for each in ids]
     if choose == "ranking":
