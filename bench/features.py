@@ -40,13 +40,8 @@ from prefixvlm.model.prefix_lm import PrefixLM
 
 MODEL, BATCH = "ViT-B-32", 32
 IMAGE_SIZE = (320, 240)
-TEXT = {
-    "context_length": 8,
-    "vocab_size": 64,
-    "width": 64,
-    "heads": 1,
-    "layers": 1,
-}  # not used, but open_clip requires it
+# open_clip requires a text model; it is not used.
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
 MAPPERS = {"pooled": MLPMapper, "patch": ResamplerMapper}
 
 

@@ -1,4 +1,4 @@
-"""Rows of a batch, taken out of it in any order, read as they do alone."""
+"""Batch.of: rows in any order give the results of each alone."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ ORDERS = [[4, 2, 0], [3], [1, 4], [6, 5, 4, 3, 2, 1, 0], [2, 2, 0, 2], [4], [0, 
 
 
 def rows_of(images):
-    """No image, one, two and three; images of several rows; one image twice in a row."""
+    """Return rows with no image, one, two and three, with shared images, and with one image twice."""
     return [
         Row((images[0], "a?"), " yes"),
         Row((images[1], "and then ", images[0], " what? A:"), " a longer target"),
@@ -28,7 +28,7 @@ def rows_of(images):
 
 @pytest.mark.parametrize("order", ORDERS)
 @torch.no_grad()
-def test_rows_in_another_order_have_the_losses_of_each_alone(model, images, order):
+def test_reordered_rows_have_the_losses_of_each_alone(model, images, order):
     naive.make_images_count(model)
     collate, rows = collator_of(model), rows_of(images)
     batch = collate(rows)
@@ -39,19 +39,19 @@ def test_rows_in_another_order_have_the_losses_of_each_alone(model, images, orde
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_rows_in_another_order_say_and_rank_what_each_does_in_the_whole(model, images, order):
+def test_reordered_rows_generate_and_score_as_in_the_whole_batch(model, images, order):
     naive.make_images_count(model)
     batch = collator_of(model)(rows_of(images), supervised=False)
     answers = [model.lm.tokenizer(text).input_ids for text in ("yes", "no", "a longer one")]
-    said, scores = greedy(model, batch, 6), score_answers(model, batch, answers)
+    generated, scores = greedy(model, batch, 6), score_answers(model, batch, answers)
     chosen = batch.of(order)
-    assert greedy(model, chosen, 6) == [said[i] for i in order]
+    assert greedy(model, chosen, 6) == [generated[i] for i in order]
     torch.testing.assert_close(score_answers(model, chosen, answers), scores[order], atol=1e-3, rtol=1e-4)
     assert chosen.rows == [batch.rows[i] for i in order]
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_rows_come_with_their_own_images_once_each_and_no_wider_than_they_are(model, images, order):
+def test_chosen_rows_have_their_own_images_once_and_no_needless_padding(model, images, order):
     rows = rows_of(images)
     batch = collator_of(model)(rows)
     chosen = batch.of(order)

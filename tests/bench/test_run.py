@@ -1,4 +1,4 @@
-"""The bench runs, and checks while it does that both sides give the same losses and captions."""
+"""bench/run.py runs, which includes its checks that both sides give the same losses and captions."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def test_quick_bench_writes_a_summary(tmp_path):
     assert "summary.json" in result.stdout
 
 
-def test_too_few_rounds_are_refused():
+def test_too_few_rounds_are_an_error():
     result = subprocess.run([sys.executable, RUN, "--rounds", "1"], capture_output=True, text=True)
     assert result.returncode == 2
     assert "--rounds is 1" in result.stderr

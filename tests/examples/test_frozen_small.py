@@ -1,4 +1,4 @@
-"""Frozen in small: its commands are such as train.py and eval.py take, and its table says what the files say."""
+"""examples/frozen_small.py: its commands compose, and its table has the numbers of the files."""
 
 import runpy
 import sys
@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from prefixvlm import config
-from prefixvlm.config import composed_run
+from prefixvlm.config import compose_run
 from prefixvlm.resumable_stages import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +19,10 @@ def frozen_small():
     return runpy.run_path(str(ROOT / "examples" / "frozen_small.py"))
 
 
-def test_every_command_is_one_that_composes(frozen_small):
+def test_every_command_composes(frozen_small):
     stages = frozen_small["stages"](frozen_small["parser"]().parse_args(["--seeds", "0", "1", "--steps", "7"]))
     assert len(stages) == 3 + 2 * 3 * (1 + 3)
-    trained = {name: composed_run(command[2:]) for name, command in stages.items() if name.startswith("train_")}
+    trained = {name: compose_run(command[2:]) for name, command in stages.items() if name.startswith("train_")}
     assert all(cfg.trainer.max_steps == 7 and list(cfg.task) == ["captioning"] for cfg in trained.values())
     assert trained["train_blind_0"].data.train_blind
     assert trained["train_scratch_1"].lm.weights == "random"
@@ -35,7 +35,7 @@ def test_every_command_is_one_that_composes(frozen_small):
     assert all(command[0] == sys.executable for command in stages.values())
 
 
-def test_the_table_has_means_and_spreads_of_what_was_seen_or_blind(frozen_small, tmp_path, monkeypatch, capsys):
+def test_the_table_has_means_and_standard_deviations(frozen_small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for model, shift in (("frozen", 0), ("blind", 20), ("scratch", 40)):
         for seed in (0, 1):
@@ -57,6 +57,6 @@ def test_the_table_has_means_and_spreads_of_what_was_seen_or_blind(frozen_small,
     assert table["frozen"]["0_shots_black"] == [90, 91]
     assert table["blind"]["4_shots"] == [90, 91]
     frozen_small["print_table"](table, frozen_small["parser"]().parse_args(["--seeds", "0", "1"]))
-    said = capsys.readouterr().out
-    assert "480 questions about 50 test images" in said
-    assert "| frozen | 50.0 +- 0.0 | 1.0 +- 1.4 | 0.0 +- 0.0 | 2.0 +- 1.4 |" in said
+    output = capsys.readouterr().out
+    assert "480 questions about 50 test images" in output
+    assert "| frozen | 50.0 +- 0.0 | 1.0 +- 1.4 | 0.0 +- 0.0 | 2.0 +- 1.4 |" in output

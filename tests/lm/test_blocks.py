@@ -1,4 +1,4 @@
-"""Blocks that are computed twice or compiled: the same numbers, the same names, less memory."""
+"""Activation checkpointing and compilation of blocks: the same numbers and names, less memory."""
 
 import copy
 from collections import Counter
@@ -13,19 +13,19 @@ from prefixvlm.model.trained_state import fingerprint
 from tests.conftest import collator_of, tiny_model
 from tests.model.test_prefix_lm import rows_of
 
-# Dynamo asks every input for it and hides the warning, which is an error here before it can.
+# Dynamo reads .grad of every input and hides the warning, but pytest makes it an error before.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 
 def changed(model, **options):
-    """A copy whose language model has these options."""
+    """Return a copy of the model with other options of its language model."""
     other = copy.deepcopy(model)
     other.lm = CausalLM(other.lm.model, other.lm.tokenizer, **options)
     return other
 
 
 def step(model, batch):
-    """The losses, and the gradient of every trained parameter."""
+    """Return the losses and the gradients of the trained parameters."""
     model.zero_grad()
     losses = model(batch)
     losses.mean().backward()
@@ -33,7 +33,7 @@ def step(model, batch):
 
 
 def counted(model, batch):
-    """How often each block's last linear layer is called in a training step."""
+    """Return how often the last linear layer of each block is called in a training step."""
     calls = Counter()
     for index, block in enumerate(model.lm.blocks):
         part = next(m for m in block.modules() if not list(m.children()))
@@ -42,8 +42,8 @@ def counted(model, batch):
     return list(calls.values())
 
 
-def kept_bytes(model, batch):
-    """What the graph keeps for the backward pass, each storage once."""
+def stored_bytes(model, batch):
+    """Return the bytes that the graph stores for the backward pass; each storage counts once."""
     storages = {}
 
     def keep(tensor):
@@ -57,7 +57,7 @@ def kept_bytes(model, batch):
 
 def test_checkpointed_blocks_give_the_same_bits(model, images):
     twice = changed(model, activation_checkpointing=True)
-    model(batch := collator_of(model)(rows_of(images)))  # the probe for packing is behind both
+    model(batch := collator_of(model)(rows_of(images)))  # both have probed for packing before
     twice(batch)
     losses, gradients = step(model, batch)
     for _ in range(2):
@@ -68,19 +68,19 @@ def test_checkpointed_blocks_give_the_same_bits(model, images):
     assert counted(twice, batch) == [2, 2]
 
 
-def test_checkpointed_blocks_keep_less(images):
+def test_checkpointed_blocks_store_less(images):
     model = tiny_model("llama")
     batch = collator_of(model)([Row((image,), " a long text" * 5) for image in images] * 4)
-    assert kept_bytes(changed(model, activation_checkpointing=True), batch) < 0.4 * kept_bytes(model, batch)
+    assert stored_bytes(changed(model, activation_checkpointing=True), batch) < 0.4 * stored_bytes(model, batch)
 
 
 @pytest.mark.parametrize(
     "options", [{"activation_checkpointing": True}, {"activation_checkpointing": True, "compile": "eager"}]
 )
-def test_generation_names_and_fingerprint_stay(model, images, options):
+def test_generation_names_and_fingerprint_are_unchanged(model, images, options):
     other = changed(model, **options)
     prompts = collator_of(model)(rows_of(images), supervised=False)
-    step(other, collator_of(model)(rows_of(images)))  # compiled code is there when generation begins
+    step(other, collator_of(model)(rows_of(images)))  # compiles the blocks before generation
     for decode in (greedy, beam):
         assert decode(other, prompts, 6) == decode(model, prompts, 6)
     assert list(other.state_dict()) == list(model.state_dict())
@@ -88,7 +88,7 @@ def test_generation_names_and_fingerprint_stay(model, images, options):
     assert fingerprint(other.lm) == fingerprint(model.lm)
 
 
-def test_a_copy_reads_its_own_weights(images):
+def test_a_copied_model_uses_its_own_weights(images):
     model = changed(tiny_model("gpt2"), activation_checkpointing=True)
     batch = collator_of(model)(rows_of(images))
     before = model(batch).detach()
@@ -127,7 +127,7 @@ def test_inductor_gives_the_same_losses(images):
     compiled_matches(tiny_model("llama"), images, True)
 
 
-def test_an_unknown_backend_is_one_sentence():
+def test_an_unknown_backend_is_an_error():
     lm = tiny_model("gpt2").lm
     with pytest.raises(ValueError, match=r"lm.compile is 'fast'; accepted are true, false and .*inductor"):
         CausalLM(lm.model, lm.tokenizer, compile="fast")

@@ -1,4 +1,4 @@
-"""Loading, the head, and the precision of language models."""
+"""Loading, head and precision of decoder-only language models."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_hidden_and_head_give_the_model_s_own_logits(family):
     torch.testing.assert_close(ours, lm.model(input_ids=ids).logits)
 
 
-def test_saved_and_loaded_by_folder_it_is_the_same_and_in_the_asked_precision(tmp_path):
+def test_a_saved_and_loaded_model_is_the_same_in_the_given_precision(tmp_path):
     lm = tiny_lm("gpt2")
     lm.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
@@ -30,7 +30,7 @@ def test_saved_and_loaded_by_folder_it_is_the_same_and_in_the_asked_precision(tm
     assert not loaded.training
 
 
-def test_weights_that_do_not_fill_the_model_are_an_error(tmp_path):
+def test_incomplete_weights_are_an_error(tmp_path):
     lm = tiny_lm("gpt2")
     state = {k: v for k, v in lm.model.state_dict().items() if "h.1.mlp" not in k}
     lm.model.save_pretrained(tmp_path, state_dict=state)
@@ -39,7 +39,7 @@ def test_weights_that_do_not_fill_the_model_are_an_error(tmp_path):
         CausalLM.from_pretrained(str(tmp_path))
 
 
-def test_an_unknown_model_is_one_sentence_without_a_network():
+def test_an_unknown_model_is_an_error_without_a_network():
     with pytest.raises(ValueError, match=r"'no/such-model' is neither a local folder nor .* set lm.name"):
         CausalLM.from_pretrained("no/such-model")
 

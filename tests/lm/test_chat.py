@@ -1,4 +1,4 @@
-"""Turns of a chat: the tokens of the template, whatever a row is made of."""
+"""Chat: rows of any kind have the tokens of the template."""
 
 import pytest
 import torch
@@ -47,12 +47,12 @@ def collator(tokenizer, chat):
 
 
 def messages(system, *turns):
-    said = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(turns)]
-    return [{"role": "system", "content": system}, *said] if system else said
+    generated = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(turns)]
+    return [{"role": "system", "content": system}, *generated] if system else generated
 
 
 def rows(images):
-    """Each with the turns that it is."""
+    """Return rows, each with its turns."""
     question, other = "Question: what colour is it? Answer:", "And <|im_end|> 2 of them?"
     return [
         (Row((images[0], question), " a red one"), (question, "a red one")),
@@ -76,7 +76,7 @@ def rows(images):
 
 
 @pytest.mark.parametrize("system", [None, "You answer in a word or two."])
-def test_ids_are_the_template_s_and_what_the_assistant_says_is_supervised(tokenizer, images, system):
+def test_ids_are_those_of_the_template_and_assistant_turns_are_supervised(tokenizer, images, system):
     collate = collator(tokenizer, Chat(tokenizer, system))
     for row, turns in rows(images):
         text = collate.tokenize(row)
@@ -85,11 +85,11 @@ def test_ids_are_the_template_s_and_what_the_assistant_says_is_supervised(tokeni
         assert ids == expected[: len(ids)]
         assert tokenizer.decode(expected[len(ids) :]).strip() == ""  # some end a turn's line
         assert ids[-1] == tokenizer.eos_token_id
-        said = "".join(tokenizer.decode([i for i in text.labels if i != IGNORE_INDEX]).split())
-        assert said == "".join("".join(f"{turn}{tokenizer.eos_token}" for turn in turns[1::2]).split())
+        generated = "".join(tokenizer.decode([i for i in text.labels if i != IGNORE_INDEX]).split())
+        assert generated == "".join("".join(f"{turn}{tokenizer.eos_token}" for turn in turns[1::2]).split())
 
 
-def test_a_prompt_ends_where_the_assistant_is_to_speak(tokenizer, images):
+def test_a_prompt_ends_with_the_opening_of_an_assistant_turn(tokenizer, images):
     collate = collator(tokenizer, Chat(tokenizer))
     for row, turns in rows(images)[:5]:
         ids = [i for i in collate.tokenize(row, supervised=False).ids if i != IMAGE_ID]
@@ -98,7 +98,7 @@ def test_a_prompt_ends_where_the_assistant_is_to_speak(tokenizer, images):
         )
 
 
-def test_what_users_say_stays_text(tokenizer, images):
+def test_special_tokens_in_user_turns_stay_text(tokenizer, images):
     collate = collator(tokenizer, Chat(tokenizer))
     eos = tokenizer.eos_token
     ids, plain = (
@@ -116,7 +116,7 @@ def test_tags_belong_to_the_texts_of_the_row(tokenizer, images):
 
 
 @pytest.mark.parametrize("choose", ["ranking", "trie"])
-def test_answers_are_chosen_by_the_ids_that_are_trained(images, choose):
+def test_answers_are_scored_by_the_ids_of_training(images, choose):
     model = naive.make_images_count(tiny_model("gpt2"))
     model.lm.tokenizer.chat_template = VICUNA
     model.lm.max_positions = 512
@@ -129,13 +129,13 @@ def test_answers_are_chosen_by_the_ids_that_are_trained(images, choose):
     batch = collate([row], supervised=False)
     found = likelihoods(model, batch, answers, "A:")[0].tolist()
     assert found == pytest.approx([-loss for loss in losses], abs=1e-3)
-    said = ClosedSetAnswers(answers, choose, False, "A:", "task.vqa")(model, batch)
+    generated = ClosedSetAnswers(answers, choose, False, "A:", "task.vqa")(model, batch)
     ids = [collate.tokenize(Row(row.prompt, " " + answer)) for answer in answers]
     ids = [[i for i in each.labels if i != IGNORE_INDEX][:-1] for each in ids]
     if choose == "ranking":
-        assert said == [answers[losses.index(min(losses))]]
+        assert generated == [answers[losses.index(min(losses))]]
     else:
-        assert said == [answers[ids.index(naive.held(model, row, ids))]]
+        assert generated == [answers[ids.index(naive.constrained_greedy(model, row, ids))]]
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_answers_are_chosen_by_the_ids_that_are_trained(images, choose):
         ("{{ raise_exception('no chats') }}", r"refuses a plain chat \(no chats\); set lm.system"),
     ],
 )
-def test_a_template_that_is_not_one_of_turns_is_one_sentence(template, message):
+def test_an_unsupported_template_is_an_error(template, message):
     with pytest.raises(ValueError, match=message):
         Chat(with_template(template))
 
 
-def test_it_is_an_option_of_a_language_model(tmp_path):
+def test_chat_is_an_option_of_a_language_model(tmp_path):
     lm = tiny_lm("gpt2")
     lm.tokenizer.chat_template = VICUNA
     lm.model.save_pretrained(tmp_path)
@@ -172,6 +172,6 @@ def test_it_is_an_option_of_a_language_model(tmp_path):
 def test_smollm2_answers_in_a_chat():
     lm = packaged.smollm2(dtype="float32", chat=True, system="You answer in one sentence.")
     model = PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
-    asked = Row(("And of Italy?",), context=("What is the capital of France?", AssistantTurn("Paris."), "\n"))
-    said = greedy(model, collator_of(model, chat=lm.chat)([asked], supervised=False), 12)[0]
-    assert "Rome" in lm.tokenizer.decode(said)
+    row = Row(("And of Italy?",), context=("What is the capital of France?", AssistantTurn("Paris."), "\n"))
+    generated = greedy(model, collator_of(model, chat=lm.chat)([row], supervised=False), 12)[0]
+    assert "Rome" in lm.tokenizer.decode(generated)

@@ -1,4 +1,4 @@
-"""Every family of language models: batches, images anywhere in a text, generation and ranking against naive loops."""
+"""Every family of language models: batches, interleaved images, decoding and scoring against naive loops."""
 
 from collections import Counter
 
@@ -37,16 +37,16 @@ def model(request):
     return make_images_count(tiny_model(request.param))
 
 
-def told(model, batch):
-    """A token that this random model says often serves as EOS, so that texts end at different lengths."""
-    said = decoding.greedy(model, batch, max_new_tokens=10)
-    model.lm.eos_id = Counter(token for text in said for token in text[1:]).most_common(1)[0][0]
+def end_texts_early(model, batch):
+    """Make a frequent token of this random model its EOS, so that texts end at different lengths."""
+    generated = decoding.greedy(model, batch, max_new_tokens=10)
+    model.lm.eos_id = Counter(token for text in generated for token in text[1:]).most_common(1)[0][0]
 
 
 def test_generation_in_a_batch_equals_each_row_alone(model, images):
     rows, collate = rows_of(images), collator_of(model)
     batch = collate(rows, supervised=False)
-    told(model, batch)
+    end_texts_early(model, batch)
     together = decoding.greedy(model, batch, max_new_tokens=10)
     assert together == [naive.greedy(model, row, 10) for row in rows]
     assert len({tuple(text) for text in together}) > 1
@@ -62,13 +62,13 @@ def test_generation_in_a_batch_equals_each_row_alone(model, images):
         assert text == (ids[: ids.index(model.lm.eos_id)] if model.lm.eos_id in ids else ids)
 
 
-def test_answers_are_scored_and_held_to_as_in_a_naive_loop(model, images):
+def test_scoring_and_constrained_decoding_equal_a_naive_loop(model, images):
     rows, answers = rows_of(images), [[5, 6, 7], [5], [90, 80], [5, 6, 7, 8, 9, 10]]
     batch = collator_of(model)(rows, supervised=False)
     for row, scores in zip(rows, score_answers(model, batch, answers).tolist(), strict=True):
         assert scores == pytest.approx([naive.log_likelihood(model, row, ids) for ids in answers], abs=1e-3)
     tries = [Trie(answers, model.lm.eos_id) for _ in rows]
-    assert constrained_greedy(model, batch, tries) == [naive.held(model, row, answers) for row in rows]
+    assert constrained_greedy(model, batch, tries) == [naive.constrained_greedy(model, row, answers) for row in rows]
 
 
 def test_losses_in_a_batch_are_the_log_likelihoods_of_each_row_alone(model, images):
@@ -78,15 +78,15 @@ def test_losses_in_a_batch_are_the_log_likelihoods_of_each_row_alone(model, imag
     for row, own in zip(rows, losses.split(ends.tolist()), strict=True):
         torch.testing.assert_close(own, model(collate([row])), atol=1e-4, rtol=1e-4)
         ids = collate([row]).labels[0]
-        said = ids[ids != -100].tolist()[:-1]
-        assert own.sum().item() == pytest.approx(-naive.log_likelihood(model, row, said), abs=1e-3)
+        generated = ids[ids != -100].tolist()[:-1]
+        assert own.sum().item() == pytest.approx(-naive.log_likelihood(model, row, generated), abs=1e-3)
     losses.mean().backward()
     assert torch.isfinite(model.mapper.linear.weight.grad).all()
     assert model.mapper.linear.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_prompt_that_no_position_is_left_for_is_an_error_only_where_positions_are_limited(family, images):
+def test_a_too_long_prompt_is_an_error_only_with_limited_positions(family, images):
     model = tiny_model(family)
     collate = collator_of(model, max_positions=model.lm.max_positions)
     row = Row((images[0], "a" * 200, images[1]), "x", "k7")
@@ -99,7 +99,7 @@ def test_a_prompt_that_no_position_is_left_for_is_an_error_only_where_positions_
             collate([row])
 
 
-def test_a_sliding_window_limits_what_is_read_to_what_it_sees_and_generates_the_same_in_a_batch(images):
+def test_a_sliding_window_limits_positions_and_generates_the_same_in_a_batch(images):
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=257, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -123,7 +123,7 @@ def test_a_model_that_counts_padding_is_refused():
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, "t5", "bert"])
-def test_nothing_is_trained_and_states_are_those_of_each_row_alone(family, images):
+def test_all_is_frozen_and_states_equal_those_of_each_row_alone(family, images):
     model = tiny_model(family)
     assert not any(p.requires_grad for p in tiny_lm(family).parameters())
     rows, collate = rows_of(images), collator_of(model)

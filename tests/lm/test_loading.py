@@ -1,4 +1,4 @@
-"""What is built without weights: architectures on the meta device, and random weights as a control."""
+"""Architectures on the meta device, and random weights."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def of(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_on_the_meta_device_each_known_architecture_has_its_published_parameters(name):
+def test_known_architectures_have_their_published_number_of_parameters(name):
     with torch.device("meta"):
         lm = of(name).from_pretrained(name)
     assert count_parameters(lm) == (0, PUBLISHED[name])
@@ -56,7 +56,7 @@ def test_packaged_models_and_folders_are_described_without_their_weights(tmp_pat
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "t5", "t5_tied", "bert"])
-def test_random_weights_are_those_of_the_seed_and_draw_nothing(tmp_path, images, family):
+def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator(tmp_path, images, family):
     lm = tiny_lm(family)
     lm.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
@@ -65,7 +65,7 @@ def test_random_weights_are_those_of_the_seed_and_draw_nothing(tmp_path, images,
 
     def built(seed, **options):
         torch.manual_seed(seed)
-        torch.rand(seed)  # what was drawn before does not count
+        torch.rand(seed)  # the state of the generator has no influence
         before = torch.get_rng_state()
         found = type(lm).from_pretrained(str(tmp_path), weights="random", **attention, **options)
         assert torch.equal(torch.get_rng_state(), before)
@@ -85,14 +85,14 @@ def test_packaged_models_have_random_weights_too():
     assert packaged.minilm(weights="random").model.embeddings.word_embeddings.weight.std() < 0.03
 
 
-def test_wrong_weights_are_one_sentence(tmp_path):
+def test_invalid_options_of_weights_are_errors(tmp_path):
     with pytest.raises(ValueError, match="lm.weights is 'none'; accepted are pretrained and random"):
         CausalLM.from_pretrained(str(tmp_path), weights="none")
     with pytest.raises(ValueError, match="lm.weights=random are not quantised; set lm.quantization=null"):
         CausalLM.from_pretrained(str(tmp_path), weights="random", quantization="nf4")
 
 
-def test_an_attention_that_a_model_does_not_have_is_one_sentence(tmp_path):
+def test_an_unsupported_attention_is_an_error(tmp_path):
     lm = tiny_lm("bloom")
     lm.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)

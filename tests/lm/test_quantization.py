@@ -1,4 +1,4 @@
-"""Quantised language models: small weights, nearly the same numbers, gradients through them, one identity."""
+"""Quantized language models: size, accuracy, gradients through them, fingerprint."""
 
 import sys
 
@@ -40,14 +40,14 @@ def matrices(lm):
 
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
-def test_a_quantised_model_trains_a_mapper_and_stays_as_it_is(tmp_path, images, family, kind, dtype):
+def test_a_quantized_model_trains_a_mapper_and_is_unchanged(tmp_path, images, family, kind, dtype):
     exact = saved(tmp_path, family)
     lm = CausalLM.from_pretrained(str(tmp_path), quantization=kind)
     assert {p.dtype for p in matrices(lm)} == {dtype}
     assert lm.dtype == torch.bfloat16
     assert sum(p.nbytes for p in matrices(lm)) * (8 if kind == "nf4" else 4) == sum(p.nbytes for p in matrices(exact))
     ids = torch.tensor([[1, 5, 9, 200, 7]])
-    # Random weights are the hardest to quantise.
+    # Random weights are the hardest to quantize.
     assert likeness(logits_of(lm, ids), logits_of(exact, ids)) > (0.9 if kind == "nf4" else 0.999)
 
     before = {name: value.clone() for name, value in lm.state_dict().items()}
@@ -71,7 +71,7 @@ def test_a_quantised_model_trains_a_mapper_and_stays_as_it_is(tmp_path, images, 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
-def test_losses_and_gradients_are_those_of_the_same_weights_as_floats(tmp_path, images, family, kind):
+def test_losses_and_gradients_equal_those_of_dequantized_weights(tmp_path, images, family, kind):
     saved(tmp_path, family)
 
     def quantized(**options):
@@ -87,7 +87,7 @@ def test_losses_and_gradients_are_those_of_the_same_weights_as_floats(tmp_path, 
         losses.append(model(collator_of(model)(rows_of(images))))
         losses[-1].mean().backward()
         gradients.append(model.mapper.linear.weight.grad)
-    alike = 0.99 if kind == "int8" else 0.999999  # int8 also rounds what the matrices are multiplied with
+    alike = 0.99 if kind == "int8" else 0.999999  # int8 also rounds the inputs of the matrices
     assert likeness(losses[1], losses[0]) > alike
     assert likeness(gradients[1], gradients[0]) > alike
     assert torch.equal(gradients[2], gradients[1])
@@ -97,7 +97,7 @@ def test_losses_and_gradients_are_those_of_the_same_weights_as_floats(tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "least"), [("int8", 0.98), ("nf4", 0.93)])  # so small a model suffers the most
 @torch.no_grad()
-def test_a_trained_model_says_nearly_the_same(kind, least):
+def test_a_quantized_pretrained_model_has_nearly_the_same_logits(kind, least):
     exact = packaged.smollm2(dtype="float32")
     ids = torch.tensor([exact.tokenizer("The capital of France is").input_ids])
     lm = packaged.smollm2(quantization=kind)
@@ -106,13 +106,13 @@ def test_a_trained_model_says_nearly_the_same(kind, least):
     assert lm.tokenizer.decode(ours[0, -1].argmax(-1)).strip() == "Paris"
 
 
-def test_another_name_is_one_sentence(tmp_path):
+def test_an_unknown_quantization_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="lm.quantization is 'int4'; accepted are null, int8 and nf4"):
         CausalLM.from_pretrained(str(tmp_path), quantization="int4")
 
 
 @pytest.mark.parametrize("package", ["bitsandbytes", "accelerate"])
-def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)  # what Python takes for a package that is not there
+def test_a_missing_package_is_an_error(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)  # makes its import fail
     with pytest.raises(ValueError, match=rf"lm.quantization=nf4 needs the package {package}; `pip install 'prefixvlm"):
         CausalLM.from_pretrained(str(tmp_path), quantization="nf4")

@@ -1,4 +1,4 @@
-"""Encoder-decoders: what is supervised, what is read once, and whose head is whose."""
+"""Encoder-decoders: supervision, caching of prompts, and heads."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ def test_losses_equal_transformers_own_with_labels(family, images):
         batch = collator_of(model)([row])
         labels = batch.labels[batch.labels != IGNORE_INDEX][None]
         prompt = model.inputs_embeds(batch)[:, : -labels.shape[1]]
-        assert batch.input_ids[0, prompt.shape[1] - 1] == model.lm.eos_id  # T5 ends what its encoder reads so
+        assert batch.input_ids[0, prompt.shape[1] - 1] == model.lm.eos_id  # T5 ends the encoder's text with EOS
         assert labels[0, -1] == model.lm.eos_id
         loss = model.lm.model(inputs_embeds=prompt, labels=labels).loss
         torch.testing.assert_close(model(batch).mean(), loss)
 
 
-def test_a_head_of_its_own_and_a_tied_one_stay_what_they_are_when_loaded(tmp_path):
+def test_tied_and_untied_heads_survive_saving_and_loading(tmp_path):
     for family in ("t5", "t5_tied"):
         lm = tiny_lm(family)
         lm.model.save_pretrained(tmp_path / family)
@@ -40,7 +40,7 @@ def test_a_head_of_its_own_and_a_tied_one_stay_what_they_are_when_loaded(tmp_pat
         assert (loaded.end_ids, loaded.start_ids, loaded.bos_ids) == ([256], [], [])
 
 
-def test_prompts_are_encoded_once_for_all_that_is_said_after_them(images):
+def test_prompts_are_encoded_once_for_all_decoding_steps(images):
     model = tiny_model("t5")
     rows, read = rows_of(images), []
     batch = collator_of(model)(rows, supervised=False)
@@ -60,14 +60,14 @@ def test_prompts_are_encoded_once_for_all_that_is_said_after_them(images):
 def test_a_row_without_a_target_leaves_the_others_gradients_finite(images):
     model = tiny_model("t5")
     rows = rows_of(images, targets=True)
-    batch = collator_of(model)([*rows, Row((images[0], "said by nobody"))])
+    batch = collator_of(model)([*rows, Row((images[0], "without a target"))])
     losses = model(batch)
     torch.testing.assert_close(losses, model(collator_of(model)(rows)), atol=1e-4, rtol=1e-4)
     losses.mean().backward()
     assert torch.isfinite(model.mapper.linear.weight.grad).all()
 
 
-def test_supervised_turns_in_the_middle_are_an_error(images):
+def test_supervised_turns_before_the_end_are_an_error(images):
     model = tiny_model("t5")
     row = Row((images[0], "Q", AssistantTurn(" a"), "Q"), " b")
     with pytest.raises(ValueError, match="T5ForConditionalGeneration reads .* supervised turns in its middle; set lm"):

@@ -1,4 +1,4 @@
-"""Naive loops that the real ones are held against: one row, no cache, no padding, all of the text read at each step."""
+"""Naive reference loops: one row, no cache, no padding, the whole text at each step."""
 
 from collections.abc import Sequence
 
@@ -16,13 +16,13 @@ def embeds_of(model: PrefixLM, row: Row) -> torch.Tensor:
 
 
 @torch.no_grad()
-def next_logits(model: PrefixLM, embeds: torch.Tensor, said: Sequence[int] = ()) -> torch.Tensor:
-    """Logits after the prompt's embeddings and what was said since, by the model's own forward."""
+def next_logits(model: PrefixLM, embeds: torch.Tensor, text: Sequence[int] = ()) -> torch.Tensor:
+    """Return the logits after the prompt's embeddings and the ids of `text`, by the Hugging Face forward."""
     lm = model.lm
     if lm.encodes_prompts:
-        return lm.model(inputs_embeds=embeds, decoder_input_ids=torch.tensor([[lm.first_id, *said]])).logits[0, -1]
-    text = lm.embed(torch.tensor([list(said)], dtype=torch.long))
-    return lm.model(inputs_embeds=torch.cat([embeds, text], 1)).logits[0, -1]
+        return lm.model(inputs_embeds=embeds, decoder_input_ids=torch.tensor([[lm.first_id, *text]])).logits[0, -1]
+    text_embeds = lm.embed(torch.tensor([list(text)], dtype=torch.long))
+    return lm.model(inputs_embeds=torch.cat([embeds, text_embeds], 1)).logits[0, -1]
 
 
 def greedy(model: PrefixLM, row: Row, num: int) -> list[int]:
@@ -36,13 +36,13 @@ def greedy(model: PrefixLM, row: Row, num: int) -> list[int]:
     return text
 
 
-def held(model: PrefixLM, row: Row, answers: list[list[int]]) -> list[int]:
-    """At each step the likeliest of the tokens that begin, go on or end an answer."""
+def constrained_greedy(model: PrefixLM, row: Row, answers: list[list[int]]) -> list[int]:
+    """Return the ids of greedy decoding within the answers: at each step the most probable allowed token."""
     embeds = embeds_of(model, row)
     text: list[int] = []
     while True:
-        begun = [[*answer, model.lm.eos_id] for answer in answers if answer[: len(text)] == text]
-        allowed = sorted({answer[len(text)] for answer in begun})
+        beginnings = [[*answer, model.lm.eos_id] for answer in answers if answer[: len(text)] == text]
+        allowed = sorted({answer[len(text)] for answer in beginnings})
         logits = next_logits(model, embeds, text)
         token = max(allowed, key=lambda id: float(logits[id]))
         if token == model.lm.eos_id:
@@ -51,7 +51,7 @@ def held(model: PrefixLM, row: Row, answers: list[list[int]]) -> list[int]:
 
 
 def log_likelihood(model: PrefixLM, row: Row, ids: list[int], normalize_length: bool = False) -> float:
-    """Of the tokens and the EOS after them."""
+    """Return the log-likelihood of the tokens and of an EOS after them."""
     embeds = embeds_of(model, row)
     total = 0.0
     for place, token in enumerate([*ids, model.lm.eos_id]):
@@ -60,13 +60,13 @@ def log_likelihood(model: PrefixLM, row: Row, ids: list[int], normalize_length: 
 
 
 def likelihoods(model: PrefixLM, row: Row, answers: list[str], normalize_length: bool = False) -> list[float]:
-    """Of each answer as it goes on from the row's text."""
+    """Return the log-likelihood of each answer as a continuation of the row's text."""
     ids = [continuation_ids(model.lm.tokenizer, row.text, " " + answer) for answer in answers]
     return [log_likelihood(model, row, each, normalize_length) for each in ids]
 
 
 @torch.no_grad()
 def make_images_count(model: PrefixLM, factor: float = 20) -> PrefixLM:
-    """A fresh mapper is so small that what it says of an image would hardly count."""
+    """Scale the mapper's weights up; with initial ones, images would hardly change the output."""
     model.mapper.linear.weight.mul_(factor)
     return model

@@ -1,4 +1,4 @@
-"""ClipCap's beam search against a naive loop: one row, no cache, texts as lists."""
+"""ClipCap's beam search against a naive loop with one row, no cache and texts as lists."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ def model(request):
 
 @torch.no_grad()
 def naive_beam(model, row, max_new_tokens, size):
-    """All texts compete by their mean; one that has ended is its own only candidate."""
+    """All texts compete by their mean log-probability; an ended one is a candidate as it is."""
     prompt, eos = naive.embeds_of(model, row), model.lm.eos_id
     beams = [([], 0.0)]
     for _ in range(max_new_tokens):
@@ -40,9 +40,9 @@ def naive_beam(model, row, max_new_tokens, size):
 @pytest.mark.parametrize(("size", "max_new_tokens"), [(1, 8), (3, 8), (5, 1), (5, 2), (5, 12)])
 def test_a_batch_equals_each_row_alone(model, images, size, max_new_tokens):
     collate, rows = collator_of(model), rows_of(images)
-    # A token that this random model says often serves as EOS, so that texts end at different lengths.
-    said = decoding.greedy(model, collate(rows, supervised=False), max_new_tokens=10)
-    model.lm.eos_id = Counter(token for text in said for token in text[2:]).most_common(1)[0][0]
+    # A frequent token of this random model serves as EOS, so that texts end at different lengths.
+    generated = decoding.greedy(model, collate(rows, supervised=False), max_new_tokens=10)
+    model.lm.eos_id = Counter(token for text in generated for token in text[2:]).most_common(1)[0][0]
     together = clipcap_beam(model, collate(rows, supervised=False), max_new_tokens, size)
     assert together == [naive_beam(model, row, max_new_tokens, size) for row in rows]
     if max_new_tokens > 2:

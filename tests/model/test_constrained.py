@@ -1,4 +1,4 @@
-"""Answers from a list: how likely each is, and greedy decoding held to it, against naive loops without a cache."""
+"""Scores of answers and constrained greedy decoding against naive loops without a cache."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.conftest import collator_of, tiny_model
 from tests.model import naive
 from tests.model.test_decoding import rows_of
 
-# The beginnings of others, answers that part late, and of different lengths.
+# Answers that are beginnings of others, that differ only late, and of different lengths.
 LISTS = (
     ("red", "red circle", "red circles"),
     ("a", "b", "c", "d", "e", "f", "ab", "abc", "fed"),
@@ -24,43 +24,45 @@ def ids_of(model, texts):
     return [model.lm.tokenizer(text).input_ids for text in texts]
 
 
-def held_to(model, rows, lists):
+def constrained_to(model, rows, lists):
     tries = [Trie(ids_of(model, texts), model.lm.eos_id) for texts in lists]
     return constrained_greedy(model, collator_of(model)(rows, supervised=False), tries)
 
 
-def test_held_decoding_in_a_batch_equals_each_row_alone_without_a_cache(model, images):
-    """Each row has a list of its own."""
+def test_constrained_decoding_in_a_batch_equals_each_row_alone_without_a_cache(model, images):
+    """Decode; each row has a list of its own."""
     rows = rows_of(images)
     naive.make_images_count(model)
     lists = [LISTS[i % len(LISTS)] for i in range(len(rows))]
-    together = held_to(model, rows, lists)
-    assert together == [naive.held(model, row, ids_of(model, texts)) for row, texts in zip(rows, lists, strict=True)]
-    assert together == [held_to(model, [row], [texts])[0] for row, texts in zip(rows, lists, strict=True)]
-    said = [model.lm.tokenizer.decode(ids) for ids in together]
-    assert all(text in texts for text, texts in zip(said, lists, strict=True))
+    together = constrained_to(model, rows, lists)
+    assert together == [
+        naive.constrained_greedy(model, row, ids_of(model, texts)) for row, texts in zip(rows, lists, strict=True)
+    ]
+    assert together == [constrained_to(model, [row], [texts])[0] for row, texts in zip(rows, lists, strict=True)]
+    generated = [model.lm.tokenizer.decode(ids) for ids in together]
+    assert all(text in texts for text, texts in zip(generated, lists, strict=True))
     assert greedy(model, collator_of(model)(rows, supervised=False), 12) != together
 
 
 @pytest.mark.parametrize("texts", [("re", "red", "red circle"), ("red circle", "red", "re")])
 @pytest.mark.parametrize("ends", ["re", "red", "red circle"])
-def test_where_an_answer_begins_another_the_eos_decides(images, texts, ends):
-    """A head that says the letters of "red circle", and EOS where it is told to."""
+def test_eos_decides_between_an_answer_and_one_that_begins_with_it(images, texts, ends):
+    """Make the head generate the letters of "red circle", with EOS at a given position."""
     model = tiny_model("gpt2")
     ids = ids_of(model, ["red circle"])[0]
     steps = iter(range(len(ids) + 1))
 
-    def told(module, args, logits):
+    def forced_logits(module, args, logits):
         step = next(steps)
-        logits = torch.full_like(logits, 5.0)  # what no answer allows would be likelier, were it not ruled out
+        logits = torch.full_like(logits, 5.0)  # ids that no answer allows are more probable than others
         logits[:, ids[: len(ids)]] = 0
         logits[:, model.lm.eos_id] = 1
         if step < len(ends):
             logits[:, ids[step]] = 2
         return logits
 
-    model.lm.model.get_output_embeddings().register_forward_hook(told)
-    assert held_to(model, [Row((images[0], "Q"))], [texts]) == ids_of(model, [ends])
+    model.lm.model.get_output_embeddings().register_forward_hook(forced_logits)
+    assert constrained_to(model, [Row((images[0], "Q"))], [texts]) == ids_of(model, [ends])
 
 
 def test_eos_is_not_accepted_before_an_answer_is_whole(images):
@@ -70,7 +72,7 @@ def test_eos_is_not_accepted_before_an_answer_is_whole(images):
         return torch.zeros_like(logits).index_fill(-1, torch.tensor([model.lm.eos_id]), 50.0)
 
     model.lm.model.get_output_embeddings().register_forward_hook(only_eos)
-    assert held_to(model, [Row((images[0], "Q"))], [("circle", "circles")]) == ids_of(model, ["circle"])
+    assert constrained_to(model, [Row((images[0], "Q"))], [("circle", "circles")]) == ids_of(model, ["circle"])
 
 
 @pytest.mark.parametrize("answers", [[], [[]], [[1], []]])
@@ -93,7 +95,7 @@ def test_scores_of_answers_equal_a_naive_loop(model, images, normalize_length):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
-def test_no_room_for_an_answer_is_a_sentence_and_not_an_index_error(family, images):
+def test_an_answer_without_positions_left_is_a_value_error(family, images):
     model = tiny_model(family)
     batch = collator_of(model)([Row((images[0], "a" * 90), id="k")], supervised=False)
     with pytest.raises(ValueError, match=r"few_shot\.shots.*max_new_tokens"):

@@ -29,9 +29,9 @@ def test_greedy_in_a_batch_equals_each_row_alone_without_a_cache(model, images):
 def test_beam_equals_transformers_generate(model, images, length_penalty):
     collate = collator_of(model)
     rows = rows_of(images)
-    # A token that this random model says often serves as EOS, so that beams end at different lengths.
-    said = decoding.greedy(model, collate(rows, supervised=False), max_new_tokens=10)
-    model.lm.eos_id = Counter(token for text in said for token in text[2:]).most_common(1)[0][0]
+    # A frequent token of this random model serves as EOS, so that beams end at different lengths.
+    generated = decoding.greedy(model, collate(rows, supervised=False), max_new_tokens=10)
+    model.lm.eos_id = Counter(token for text in generated for token in text[2:]).most_common(1)[0][0]
     ours = decoding.beam(
         model, collate(rows, supervised=False), max_new_tokens=10, num_beams=4, length_penalty=length_penalty
     )
@@ -46,7 +46,7 @@ def test_beam_equals_transformers_generate(model, images, length_penalty):
     assert length_penalty > 0 or min(map(len, ours)) < 10  # a penalty of 0 favours short texts
 
 
-def test_several_questions_share_the_reading_of_their_image(model, images):
+def test_the_prefix_of_an_image_is_computed_once_for_its_questions(model, images):
     collate = collator_of(model)
     rows = [Row(prompt=(images[i % 2], f"question {i} " * (i + 1))) for i in range(6)]
     batch = collate(rows, supervised=False)
@@ -70,10 +70,10 @@ def test_nucleus_samples_only_from_the_nucleus_and_in_proportion(model, images):
     p = naive.next_logits(model, naive.embeds_of(model, Row(prompt=(images[0], "Q")))).softmax(-1)
     order = p.argsort(descending=True)
     size = int((p[order].cumsum(0) < 0.7).sum()) + 1
-    kept = set(order[:size].tolist())
+    nucleus = set(order[:size].tolist())
     samples = decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000)
     first = [text[0] if text else model.lm.eos_id for text in samples]
-    assert set(first) <= kept
+    assert set(first) <= nucleus
     share = first.count(int(order[0])) / len(first)
     assert share == pytest.approx(float(p[order[0]] / p[order[:size]].sum()), abs=0.04)
     again = decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000)

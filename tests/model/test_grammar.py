@@ -1,4 +1,4 @@
-"""A grammar says what a list of all its texts says."""
+"""A grammar allows the same ids as a trie of all its texts."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ EOS = 0
 
 
 def every(stages, separator, max_rounds):
-    """All texts of the grammar, with EOS."""
+    """Return all texts of the grammar, with EOS."""
     rounds = [[token for part in each for token in part] for each in itertools.product(*stages)]
     texts = [[]] if separator else []
     for number in range(1, (max_rounds if separator else 1) + 1):
@@ -21,7 +21,7 @@ def every(stages, separator, max_rounds):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_what_may_follow_is_what_follows_in_one_of_its_texts(seed):
+def test_allowed_ids_are_those_that_follow_in_one_of_its_texts(seed):
     rng = random.Random(seed)
     stages = [[[rng.randrange(1, 4) for _ in range(rng.randrange(1, 3))] for _ in range(rng.randrange(1, 4))]
               for _ in range(rng.randrange(1, 4))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 out of our parts, against transformers' own class."""
+"""LLaVA-1.5 built of our components, against the class in transformers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ IMAGE_TOKEN = 255
 
 
 class Patches(ImageEncoder):
-    """The patches of the layer before CLIP's last, without the CLS."""
+    """Patch features of the layer before CLIP's last, without the CLS token."""
 
     feature_width, num_features = 24, 9
 
@@ -68,8 +68,8 @@ def test_logits_and_texts_are_those_of_transformers_llava(llava, images):
         ids = torch.where(batch.input_ids == IMAGE_ID, IMAGE_TOKEN, batch.input_ids)
         expected = llava(input_ids=ids, pixel_values=batch.pixel_values[batch.image_index]).logits
         torch.testing.assert_close(lm.logits(hidden), expected, atol=1e-5, rtol=1e-5)
-        said = llava.generate(
+        generated = llava.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=batch.pixel_values, max_new_tokens=8,
             do_sample=False, pad_token_id=256,
         )[0, ids.shape[1] :].tolist()  # fmt: skip
-        assert greedy(model, batch, 8) == [said[: said.index(256)] if 256 in said else said]
+        assert greedy(model, batch, 8) == [generated[: generated.index(256)] if 256 in generated else generated]

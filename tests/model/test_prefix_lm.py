@@ -1,4 +1,4 @@
-"""The loss against transformers' own, and what frozen means."""
+"""The loss against that of transformers; frozen weights; splicing."""
 
 import copy
 
@@ -82,7 +82,7 @@ def test_frozen_is_frozen_and_gradients_reach_the_mapper_through_it(model, image
     assert count_parameters(model)[0] == (8 + 1) * 3 * model.lm.width
 
 
-def test_fingerprint_tells_a_changed_weight_but_not_the_precision():
+def test_fingerprint_depends_on_weights_but_not_on_the_precision():
     lm = tiny_model("gpt2").lm
     first = fingerprint(lm)
     assert fingerprint(tiny_model("gpt2").lm) == first
@@ -102,7 +102,7 @@ def test_an_image_of_several_rows_is_encoded_once(model, images):
     assert model.encoder.calls == 2
 
 
-def test_splice_puts_each_prefix_where_its_run_stands():
+def test_splice_puts_each_prefix_at_its_run():
     embed = torch.nn.Embedding(10, 4)
     prefix = torch.arange(3 * 2 * 4).view(3, 2, 4).float()
     ids = torch.tensor([[IMAGE_ID, IMAGE_ID, 5, 6, 7, 0], [1, IMAGE_ID, IMAGE_ID, 2, IMAGE_ID, IMAGE_ID]])
@@ -143,7 +143,7 @@ def test_features_get_noise_and_keep_their_norm_in_training_alone(images):
     torch.testing.assert_close(model.eval().features(pixels), plain)
     noisy = model.train().features(pixels)
     torch.testing.assert_close(noisy.norm(dim=-1), plain.norm(dim=-1))
-    # Across a vector the noise is as it was drawn; along it there is none.
+    # The noise across a vector is as drawn; along it there is none, since the norm is restored.
     width = plain.shape[-1]
     assert (noisy - plain).std().item() == pytest.approx(0.05 * ((width - 1) / width) ** 0.5, rel=0.05)
 

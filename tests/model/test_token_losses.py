@@ -1,4 +1,4 @@
-"""The chunked loss against plain cross entropy."""
+"""The chunked loss against a plain cross entropy."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Adapters against their formula, where they stand, and what is refused."""
+"""Adapters: formula, places and errors."""
 
 import re
 
@@ -28,7 +28,7 @@ def filled(adapter):
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_an_adapter_reads_what_comes_out_or_what_goes_in(parallel):
+def test_an_adapter_takes_the_output_or_in_parallel_the_input(parallel):
     lm = tiny_lm("llama")
     mlp = lm.blocks[1].mlp
     x = torch.randn(3, 5, 32)
@@ -46,8 +46,8 @@ def test_an_adapter_reads_what_comes_out_or_what_goes_in(parallel):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_stands_before_the_residual_is_added(family):
-    """What an adapter reads is then 0 where the matrices before it are."""
+def test_adapters_come_before_the_residual(family):
+    """With the matrices before them 0, adapters have inputs of 0."""
     lm = tiny_lm(family)
     Adapters(mlp=4, attention=8).apply(lm)
     read = []
@@ -66,7 +66,7 @@ def test_it_stands_before_the_residual_is_added(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_stands_at_each_place_of_each_block_and_moves_no_name(family):
+def test_each_block_has_an_adapter_per_place_and_names_are_kept(family):
     lm = tiny_lm(family)
     before, names = fingerprint(lm), lm.state_dict().keys()
     Adapters(mlp=4, attention=8).apply(lm)
@@ -82,7 +82,7 @@ def test_norms_are_found_in_each_family():
     assert {family: len(norms(tiny_lm(family).model)) for family in numbers} == numbers
 
 
-def test_what_is_refused():
+def test_invalid_options_are_errors():
     with pytest.raises(ValueError, match="tune.adapters.mlp is None and attention None"):
         Adapters(mlp=None)
     with pytest.raises(ValueError, match="tune.adapters.mlp is -1"):

@@ -1,4 +1,4 @@
-"""The axis as a user sets it: one way, several, none; and checkpoints from before there was one."""
+"""The tune axis on the command line: one tuning, several, none; and older checkpoints."""
 
 import json
 
@@ -21,7 +21,7 @@ SHORT = ["trainer.max_steps=2", "test=false", "task=captioning"]
         ("[]", set(), "lm  "),
     ],
 )
-def test_one_way_or_several_or_none(way, names, shown, parts, tmp_path):  # noqa: F811
+def test_one_tuning_or_several_or_none(way, names, shown, parts, tmp_path):  # noqa: F811
     done = run("train.py", *parts, *SHORT, f"tune={way}", "optim.lm_lr=1e-4", f"hydra.run.dir={tmp_path}/run")
     line = next(line for line in done.stdout.splitlines() if line.startswith(shown))
     assert ("learning rate 0.0001" in line) == bool(names)
@@ -35,7 +35,7 @@ def test_one_way_or_several_or_none(way, names, shown, parts, tmp_path):  # noqa
 
 
 @pytest.mark.slow
-def test_a_checkpoint_from_before_has_no_tune_and_is_evaluated(parts, tmp_path):  # noqa: F811
+def test_a_checkpoint_without_tune_in_its_config_is_evaluated(parts, tmp_path):  # noqa: F811
     run("train.py", *parts, *SHORT, f"hydra.run.dir={tmp_path}/run")
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = load(path)
@@ -46,7 +46,7 @@ def test_a_checkpoint_from_before_has_no_tune_and_is_evaluated(parts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_dropout_and_tuned_weights_ends_as_one_that_was_not_stopped(parts, tmp_path):  # noqa: F811
+def test_resuming_is_exact_with_dropout_and_tuned_weights(parts, tmp_path):  # noqa: F811
     options = [*parts, *SHORT[1:], "tune=all", "optim.lr=1e-3", "optim.schedule=constant", "optim.warmup_steps=0"]
     run("train.py", *options, "trainer.max_steps=4", f"hydra.run.dir={tmp_path}/whole")
     for steps in (2, 4):
@@ -57,7 +57,7 @@ def test_a_resumed_run_with_dropout_and_tuned_weights_ends_as_one_that_was_not_s
 
 
 @pytest.mark.slow
-def test_half_precision_is_one_sentence_that_names_its_key(parts, tmp_path):  # noqa: F811
+def test_half_precision_is_an_error_that_names_its_key(parts, tmp_path):  # noqa: F811
     options = [*parts, *SHORT, "lm.dtype=bfloat16", "tune=layer_norms", f"hydra.run.dir={tmp_path}/run"]
     error = run("train.py", *options, code=2).stderr
     assert "tune.layer_norms trains weights that are torch.bfloat16; set lm.dtype=float32" in error

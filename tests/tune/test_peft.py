@@ -1,4 +1,4 @@
-"""What peft makes of the same model by itself; float weights on quantised ones; what is refused."""
+"""LoRA and its variants against peft, on quantized models, merged; errors."""
 
 import copy
 
@@ -13,7 +13,7 @@ from prefixvlm.tune.layer_norms import LayerNorms
 from prefixvlm.tune.peft import Peft
 from tests.conftest import tiny_lm, tiny_model
 from tests.lm.test_quantization import saved
-from tests.tune.test_ways import batch_of, steps
+from tests.tune.test_tunings import batch_of, steps
 
 EVERYWHERE = "all-linear"
 
@@ -30,7 +30,7 @@ EVERYWHERE = "all-linear"
         (Peft("ia3"), IA3Config()),
     ],
 )
-def test_as_many_are_trained_as_peft_says_of_the_same_model(family, ours, theirs):
+def test_the_number_of_trained_parameters_is_that_of_peft(family, ours, theirs):
     lm = tiny_lm(family)
     ours.apply(lm)
     reference = get_peft_model(tiny_lm(family).model, copy.deepcopy(theirs))
@@ -39,7 +39,7 @@ def test_as_many_are_trained_as_peft_says_of_the_same_model(family, ours, theirs
 
 
 @pytest.mark.parametrize(("method", "scale"), [("lora", 16 / 4), ("rslora", 16 / 2)])
-def test_the_change_is_scaled_as_in_the_papers(method, scale):
+def test_the_update_is_scaled_as_in_the_papers(method, scale):
     lm = tiny_lm("llama")
     weight = lm.model.get_submodule("model.layers.1.self_attn.q_proj").weight.clone()
     Peft(method, r=4, alpha=16, target_modules=["q_proj"]).apply(lm)
@@ -52,7 +52,7 @@ def test_the_change_is_scaled_as_in_the_papers(method, scale):
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "rslora", "ia3"])
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
-def test_merging_changes_no_loss_and_leaves_the_names_of_the_untuned_model(kind, family, images):
+def test_merging_keeps_the_loss_and_restores_the_names_of_the_untuned_model(kind, family, images):
     model = tiny_model(family)
     ways = [Peft(kind), LayerNorms()]
     for way in ways:
@@ -71,7 +71,7 @@ def test_merging_changes_no_loss_and_leaves_the_names_of_the_untuned_model(kind,
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast from")
-def test_a_quantised_model_is_tuned_by_float32_weights(kind, tmp_path, images):
+def test_a_quantized_model_is_tuned_by_float32_weights(kind, tmp_path, images):
     saved(tmp_path, "llama")
     model = tiny_model("llama", width=128)
     model.lm = CausalLM.from_pretrained(str(tmp_path), quantization=kind)
@@ -88,7 +88,7 @@ def test_a_quantised_model_is_tuned_by_float32_weights(kind, tmp_path, images):
         LayerNorms().apply(model.lm)
 
 
-def test_what_is_refused_names_its_key():
+def test_errors_name_the_key():
     with pytest.raises(ValueError, match="tune.lora.method is 'lorra'; accepted are lora, dora, rslora, ia3"):
         Peft("lorra")
     with pytest.raises(ValueError, match="tune.lora.r is 0 and dropout 0"):

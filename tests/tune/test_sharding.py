@@ -1,4 +1,4 @@
-"""Tuned language models on two real processes with gloo: every trained weight has a gradient, and FSDP is as DDP."""
+"""Tuned language models on two processes with gloo: FSDP equals DDP."""
 
 import json
 
@@ -13,7 +13,7 @@ shards = test_module.shards
 
 
 @pytest.mark.slow
-def test_what_is_tuned_is_whole_on_each_rank_and_what_is_frozen_is_shared_out(shards, tmp_path):
+def test_tuned_weights_are_replicated_and_frozen_ones_are_sharded(shards, tmp_path):
     on_two_ranks("tests/tune/two_ranks.py", shards, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for found in ranks:
@@ -23,7 +23,7 @@ def test_what_is_tuned_is_whole_on_each_rank_and_what_is_frozen_is_shared_out(sh
             assert fsdp["val"] == pytest.approx(ddp["val"], abs=1e-5)
             assert fsdp["same"]
             assert ddp["share"] == 1
-            assert 0.5 < fsdp["share"] < 0.75  # of blocks this small, what is tuned is a good part
+            assert 0.5 < fsdp["share"] < 0.75  # in blocks this small, tuned weights are a good part
         for way in ("last_blocks", "all"):
             assert len(found[f"{way}_ddp"]["train"]) == 3
             assert found[f"{way}_fsdp"]["error"].endswith("tune trains whole ones; set trainer=ddp or tune")

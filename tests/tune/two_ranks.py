@@ -1,4 +1,4 @@
-"""Run by torchrun in test_sharding.py: tuned language models under DDP and with their frozen weights shared out."""
+"""Run by torchrun in test_sharding.py: tuned language models under DDP and FSDP."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
-from prefixvlm.training.sharding import ShardedLMStrategy
+from prefixvlm.training.sharding import RankSynchronizer, ShardedLMStrategy
 from prefixvlm.tune.adapters import Adapters
 from prefixvlm.tune.all import All
 from prefixvlm.tune.last_blocks import LastBlocks
@@ -42,8 +42,10 @@ def fit(shards: str, folder: Path, way: str, strategy: DDPStrategy, name: str):
     task = {"captioning": Captioning(decoding={"max_new_tokens": 3})}
     module = PrefixModule(MeanEncoder(), TinyMapper(lm.width), lm, task, Optim(torch.optim.AdamW, lr=1e-2))
     whole, losses = fingerprint(lm), Losses()
+    synchronizer = [RankSynchronizer()] if isinstance(strategy, ShardedLMStrategy) else []
     trainer = Trainer(
-        accelerator="cpu", devices=2, strategy=strategy, max_epochs=3, callbacks=[losses, FrozenGuard()],
+        accelerator="cpu", devices=2, strategy=strategy, max_epochs=3,
+        callbacks=[*synchronizer, losses, FrozenGuard()], inference_mode=not synchronizer,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
     )  # fmt: skip

@@ -59,7 +59,7 @@ def test_each_question_is_answered_from_its_own_choices(model, images, choose):
         if choose == "ranking":
             expected = names[max(range(len(names)), key=naive.likelihoods(model, row, names).__getitem__)]
         else:
-            expected = names[ids.index(naive.held(model, row, ids))]
+            expected = names[ids.index(naive.constrained_greedy(model, row, ids))]
         assert said == expected
     assert found == [p.prediction for row in rows for p in task.predict(model, collate([row], supervised=False))]
     assert task.decoding["answers"] == "choices"

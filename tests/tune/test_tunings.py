@@ -1,4 +1,4 @@
-"""Every way of tuning: it begins as the untuned model, changes what it names and nothing else, and comes back whole."""
+"""Every tuning: equal to the untuned model at first, trains the chosen tensors alone, restored by them."""
 
 import copy
 from dataclasses import replace
@@ -18,7 +18,7 @@ from prefixvlm.tune.layer_norms import LayerNorms
 from prefixvlm.tune.peft import Peft, peft_layers
 from tests.conftest import WIDTH, collator_of, tiny_model
 
-WAYS = {
+TUNINGS = {
     "layer_norms": [LayerNorms()],
     "biases": [Biases()],
     "adapters": [Adapters()],
@@ -36,14 +36,14 @@ WAYS = {
     "adapters_then_lora": [Adapters(), Peft(target_modules="all-linear")],
 }
 FAMILIES = ["gpt2", "opt", "llama"]
-CASES = [(way, f) for way in WAYS for f in FAMILIES if (way, f) != ("biases", "llama")]  # which has none
+CASES = [(way, f) for way in TUNINGS for f in FAMILIES if (way, f) != ("biases", "llama")]  # which has none
 
 
 def tuned(way, family="gpt2"):
-    """With the weights of tiny_model(family)."""
+    """Return tiny_model(family), tuned."""
     model = tiny_model(family)
     torch.manual_seed(1)
-    for each in WAYS[way]:
+    for each in TUNINGS[way]:
         each.apply(model.lm)
     return model
 
@@ -67,29 +67,31 @@ def steps(model, batch, number=3):
 
 @pytest.mark.parametrize(("way", "family"), CASES)
 @torch.no_grad()
-def test_before_the_first_step_it_is_the_untuned_model(way, family, images):
+def test_before_the_first_step_it_equals_the_untuned_model(way, family, images):
     untuned, model = tiny_model(family), tuned(way, family)
     assert count_parameters(model.lm)[0] > 0
-    # DoRA divides by a norm and multiplies by it; and packing's probe may choose another order of sums.
+    # DoRA divides by a norm and multiplies by it, and the probe for packing may choose another order of sums.
     torch.testing.assert_close(model(batch_of(model, images)), untuned(batch_of(untuned, images)), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("way", "family"), CASES)
-def test_what_it_names_changes_and_nothing_else(way, family, images):
+def test_training_changes_the_chosen_tensors_alone(way, family, images):
     model = tuned(way, family)
     before, print_before = copy.deepcopy(dict(model.state_dict())), fingerprint(model.lm)
     names = trained_state(model).keys()
     steps(model, batch_of(model, images))
     after = model.state_dict()
     for name, value in before.items():
-        # A key's bias adds the same to each score of a query, and softmax takes it away: no gradient but rounding.
+        # A key's bias adds the same to each score of a query, which softmax cancels: its gradient is rounding alone.
         assert torch.equal(value, after[name]) == (name not in names) or "k_proj.bias" in name
     assert fingerprint(model.lm) == print_before
-    assert model.lm.own_weights_tuned == any(isinstance(w, LayerNorms | Biases | LastBlocks | All) for w in WAYS[way])
+    assert model.lm.own_weights_tuned == any(
+        isinstance(w, LayerNorms | Biases | LastBlocks | All) for w in TUNINGS[way]
+    )
 
 
 @pytest.mark.parametrize(("way", "family"), CASES)
-def test_the_trained_tensors_alone_bring_it_back(way, family, images):
+def test_the_trained_tensors_restore_the_model(way, family, images):
     model = steps(tuned(way, family), batch_of(tiny_model(family), images))
     again = tuned(way, family)
     state = {name: value.clone() for name, value in trained_state(model).items()}
@@ -105,8 +107,8 @@ def test_the_trained_tensors_alone_bring_it_back(way, family, images):
         assert not torch.allclose(model(batch), tiny_model(family)(batch), atol=1e-3)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_computing_blocks_twice_and_copying_change_no_gradient(way, images):
+@pytest.mark.parametrize("way", TUNINGS)
+def test_activation_checkpointing_and_copying_change_no_gradient(way, images):
     model = tuned(way).eval()  # without dropout
     twice = copy.deepcopy(model)
     enable_activation_checkpointing(twice.lm.blocks)
@@ -134,12 +136,12 @@ def test_computing_blocks_twice_and_copying_change_no_gradient(way, images):
         ("all", 2 * (12 * WIDTH**2 + 13 * WIDTH) + 2 * WIDTH + (257 + 96) * WIDTH),  # the head is the embedding
     ],
 )
-def test_how_many_are_trained_in_gpt2(way, count):
+def test_the_number_of_trained_parameters_in_gpt2(way, count):
     assert count_parameters(tuned(way).lm)[0] == count
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_only_what_has_dropout_and_is_tuned_follows_train(way):
+@pytest.mark.parametrize("way", TUNINGS)
+def test_only_tuned_modules_have_dropout_in_training(way):
     model = tuned(way).train()
     in_training = {name for name, m in model.lm.named_modules() if m.training and isinstance(m, torch.nn.Dropout)}
     every = {name for name, m in model.lm.named_modules() if isinstance(m, torch.nn.Dropout)}
@@ -153,21 +155,21 @@ def test_only_what_has_dropout_and_is_tuned_follows_train(way):
     assert not any(module.training for module in model.eval().lm.modules())
 
 
-def test_whether_texts_may_share_a_row_is_found_without_dropout(images):
+def test_the_probe_for_packing_runs_without_dropout(images):
     model = tuned("all").train()
     torch.manual_seed(5)
     model(batch_of(model, images))
     first = torch.get_rng_state()
     torch.manual_seed(5)
-    model(batch_of(model, images))  # as a resumed run would: it does not know yet, or it does
+    model(batch_of(model, images))  # packs is None in a resumed run, and known later
     assert torch.equal(first, torch.get_rng_state())
     assert any(module.training for module in model.lm.modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_gradient_of_all_is_that_of_a_plain_cross_entropy(family, images):
+def test_the_gradient_of_all_equals_that_of_a_plain_cross_entropy(family, images):
     model = tuned("all", family).double().eval()
-    model.lm.logits = model.lm.head.forward  # which rounds to float32
+    model.lm.logits = model.lm.head.forward  # without the rounding to float32
     naive = copy.deepcopy(model)
     batch = batch_of(model, images)
     batch = replace(batch, pixel_values=batch.pixel_values.double())
@@ -179,12 +181,12 @@ def test_the_gradient_of_all_is_that_of_a_plain_cross_entropy(family, images):
     F.cross_entropy(logits[:, :-1].transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORE_INDEX).backward()
     for (name, ours), theirs in zip(model.named_parameters(), naive.parameters(), strict=True):
         if theirs.requires_grad:
-            exact = 1e-6 if family == "llama" else 1e-11  # its norms compute in float32, whatever they are given
+            exact = 1e-6 if family == "llama" else 1e-11  # its norms always compute in float32
             torch.testing.assert_close(ours.grad, theirs.grad, atol=exact, rtol=exact, msg=name)
     assert model.lm.head.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", TUNINGS)
 @pytest.mark.parametrize("family", ["gpt_neox", "gptj", "bloom", "qwen2", "t5", "bert"])
 def test_other_families(family, way, images):
     if (way, family) == ("biases", "t5"):
@@ -192,21 +194,21 @@ def test_other_families(family, way, images):
     model = tiny_model(family)
     batch = batch_of(model, images)
 
-    def said():
+    def states():
         if model.lm.generates:
             return model(batch)
         return model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
 
-    before = said().detach()
-    for each in WAYS[way]:
+    before = states().detach()
+    for each in TUNINGS[way]:
         each.apply(model.lm)
-    after = said()
+    after = states()
     torch.testing.assert_close(after, before, atol=2e-5, rtol=1e-5)
     after.square().sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_a_way_that_finds_nothing_or_not_float32_says_so():
+def test_nothing_to_train_or_another_dtype_is_an_error():
     with pytest.raises(ValueError, match="tune.biases finds nothing in LlamaForCausalLM to train; set tune to another"):
         Biases().apply(tiny_model("llama").lm)
     for way, key in ((All(), "all"), (LayerNorms(), "layer_norms"), (LastBlocks(), "last_blocks")):
@@ -220,22 +222,22 @@ def test_a_way_that_finds_nothing_or_not_float32_says_so():
 
 
 @pytest.mark.parametrize("way", ["adapters_mlp_and_attention", "lora_everywhere", "dora", "ia3"])
-def test_what_is_added_to_a_half_precision_model_is_float32(way, images):
+def test_weights_added_to_a_half_precision_model_are_float32(way, images):
     model = tiny_model("llama")
     model.lm.to(torch.bfloat16)
-    for each in WAYS[way]:
+    for each in TUNINGS[way]:
         each.apply(model.lm)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     model(batch_of(model, images)).mean().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_layers_of_peft_are_found():
+def test_peft_layers():
     assert list(peft_layers(tuned("lora").lm)) == [f"transformer.h.{i}.attn.c_attn" for i in range(2)]
     assert not peft_layers(tuned("adapters").lm)
 
 
-def test_the_last_blocks_of_t5_are_its_decoder_s():
+def test_the_last_blocks_of_t5_are_those_of_its_decoder():
     lm = tiny_model("t5").lm
     LastBlocks(1).apply(lm)
     names = {name for name, p in lm.model.named_parameters() if p.requires_grad}
