@@ -16,7 +16,7 @@ from prefixvlm.build import build_module
 from prefixvlm.convert.clipcap_weights import read_clipcap
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
-from prefixvlm.model.decoder_state import Reader
+from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.training.checkpoint import KEY, load
 from tests.conftest import byte_tokenizer
@@ -133,7 +133,7 @@ def test_logits_losses_and_captions_are_clipcaps(size, kind, buffers, imported, 
     prompts = collate([Row((image, "")) for image in images], supervised=False)
 
     first = torch.stack([naive.logits(state, feature, [], heads)[-1] for feature in features])
-    torch.testing.assert_close(Reader.from_prompts(model, prompts).logits, first, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(DecoderState.from_prompts(model, prompts).logits, first, atol=1e-3, rtol=1e-4)
 
     captions = [f"a {'long ' * i}photo of {i}." for i in range(len(images))]
     ids = [[*model.lm.tokenizer(caption).input_ids] for caption in captions]

@@ -1,4 +1,4 @@
-"""A search with train.py itself, stopped in the middle of a run, gone on with and reported."""
+"""An Optuna search with train.py that is stopped in the middle of a run and resumed."""
 
 import json
 import os
@@ -39,5 +39,5 @@ def test_a_search_stopped_in_a_run_goes_on_in_its_folder(parts, tmp_path):  # no
     assert "Trials: 2 complete" in out
     assert 1 <= stopped_at < load(last)["global_step"] == 5
     values = [json.loads((folder / str(n) / "objective.json").read_text())["value"] for n in range(2)]
-    assert compare(folder).found[0].mean == min(values)
+    assert compare(folder).set_ups[0].mean == min(values)
     assert "optim:\n  lr: " in (folder / "best.yaml").read_text()

@@ -1,4 +1,4 @@
-"""Made-up sweeps, whose means and shares of the variance are known."""
+"""Synthetic sweeps with known means and shares of the variance."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ def write_job(folder, number, overrides, value, pruned=False, config=None, rows=
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two mappers on two seeds, and a third that was pruned; the mapper's effect is nine times the seed's."""
+    """Return a sweep of two mappers with two seeds and a pruned job; the mapper's effect is nine times the seed's."""
     values = {("linear", 1): 4.0, ("linear", 2): 5.0, ("mlp", 1): 1.0, ("mlp", 2): 2.0}
     for number, ((mapper, seed), value) in enumerate(values.items()):
         rows = [f"{step},{value + 3 - step},," for step in range(3)] + [f"2,,{value},{10 * value}"]
@@ -91,12 +91,12 @@ def test_the_table_of_the_terminal(folder):
 def test_another_metric_is_the_last_that_was_logged(folder):
     sweep = compare(folder, "test/cider")
     assert not sweep.lower_is_better
-    assert [each.mean for each in sweep.found] == [45, 15, None]
+    assert [each.mean for each in sweep.set_ups] == [45, 15, None]
     with pytest.raises(ValueError, match="no job has logged val/lots; logged are test/cider, train/loss, val/loss"):
         compare(folder, "val/lots")
 
 
-def test_the_page_stands_alone(folder, tmp_path, capsys):
+def test_the_page_is_self_contained(folder, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     add_sweep(parser)
     arguments = parser.parse_args(["report", str(folder), "--out", str(tmp_path / "new" / "x.html")])
@@ -107,14 +107,14 @@ def test_the_page_stands_alone(folder, tmp_path, capsys):
     for text in ("mapper=resampler", "90 %", "± 0.7071", "<b>(pruned)</b>", "test/cider", "easy_vqa"):
         assert (text in page) == (text != "mapper=resampler")  # it has no curve
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
-    assert not list((tmp_path / "new").glob("*.part"))
+    assert not list((tmp_path / "new").glob(".*"))
 
 
 def test_names_are_escaped_and_unquoted(tmp_path):
     for number, text in enumerate(("'<b>x</b>'", r"a\ b\:c")):
         write_job(tmp_path, number, [f"prompt={text}"], 1.0)
     sweep = compare(tmp_path)
-    assert {each.options["prompt"] for each in sweep.found} == {"<b>x</b>", "a b:c"}
+    assert {each.options["prompt"] for each in sweep.set_ups} == {"<b>x</b>", "a b:c"}
     write_report(sweep, tmp_path / "x.html")
     assert "<b>x" not in (tmp_path / "x.html").read_text()
 

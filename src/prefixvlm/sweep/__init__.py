@@ -1,1 +1,1 @@
-"""The folder of a sweep goes in; which set-up was best, and what mattered, comes out."""
+"""Comparison of the jobs of a sweep, and its Optuna study."""

@@ -1,15 +1,19 @@
-"""`prefixvlm sweep`: its parser goes in; the jobs of a sweep are compared."""
+"""The command `prefixvlm sweep`."""
 
 import argparse
 from pathlib import Path
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """`prefixvlm sweep report DIR`."""
+    """Add `prefixvlm sweep report DIR` to the parser."""
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    report = commands.add_parser("report", help="a table, what mattered, and learning curves side by side")
+    report = commands.add_parser(
+        "report", help="compare the jobs: a table, effects of the options, and learning curves"
+    )
     report.add_argument("folder", type=Path, metavar="DIR", help="the folder of a sweep")
-    report.add_argument("--metric", metavar="NAME", help="what to compare by; default: what the jobs returned")
+    report.add_argument(
+        "--metric", metavar="NAME", help="the metric to compare by; default: the value that the jobs returned"
+    )
     report.add_argument("--out", type=Path, metavar="FILE", help="the page; default: DIR/report.html")
     report.set_defaults(run=_report)
 

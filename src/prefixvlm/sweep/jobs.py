@@ -1,4 +1,4 @@
-"""The folder of a sweep goes in; its jobs come out: their options, what they reached, and their curves."""
+"""Reads the jobs of a sweep from its folder: options, objectives and learning curves."""
 
 import csv
 import json
@@ -11,13 +11,17 @@ from typing import Any
 
 import yaml
 
-NOT_AN_OPTION = "callbacks.pruner"  # of the sweeper, another in each job
+PRUNER = "callbacks.pruner"  # set by the sweeper, with the number of each trial
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """options: all that its command said. state: done, pruned or unfinished. objective: what it returned, by name."""
+    """A run of a sweep.
+
+    options: the overrides of its command. state: done, pruned or unfinished. objective: its returned values by name.
+    curves: (step, value) pairs by metric.
+    """
 
     name: str
     options: Mapping[str, str]
@@ -27,18 +31,18 @@ class Job:
     curves: Mapping[str, Points] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
-        """What it returned under this name, or else the last that it logged."""
+        """Return the objective of this name, or else the last logged value, or None."""
         if metric in self.objective:
             return self.objective[metric]
         return self.curves[metric][-1][1] if self.curves.get(metric) else None
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """All runs below it, by number. Raises ValueError if there are none."""
-    found = sorted(folder.rglob(".hydra/overrides.yaml"), key=lambda path: _by_number(str(path.relative_to(folder))))
-    if not found:
+    """Return all runs in a folder, in the order of their numbers. Raises ValueError if there are none."""
+    paths = sorted(folder.rglob(".hydra/overrides.yaml"), key=lambda path: _by_number(str(path.relative_to(folder))))
+    if not paths:
         raise ValueError(f"{folder} holds no runs; name the folder of a sweep, as outputs/sweep/DATE")
-    return [_job(path.parents[1], folder) for path in found]
+    return [_job(path.parents[1], folder) for path in paths]
 
 
 def _by_number(text: str) -> list[tuple[int, str]]:
@@ -54,7 +58,7 @@ def _job(run: Path, folder: Path) -> Job:
     names = config.get("objectives") or [config.get("monitor") or "value"]
     return Job(
         name=str(run.relative_to(folder)),
-        options=dict(option for option in map(_option, overrides) if not option[0].startswith(NOT_AN_OPTION)),
+        options=dict(option for option in map(_option, overrides) if not option[0].startswith(PRUNER)),
         state="pruned" if written.get("pruned") else "done" if path.is_file() else "unfinished",
         objective={name: value for name, value in zip(names, values, strict=False) if value is not None},
         lower_is_better=config.get("monitor_mode", "min") == "min",
@@ -63,7 +67,7 @@ def _job(run: Path, folder: Path) -> Job:
 
 
 def _option(override: str) -> tuple[str, str]:
-    """Key and value as a reader wants them, without the marks of Hydra's grammar."""
+    """Return key and value without the signs, quotes and escapes of Hydra's grammar."""
     key, _, value = override.partition("=")
     quoted = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
     text = re.sub(r"\\(.)", r"\1", quoted[2] if quoted else value)
@@ -71,7 +75,7 @@ def _option(override: str) -> tuple[str, str]:
 
 
 def _curves(run: Path) -> dict[str, Points]:
-    """What was logged, by name: of metrics.csv, or of the last checkpoint where there is none."""
+    """Return the logged values by name, from metrics.csv or else from the last checkpoint."""
     curves: dict[str, Points] = {}
     files = sorted(run.glob("csv/**/metrics.csv"), key=lambda path: _by_number(str(path)))
     for path in files:

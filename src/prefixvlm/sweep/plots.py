@@ -1,4 +1,4 @@
-"""Set-ups go in; pictures for a page come out: the curves of all side by side, and the values of an option."""
+"""Plots of a sweep: learning curves side by side, and the metric against the values of an option."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,12 @@ from prefixvlm.sweep.jobs import Job
 COLUMNS, MAX_PANELS, MAX_LINES = 4, 12, 4
 
 
-def side_by_side(found: Sequence[SetUp], metric: str) -> Markup | None:
-    """A panel for each of the best set-ups, on the same axes; the curves of all others stand faint behind its own."""
-    shown = [each for each in found if any(metric in job.curves for job in each.jobs)][:MAX_PANELS]
+def side_by_side(set_ups: Sequence[SetUp], metric: str) -> Markup | None:
+    """Return a panel for each of the best set-ups, with equal axes, in front of the faint curves of all jobs.
+
+    Returns None if no job has logged the metric.
+    """
+    shown = [each for each in set_ups if any(metric in job.curves for job in each.jobs)][:MAX_PANELS]
     if not shown:
         return None
     columns = min(COLUMNS, len(shown))
@@ -24,11 +27,11 @@ def side_by_side(found: Sequence[SetUp], metric: str) -> Markup | None:
         figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
         for axes, each in zip(panels, shown, strict=False):
-            for other in found:
+            for other in set_ups:
                 for job in other.jobs:
                     _draw(axes, job, metric, GRID, 0.8)
-            for place, job in enumerate(job for job in each.jobs if metric in job.curves):
-                _draw(axes, job, metric, SERIES[place % len(SERIES)], 1.6)
+            for index, job in enumerate(job for job in each.jobs if metric in job.curves):
+                _draw(axes, job, metric, SERIES[index % len(SERIES)], 1.6)
             lines = [f"{key}={value}"[:40] for key, value in each.options.items()]
             axes.set_title("\n".join(lines[:MAX_LINES]), fontsize=8, color=INK)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -49,19 +52,19 @@ def _draw(axes: object, job: Job, metric: str, color: str, width: float) -> None
 
 
 def by_option(jobs: Sequence[Job], option: str, metric: str) -> Markup:
-    """A point a job over the value of an option; bars are means. Numbers that span a decade stand on a log axis."""
+    """Return a scatter plot of the finished jobs; bars are means. Numbers over more than a decade get a log axis."""
     points = [
         (job.options.get(option, ""), v) for job in jobs if job.state == "done" and (v := job.value(metric)) is not None
     ]
     texts = list(dict.fromkeys(text for text, _ in points))
     numbers = [number_of(text) for text in texts]
     known = [number for number in numbers if number is not None]
-    numeric = len(known) == len(texts) > 4
+    numeric = len(known) == len(texts) > 4  # fewer values are categories
     with _settings():
         figure = Figure(figsize=(4.2, 2.7))
         axes = figure.add_subplot()
-        place = dict(zip(texts, known if numeric else range(len(texts)), strict=True))
-        axes.plot([place[text] for text, _ in points], [v for _, v in points], "o", ms=4, color=SERIES[0], alpha=0.7)
+        x = dict(zip(texts, known if numeric else range(len(texts)), strict=True))
+        axes.plot([x[text] for text, _ in points], [v for _, v in points], "o", ms=4, color=SERIES[0], alpha=0.7)
         if numeric:
             if min(known) > 0 and max(known) > 10 * min(known):
                 axes.set_xscale("log")
@@ -69,8 +72,8 @@ def by_option(jobs: Sequence[Job], option: str, metric: str) -> Markup:
                 axes.xaxis.set_minor_formatter("")
         else:
             for text in texts:
-                mine = [value for other, value in points if other == text]
-                axes.plot([place[text] - 0.25, place[text] + 0.25], [sum(mine) / len(mine)] * 2, color=SERIES[1], lw=2)
+                values = [value for other, value in points if other == text]
+                axes.plot([x[text] - 0.25, x[text] + 0.25], [sum(values) / len(values)] * 2, color=SERIES[1], lw=2)
             axes.set_xticks(range(len(texts)), [text[:30] or "(not given)" for text in texts])
             if max(map(len, texts)) > 8:
                 axes.tick_params("x", rotation=20)

@@ -1,6 +1,5 @@
-"""The folder of a sweep goes in; a table for the terminal and one HTML file that opens offline come out."""
+"""Report of a sweep: a table for the terminal and a self-contained HTML page."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefixvlm import report
+from prefixvlm.atomic import write_text
 from prefixvlm.report.table import number
-from prefixvlm.sweep.compare import Effect, SetUp, chosen_metric, effects, set_ups, varied
+from prefixvlm.sweep.compare import Effect, SetUp, choose_metric, effects, set_ups, varied
 from prefixvlm.sweep.jobs import Job, read_jobs
 from prefixvlm.sweep.plots import by_option, side_by_side
 
@@ -21,30 +21,33 @@ MAX_OPTIONS, MAX_SCORES = 8, 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a sweep has found, by one metric."""
+    """The set-ups of a sweep and the effects of its options, by one metric."""
 
     folder: Path
     metric: str
     lower_is_better: bool
     jobs: Sequence[Job]
-    found: Sequence[SetUp]
+    set_ups: Sequence[SetUp]
     effects: Sequence[Effect]
 
 
 def compare(folder: Path, metric: str | None = None) -> Comparison:
-    """metric: null for what the jobs returned. Raises ValueError if there are no jobs, or none with this metric."""
+    """Compare the jobs in a folder. metric: None for the value that they returned.
+
+    Raises ValueError if there are no jobs, or none with this metric.
+    """
     jobs = read_jobs(folder)
-    name, lower = chosen_metric(jobs, metric)
+    name, lower = choose_metric(jobs, metric)
     return Comparison(folder, name, lower, jobs, set_ups(jobs, name, lower), effects(jobs, name))
 
 
 def text_report(sweep: Comparison) -> str:
-    """A line a set-up, the best first, and a line an option, the one that mattered most first."""
-    options = list(sweep.found[0].options)
-    seeds = any(len(each.jobs) > 1 for each in sweep.found)
+    """Return a table of the set-ups, the best first, and a table of the options, the largest effect first."""
+    options = list(sweep.set_ups[0].options)
+    seeds = any(len(each.jobs) > 1 for each in sweep.set_ups)
     heads = [*options, sweep.metric, *(["± std", "jobs"] if seeds else []), "job", ""]
     lines = []
-    for each in sweep.found:
+    for each in sweep.set_ups:
         spread = [number(each.spread, 4), str(len(each.jobs))] if seeds else []
         names = " ".join(job.name for job in each.jobs)
         lines.append([*each.options.values(), number(each.mean, 4), *spread, names, each.state])
@@ -60,24 +63,25 @@ def text_report(sweep: Comparison) -> str:
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], num_words: int) -> str:
-    """Words to the left, figures to the right."""
+    """Align the first num_words columns to the left, and the others, which are numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     rows = [heads, ["\u2500" * width for width in widths], *lines]
-    ways = [str.ljust if place < num_words else str.rjust for place in range(len(widths))]
+    align = [str.ljust if index < num_words else str.rjust for index in range(len(widths))]
     return "\n".join(
-        "  ".join(way(cell, width) for way, cell, width in zip(ways, row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(pad(cell, width) for pad, cell, width in zip(align, row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 
 def write_report(sweep: Comparison, path: Path) -> None:
-    """In one step: a reader never meets half of it."""
+    """Write the HTML page of a comparison."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = number
     names = dict.fromkeys([sweep.metric, "val/loss", "train/loss"])
-    pictures = {name: picture for name in names if (picture := side_by_side(sweep.found, name))}
+    pictures = {name: picture for name in names if (picture := side_by_side(sweep.set_ups, name))}
     page = environment.get_template("page.html").render(
         sweep=sweep,
         css=Markup(CSS.read_text(encoding="utf-8")),
@@ -86,17 +90,11 @@ def write_report(sweep: Comparison, path: Path) -> None:
         pictures=pictures,
         options={e.option: by_option(sweep.jobs, e.option, sweep.metric) for e in sweep.effects[:MAX_OPTIONS]},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, page, errors="replace")
 
 
 def _scores(sweep: Comparison) -> list[str]:
-    """What stands beside the metric: other objectives, then what was scored on the test split."""
+    """Return the names of the columns beside the metric: other objectives, then scores of the test split."""
     names = [name for job in sweep.jobs for name in (*job.objective, *sorted(job.curves))]
-    wanted = (name for name in names if name.startswith("test/") or name in sweep.jobs[0].objective)
-    return [name for name in dict.fromkeys(wanted) if name != sweep.metric][:MAX_SCORES]
+    columns = (name for name in names if name.startswith("test/") or name in sweep.jobs[0].objective)
+    return [name for name in dict.fromkeys(columns) if name != sweep.metric][:MAX_SCORES]

@@ -1,4 +1,4 @@
-"""Where a study is kept goes in; Optuna's storage and pruner come out, for a sweep and for each of its jobs."""
+"""Optuna's storage and pruner, for a sweep and for each of its jobs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 PRUNERS = ("none", "median", "hyperband")
-BUSY = 60  # seconds that a job waits for another's writing to sqlite
+SQLITE_TIMEOUT = 60  # seconds that a job waits while another writes; sqlite3's default of 5 is too short for a sweep
 
 
 def import_optuna() -> Any:
-    """Raises ValueError with the command that installs it."""
+    """Return the module optuna. Raises ValueError with the command that installs it if it is missing."""
     try:
         import optuna
     except ImportError as error:
@@ -22,24 +22,27 @@ def import_optuna() -> Any:
 
 
 def open_storage(place: str) -> "BaseStorage":
-    """place: a database as sqlite:///FILE or another URL of SQLAlchemy, FILE.db for sqlite, FILE.log for a journal."""
+    """Open or create the storage of studies.
+
+    place: a database as sqlite:///FILE or another URL of SQLAlchemy, FILE.db for sqlite, FILE.log for a journal.
+    """
     storages = import_optuna().storages
     if place.endswith(".log"):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         return storages.JournalStorage(storages.journal.JournalFileBackend(place))
     if "://" not in place and not place.endswith(".db"):
         raise ValueError(
-            f"a study cannot be kept in {place!r}; accepted are FILE.db, FILE.log, sqlite:///FILE, other URLs"
+            f"a study cannot be stored in {place!r}; accepted are FILE.db, FILE.log, sqlite:///FILE, other URLs"
         )
     url = place if "://" in place else f"sqlite:///{place}"
     if not url.startswith("sqlite:///"):
         return storages.RDBStorage(url)
     Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY}})
+    return storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT}})
 
 
 def make_pruner(name: str) -> "BasePruner":
-    """A step is a validation. median: stops what is worse than half of the others; hyperband: most, in rounds."""
+    """Return a pruner whose steps are validations. median stops runs below the median; hyperband halves repeatedly."""
     pruners = import_optuna().pruners
     if name not in PRUNERS:
         raise ValueError(f"pruner is {name!r}; accepted are {', '.join(PRUNERS)}")
