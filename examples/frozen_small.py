@@ -1,8 +1,8 @@
-"""Frozen's experiment in small: trained on captions alone, does the model answer questions, and better with examples?
+"""Frozen's experiment at a small scale: training on captions, few-shot evaluation on questions.
 
-`make reproduce-frozen-small`. Three models, each with several seeds: Frozen; the same trained on black images; and the
-same with a language model that begins at random and is trained with the rest. Each answers questions about test images
-after 0, 1 and 4 demonstrations. A finished stage is not done again; delete outputs/frozen_small to begin anew.
+`make reproduce-frozen-small`. Three models with several seeds each: Frozen; Frozen trained on black images; and Frozen
+with a language model that starts from random weights and is trained, too. Each answers questions about test images
+after 0, 1 and 4 demonstrations. Finished stages are skipped; delete outputs/frozen_small to start over.
 """
 
 import argparse
@@ -35,58 +35,62 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
-    found.add_argument(
-        "--images", type=int, default=50, help="of the test split, with all their questions (%(default)s)"
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
+    result.add_argument(
+        "--images", type=int, default=50, help="number of test images, with all their questions (%(default)s)"
     )
-    found.add_argument("--steps", type=int, default=112, help="of 32 images, each with a caption (%(default)s)")
-    return found
+    result.add_argument("--steps", type=int, default=112, help="training steps of 32 captioned images (%(default)s)")
+    return result
 
 
 def stages(options: argparse.Namespace) -> dict[str, list[str]]:
-    found = {
+    commands = {
         "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
-        "convert_lm": [sys.executable, "-m", "prefixvlm.lm.packaged"],
+        "convert_lm": [sys.executable, "-m", "prefixvlm.cli", "convert-lm"],
         "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
     }
     for seed in options.seeds:
         for model, changes in MODELS.items():
             name, run = f"{model}_{seed}", OUT / f"{model}_{seed}"
-            found[f"train_{name}"] = [
+            commands[f"train_{name}"] = [
                 sys.executable, "train.py", "experiment=frozen_small", *changes, f"seed={seed}", "test=false",
                 f"trainer.max_steps={options.steps}", f"hydra.run.dir={run}",
             ]  # fmt: skip
             for shots in SHOTS:
-                found[f"{name}_{shots}_shots"] = [
+                commands[f"{name}_{shots}_shots"] = [
                     sys.executable, "eval.py", f"ckpt={run}/checkpoints/last.ckpt", "benchmark=easy_vqa", "task=vqa",
                     f"few_shot.shots={shots}", f"few_shot.seed={seed}", f"limit={options.images}",
                     f"blind={str(model == 'blind' or not shots).lower()}", f"out={run}/{shots}_shots",
                 ]  # fmt: skip
-    return found
+    return commands
 
 
 def summarise(model: str, seeds: list[int]) -> dict[str, Any]:
-    """Accuracy in percent by the number of shots, of each seed; that of "what" questions by themselves; and captions
-    that are exactly right, of the run's first validation images at its end."""
-    found: dict[str, Any] = {"captions": [captions(OUT / f"{model}_{seed}") for seed in seeds]}
+    """Return the results of a model, each a list over seeds.
+
+    By number of shots: accuracy in percent, of all questions and of those that begin with "what". captions: the last
+    exact match of validation captions. 0_shots_black: accuracy on black images.
+    """
+    result: dict[str, Any] = {"captions": [captions(OUT / f"{model}_{seed}") for seed in seeds]}
     for shots in SHOTS:
         reports = [
             read_json(OUT / f"{model}_{seed}" / f"{shots}_shots" / "metrics.json")["tasks"]["vqa"] for seed in seeds
         ]
+        # The model trained on black images is evaluated on them.
         scores = [report["blind" if model == "blind" else "scores"] for report in reports]
-        found[f"{shots}_shots"] = [each["accuracy"] for each in scores]
-        found[f"{shots}_shots_what"] = [each["accuracy_what"] for each in scores]
+        result[f"{shots}_shots"] = [each["accuracy"] for each in scores]
+        result[f"{shots}_shots_what"] = [each["accuracy_what"] for each in scores]
         if not shots:
-            found["0_shots_black"] = [report["blind"]["accuracy"] for report in reports]
-            found["num_questions"] = reports[0]["num_items"]
-    return found
+            result["0_shots_black"] = [report["blind"]["accuracy"] for report in reports]
+            result["num_questions"] = reports[0]["num_items"]
+    return result
 
 
 def captions(run: Path) -> float:
     with (run / "csv" / "metrics.csv").open() as file:
-        told = [row["val/captioning_exact_match"] for row in csv.DictReader(file)]
-    return float([each for each in told if each][-1])
+        cells = [row["val/captioning_exact_match"] for row in csv.DictReader(file)]
+    return float([each for each in cells if each][-1])
 
 
 def print_table(table: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
@@ -95,8 +99,8 @@ def print_table(table: dict[str, dict[str, Any]], options: argparse.Namespace) -
     shots_of = {shots: f"{shots} shot{'s' * (shots != 1)}" for shots in SHOTS}
     print("| | captions | " + " | ".join(f'{name} | of these "what"' for name in shots_of.values()) + " |")
     print("|---" * (2 + 2 * len(SHOTS)) + "|")
-    for model, found in table.items():
-        cells = [found["captions"], *(found[f"{shots}_shots{part}"] for shots in SHOTS for part in ("", "_what"))]
+    for model, result in table.items():
+        cells = [result["captions"], *(result[f"{shots}_shots{part}"] for shots in SHOTS for part in ("", "_what"))]
         print(f"| {model} | " + " | ".join(map(spread, cells)) + " |")
 
 

@@ -13,7 +13,7 @@ SHORT = ["trainer.max_steps=2", "test=false", "task=captioning"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("way", "names", "shown"),
+    ("tuning", "names", "shown"),
     [
         ("lora", {"lora"}, "lm: lora "),
         ("[layer_norms,biases]", {"layer_norms", "biases"}, "lm: layer_norms, biases "),
@@ -21,8 +21,8 @@ SHORT = ["trainer.max_steps=2", "test=false", "task=captioning"]
         ("[]", set(), "lm  "),
     ],
 )
-def test_one_tuning_or_several_or_none(way, names, shown, parts, tmp_path):  # noqa: F811
-    done = run("train.py", *parts, *SHORT, f"tune={way}", "optim.lm_lr=1e-4", f"hydra.run.dir={tmp_path}/run")
+def test_one_tuning_or_several_or_none(tuning, names, shown, parts, tmp_path):  # noqa: F811
+    done = run("train.py", *parts, *SHORT, f"tune={tuning}", "optim.lm_lr=1e-4", f"hydra.run.dir={tmp_path}/run")
     line = next(line for line in done.stdout.splitlines() if line.startswith(shown))
     assert ("learning rate 0.0001" in line) == bool(names)
     checkpoint = load(tmp_path / "run" / "checkpoints" / "last.ckpt")

@@ -54,15 +54,15 @@ def test_the_update_is_scaled_as_in_the_papers(method, scale):
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
 def test_merging_keeps_the_loss_and_restores_the_names_of_the_untuned_model(kind, family, images):
     model = tiny_model(family)
-    ways = [Peft(kind), LayerNorms()]
-    for way in ways:
-        way.apply(model.lm)
+    tunings = [Peft(kind), LayerNorms()]
+    for tuning in tunings:
+        tuning.apply(model.lm)
     batch = batch_of(model, images)
     steps(model, batch)
     with torch.no_grad():
         expected = model(batch)
-        for way in ways:
-            way.merge(model.lm)
+        for tuning in tunings:
+            tuning.merge(model.lm)
         torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
     assert model.state_dict().keys() == tiny_model(family).state_dict().keys()
     assert not hasattr(model.lm.model, "peft_config")
@@ -99,5 +99,5 @@ def test_errors_name_the_key():
         Adapters().merge(tiny_lm("gpt2"))
     lm = tiny_lm("gpt2")
     Peft().apply(lm)
-    with pytest.raises(ValueError, match="two ways of peft"):
+    with pytest.raises(ValueError, match="two methods of peft"):
         Peft("ia3").apply(lm)

@@ -16,19 +16,19 @@ shards = test_module.shards
 def test_tuned_weights_are_replicated_and_frozen_ones_are_sharded(shards, tmp_path):
     on_two_ranks("tests/tune/two_ranks.py", shards, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    for found in ranks:
-        for way in ("lora", "adapters_norms"):
-            ddp, fsdp = found[f"{way}_ddp"], found[f"{way}_fsdp"]
+    for results in ranks:
+        for tuning in ("lora", "adapters_norms"):
+            ddp, fsdp = results[f"{tuning}_ddp"], results[f"{tuning}_fsdp"]
             assert fsdp["train"] == pytest.approx(ddp["train"], abs=1e-5)
             assert fsdp["val"] == pytest.approx(ddp["val"], abs=1e-5)
             assert fsdp["same"]
             assert ddp["share"] == 1
             assert 0.5 < fsdp["share"] < 0.75  # in blocks this small, tuned weights are a good part
-        for way in ("last_blocks", "all"):
-            assert len(found[f"{way}_ddp"]["train"]) == 3
-            assert found[f"{way}_fsdp"]["error"].endswith("tune trains whole ones; set trainer=ddp or tune")
-    for way in ("lora", "adapters_norms"):
-        ours, theirs = load(tmp_path / f"{way}_fsdp.ckpt"), load(tmp_path / f"{way}_ddp.ckpt")
+        for tuning in ("last_blocks", "all"):
+            assert len(results[f"{tuning}_ddp"]["train"]) == 3
+            assert results[f"{tuning}_fsdp"]["error"].endswith("tune trains whole ones; set trainer=ddp or tune")
+    for tuning in ("lora", "adapters_norms"):
+        ours, theirs = load(tmp_path / f"{tuning}_fsdp.ckpt"), load(tmp_path / f"{tuning}_ddp.ckpt")
         assert ours[KEY]["identity"] == theirs[KEY]["identity"]
         assert ours["state_dict"].keys() == theirs["state_dict"].keys()
         for key, tensor in theirs["state_dict"].items():

@@ -36,14 +36,14 @@ TUNINGS = {
     "adapters_then_lora": [Adapters(), Peft(target_modules="all-linear")],
 }
 FAMILIES = ["gpt2", "opt", "llama"]
-CASES = [(way, f) for way in TUNINGS for f in FAMILIES if (way, f) != ("biases", "llama")]  # which has none
+CASES = [(tuning, f) for tuning in TUNINGS for f in FAMILIES if (tuning, f) != ("biases", "llama")]  # which has none
 
 
-def tuned(way, family="gpt2"):
+def tuned(tuning, family="gpt2"):
     """Return tiny_model(family), tuned."""
     model = tiny_model(family)
     torch.manual_seed(1)
-    for each in TUNINGS[way]:
+    for each in TUNINGS[tuning]:
         each.apply(model.lm)
     return model
 
@@ -65,18 +65,18 @@ def steps(model, batch, number=3):
     return model.eval()
 
 
-@pytest.mark.parametrize(("way", "family"), CASES)
+@pytest.mark.parametrize(("tuning", "family"), CASES)
 @torch.no_grad()
-def test_before_the_first_step_it_equals_the_untuned_model(way, family, images):
-    untuned, model = tiny_model(family), tuned(way, family)
+def test_before_the_first_step_it_equals_the_untuned_model(tuning, family, images):
+    untuned, model = tiny_model(family), tuned(tuning, family)
     assert count_parameters(model.lm)[0] > 0
     # DoRA divides by a norm and multiplies by it, and the probe for packing may choose another order of sums.
     torch.testing.assert_close(model(batch_of(model, images)), untuned(batch_of(untuned, images)), atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("way", "family"), CASES)
-def test_training_changes_the_chosen_tensors_alone(way, family, images):
-    model = tuned(way, family)
+@pytest.mark.parametrize(("tuning", "family"), CASES)
+def test_training_changes_the_chosen_tensors_alone(tuning, family, images):
+    model = tuned(tuning, family)
     before, print_before = copy.deepcopy(dict(model.state_dict())), fingerprint(model.lm)
     names = trained_state(model).keys()
     steps(model, batch_of(model, images))
@@ -86,14 +86,14 @@ def test_training_changes_the_chosen_tensors_alone(way, family, images):
         assert torch.equal(value, after[name]) == (name not in names) or "k_proj.bias" in name
     assert fingerprint(model.lm) == print_before
     assert model.lm.own_weights_tuned == any(
-        isinstance(w, LayerNorms | Biases | LastBlocks | All) for w in TUNINGS[way]
+        isinstance(w, LayerNorms | Biases | LastBlocks | All) for w in TUNINGS[tuning]
     )
 
 
-@pytest.mark.parametrize(("way", "family"), CASES)
-def test_the_trained_tensors_restore_the_model(way, family, images):
-    model = steps(tuned(way, family), batch_of(tiny_model(family), images))
-    again = tuned(way, family)
+@pytest.mark.parametrize(("tuning", "family"), CASES)
+def test_the_trained_tensors_restore_the_model(tuning, family, images):
+    model = steps(tuned(tuning, family), batch_of(tiny_model(family), images))
+    again = tuned(tuning, family)
     state = {name: value.clone() for name, value in trained_state(model).items()}
     assert (
         sum(v.numel() for v in {v.data_ptr(): v for v in trained_state(model).values()}.values())
@@ -107,9 +107,9 @@ def test_the_trained_tensors_restore_the_model(way, family, images):
         assert not torch.allclose(model(batch), tiny_model(family)(batch), atol=1e-3)
 
 
-@pytest.mark.parametrize("way", TUNINGS)
-def test_activation_checkpointing_and_copying_change_no_gradient(way, images):
-    model = tuned(way).eval()  # without dropout
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_activation_checkpointing_and_copying_change_no_gradient(tuning, images):
+    model = tuned(tuning).eval()  # without dropout
     twice = copy.deepcopy(model)
     enable_activation_checkpointing(twice.lm.blocks)
     batch = batch_of(model, images)
@@ -122,7 +122,7 @@ def test_activation_checkpointing_and_copying_change_no_gradient(way, images):
 
 
 @pytest.mark.parametrize(
-    ("way", "count"),
+    ("tuning", "count"),
     [
         ("layer_norms", (2 * 2 + 1) * 2 * WIDTH),
         ("biases", 2 * (3 + 1 + 4 + 1 + 2) * WIDTH + WIDTH),
@@ -136,13 +136,13 @@ def test_activation_checkpointing_and_copying_change_no_gradient(way, images):
         ("all", 2 * (12 * WIDTH**2 + 13 * WIDTH) + 2 * WIDTH + (257 + 96) * WIDTH),  # the head is the embedding
     ],
 )
-def test_the_number_of_trained_parameters_in_gpt2(way, count):
-    assert count_parameters(tuned(way).lm)[0] == count
+def test_the_number_of_trained_parameters_in_gpt2(tuning, count):
+    assert count_parameters(tuned(tuning).lm)[0] == count
 
 
-@pytest.mark.parametrize("way", TUNINGS)
-def test_only_tuned_modules_have_dropout_in_training(way):
-    model = tuned(way).train()
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_only_tuned_modules_have_dropout_in_training(tuning):
+    model = tuned(tuning).train()
     in_training = {name for name, m in model.lm.named_modules() if m.training and isinstance(m, torch.nn.Dropout)}
     every = {name for name, m in model.lm.named_modules() if isinstance(m, torch.nn.Dropout)}
     expected = {
@@ -150,8 +150,8 @@ def test_only_tuned_modules_have_dropout_in_training(way):
         "last_blocks": {name for name in every if ".h.1." in name},
         "lora_everywhere": {name for name in every if "lora_dropout" in name},
     }
-    assert in_training == expected.get(way, set())
-    assert way not in expected or in_training
+    assert in_training == expected.get(tuning, set())
+    assert tuning not in expected or in_training
     assert not any(module.training for module in model.eval().lm.modules())
 
 
@@ -186,10 +186,10 @@ def test_the_gradient_of_all_equals_that_of_a_plain_cross_entropy(family, images
     assert model.lm.head.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("way", TUNINGS)
+@pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("family", ["gpt_neox", "gptj", "bloom", "qwen2", "t5", "bert"])
-def test_other_families(family, way, images):
-    if (way, family) == ("biases", "t5"):
+def test_other_families(family, tuning, images):
+    if (tuning, family) == ("biases", "t5"):
         pytest.skip("T5 has none")
     model = tiny_model(family)
     batch = batch_of(model, images)
@@ -200,7 +200,7 @@ def test_other_families(family, way, images):
         return model.lm.hidden_at(model.inputs_embeds(batch), batch.attention_mask, batch.attention_mask)
 
     before = states().detach()
-    for each in TUNINGS[way]:
+    for each in TUNINGS[tuning]:
         each.apply(model.lm)
     after = states()
     torch.testing.assert_close(after, before, atol=2e-5, rtol=1e-5)
@@ -211,21 +211,21 @@ def test_other_families(family, way, images):
 def test_nothing_to_train_or_another_dtype_is_an_error():
     with pytest.raises(ValueError, match="tune.biases finds nothing in LlamaForCausalLM to train; set tune to another"):
         Biases().apply(tiny_model("llama").lm)
-    for way, key in ((All(), "all"), (LayerNorms(), "layer_norms"), (LastBlocks(), "last_blocks")):
+    for tuning, key in ((All(), "all"), (LayerNorms(), "layer_norms"), (LastBlocks(), "last_blocks")):
         with pytest.raises(
             ValueError, match=f"tune.{key} trains weights that are torch.bfloat16; set lm.dtype=float32"
         ):
-            way.apply(tiny_model("gpt2").lm.to(torch.bfloat16))
+            tuning.apply(tiny_model("gpt2").lm.to(torch.bfloat16))
     for n in (0, 3):
         with pytest.raises(ValueError, match=f"tune.last_blocks.n is {n}; accepted are 1 to 2"):
             LastBlocks(n).apply(tiny_model("gpt2").lm)
 
 
-@pytest.mark.parametrize("way", ["adapters_mlp_and_attention", "lora_everywhere", "dora", "ia3"])
-def test_weights_added_to_a_half_precision_model_are_float32(way, images):
+@pytest.mark.parametrize("tuning", ["adapters_mlp_and_attention", "lora_everywhere", "dora", "ia3"])
+def test_weights_added_to_a_half_precision_model_are_float32(tuning, images):
     model = tiny_model("llama")
     model.lm.to(torch.bfloat16)
-    for each in TUNINGS[way]:
+    for each in TUNINGS[tuning]:
         each.apply(model.lm)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     model(batch_of(model, images)).mean().backward()

@@ -25,7 +25,7 @@ from tests.conftest import MeanEncoder, TinyMapper, tiny_lm
 from tests.training.test_module import data_of
 from tests.training.two_ranks import Losses, share_held
 
-WAYS = {
+TUNINGS = {
     "lora": lambda: [Peft()],
     "adapters_norms": lambda: [Adapters(attention=8), LayerNorms()],
     "last_blocks": lambda: [LastBlocks(1)],
@@ -33,10 +33,10 @@ WAYS = {
 }
 
 
-def fit(shards: str, folder: Path, way: str, strategy: DDPStrategy, name: str):
+def fit(shards: str, folder: Path, tuning: str, strategy: DDPStrategy, name: str):
     lm = tiny_lm("llama")
     torch.manual_seed(0)
-    for each in WAYS[way]():
+    for each in TUNINGS[tuning]():
         each.apply(lm)
     torch.manual_seed(0)
     task = {"captioning": Captioning(decoding={"max_new_tokens": 3})}
@@ -53,7 +53,7 @@ def fit(shards: str, folder: Path, way: str, strategy: DDPStrategy, name: str):
         trainer.fit(module, data_of(module, shards, batch_size=2, eval_batch_size=1, limit_val_predictions=3))
     except ValueError as error:
         return {"error": str(error)}
-    trainer.save_checkpoint(folder / f"{way}_{name}.ckpt")
+    trainer.save_checkpoint(folder / f"{tuning}_{name}.ckpt")
     return {
         "train": losses.train,
         "val": losses.val,
@@ -66,11 +66,11 @@ def main() -> None:
     shards, folder = sys.argv[1], Path(sys.argv[2])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = {}
-    for way in WAYS:
+    results = {}
+    for tuning in TUNINGS:
         for name, strategy in (("ddp", DDPStrategy()), ("fsdp", ShardedLMStrategy())):
-            found[f"{way}_{name}"] = fit(shards, folder, way, strategy, name)
-    (folder / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
+            results[f"{tuning}_{name}"] = fit(shards, folder, tuning, strategy, name)
+    (folder / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(results))
     torch.distributed.destroy_process_group()
 
 

@@ -45,7 +45,7 @@ class Peft(Tuning):
 
     def apply(self, lm: LanguageModel) -> None:
         if peft_layers(lm):
-            raise ValueError("tune has two ways of peft; one at a time is accepted")
+            raise ValueError("tune has two methods of peft; one at a time is accepted")
         trained = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft warns, but sets it right, for GPT-2
