@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.data.sample import Sample
 from tests.data.conftest import png
 
@@ -27,7 +27,7 @@ def keys(samples: list[Sample], rng: random.Random) -> list[str]:
     return [sample.key for sample in samples]
 
 
-def shouted(samples: list[Sample], rng: random.Random) -> list[str]:
+def upper_keys(samples: list[Sample], rng: random.Random) -> list[str]:
     return [sample.key.upper() for sample in samples]
 
 
@@ -55,10 +55,8 @@ class Recorder(LightningModule):
 
 
 def data(folder: Path, **kwargs: Any) -> ShardDataModule:
-    module = ShardDataModule(str(folder), 4, shuffle_buffer=6, **kwargs)
-    module.train_collate = module.val_collate = keys
-    module.test_collates = {"captioning": keys, "vqa": shouted}
-    return module
+    collates = Collates(keys, keys, {"captioning": keys, "vqa": upper_keys})
+    return ShardDataModule(str(folder), 4, shuffle_buffer=6, collates=collates, **kwargs)
 
 
 def numbered(prefix: str, *ranges: range) -> list[list[str]]:

@@ -11,7 +11,7 @@ import pytest
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.shards.tar_writer import Members
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.data.sources.easy_vqa import caption, samples, tells
+from prefixvlm.data.sources.easy_vqa import caption, facts_of, samples
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from prefixvlm.data.sources.easy_vqa import caption, samples, tells
     ],
 )
 def test_what_an_answer_tells(question: str, answer: str, told: dict[str, str]) -> None:
-    assert tells(question, answer) == told
+    assert facts_of(question, answer) == told
 
 
 def test_captions_say_no_more_than_the_answers() -> None:
@@ -86,7 +86,7 @@ def test_every_real_phrasing_is_understood(decoded: dict[str, list[Sample]]) -> 
     questions = {q.question for found in decoded.values() for sample in found for q in sample.questions}
     assert len(questions) == 107
     for question in questions:
-        told = [tells(question, answer) for answer in ("yes", "no")]
+        told = [facts_of(question, answer) for answer in ("yes", "no")]
         assert all(told) if question.startswith("what") else sorted(map(len, told)) == [0, 1]
 
 

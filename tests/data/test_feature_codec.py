@@ -11,7 +11,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from prefixvlm.data import feature_codec as arrays
+from prefixvlm.data import feature_codec
 from prefixvlm.data.feature_codec import decode_npy, decode_safetensors, encode_npy
 
 GOOD = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)
@@ -71,10 +71,10 @@ def test_stored_features_are_float16_and_what_is_beyond_it_is_refused():
         (npy(GOOD[0]), "of 2 dimensions"),
         (npy(GOOD[None]), "of 2 dimensions"),
         (npy(np.asfortranarray(GOOD)), "is not a float16 or float32 array"),
-        (npy(GOOD)[:-1], "cut short or damaged: (3, 4) wants 48 bytes, it has 47"),
+        (npy(GOOD)[:-1], "cut short or damaged: (3, 4) needs 48 bytes, it has 47"),
         (npy(GOOD)[:100], "is not a float16"),
         (npy(GOOD) + b"\0", "it has 49"),
-        (of_shape("(99999999, 99999999)"), "wants 19999999600000002 bytes, it has 24"),
+        (of_shape("(99999999, 99999999)"), "needs 19999999600000002 bytes, it has 24"),
         (of_shape("(999999999999999, 3)"), "is not a float16"),
         (of_shape("(-4, -3)"), "is not a float16"),
         (of_shape("(0, 12)")[:-24], "the features are empty"),
@@ -113,7 +113,7 @@ def test_a_hostile_safetensors_member_is_one_sentence(data, reason):
 
 @pytest.mark.parametrize("decode", [decode_npy, decode_safetensors])
 def test_a_member_that_is_too_large_is_refused(decode, monkeypatch):
-    monkeypatch.setattr(arrays, "MAX_BYTES", 100)
+    monkeypatch.setattr(feature_codec, "MAX_BYTES", 100)
     refused(decode, b"\0" * 101, "the features have 101 bytes; at most 100 are read")
 
 

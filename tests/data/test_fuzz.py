@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prefixvlm.data import sample as samples_module
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
@@ -68,7 +67,7 @@ def read(path: Path) -> tuple[Seen, int]:
     loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
     seen = [pair for batch in loader for pair in batch]
     assert len(dict(seen)) == len(seen)
-    return dict(seen), len(loader.budget)
+    return dict(seen), len(loader.bad_samples)
 
 
 def read_or_error(path: Path) -> tuple[Seen, int, str]:
@@ -266,12 +265,11 @@ def test_hostile_content_is_skipped_and_counted(tmp_path: Path, attack: str) -> 
     path.write_bytes(b"".join(member(f"bad.{name}", data) for name, data in members.items()) + good + END)
     loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
     assert [key for batch in loader for key, _ in batch] == ["good"]
-    (told,) = loader.budget.bad.values()
+    (told,) = loader.bad_samples.bad.values()
     assert told.startswith(f"shard {path}, sample bad: ")
     assert reason in told
 
 
-@pytest.mark.skipif(not hasattr(samples_module, "FEATURE_EXTENSIONS"), reason="features are not stored yet")
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     path, touched = tmp_path / "x.tar", tmp_path / "touched"
     path.write_bytes(member("a.npy", npy_of_objects(touched)) + END)

@@ -20,8 +20,8 @@ import fsspec
 import pytest
 
 from prefixvlm.data import remote
-from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.loading import shard_source as streams
+from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.loading import shard_source
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.remote import Patience, UnreachableError, is_remote
@@ -96,14 +96,14 @@ def train(shards: str, cache: ShardCache, **kwargs: Any) -> list[list[str]]:
     return list(TrainLoader(find_sources(shards, "train", cache), 4, keys, 6, **kwargs))
 
 
-def held(cache: ShardCache, url: str, name: str = "train-000000.tar", **kwargs: Any) -> Path:
-    made = cache.pin(f"{url}/shards/{name}", cache.folder / "x" / name, **kwargs)
-    made.close()
-    return made.path
+def fetch(cache: ShardCache, url: str, name: str = "train-000000.tar", **kwargs: Any) -> Path:
+    pin = cache.pin(f"{url}/shards/{name}", cache.folder / "x" / name, **kwargs)
+    pin.close()
+    return pin.path
 
 
 def leftovers(cache: ShardCache) -> list[Path]:
-    return list(cache.folder.rglob("*.partial"))
+    return list(cache.folder.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -124,11 +124,9 @@ def test_a_folder_and_a_pattern_give_the_batches_of_the_disk_and_each_file_is_fe
 
 def test_the_data_module_streams_from_a_url_and_a_mixture_may_be_of_both(folder: Path, server, tmp_path: Path) -> None:
     shards = {"here": {"shards": str(folder)}, "there": {"shards": f"{server.url}/shards"}}
-    made = ShardDataModule(shards, 4, cache_dir=str(tmp_path / "cache"), cache_limit=1)
+    made = ShardDataModule(shards, 4, cache_dir=str(tmp_path / "cache"), cache_limit=1, collates=Collates(keys, keys))
     made.setup("fit")
     assert not any(name.endswith(".tar") for name in server.asked), "nothing but the manifest is fetched to look"
-    made.train_collate = made.val_collate = keys
-    made.test_collates = {}
     assert {key.split("/")[0] for batch in made.train_dataloader() for key in batch} == {"here", "there"}
     val = [f"{name}/val{n:03d}" for name in ("here", "there") for n in range(4)]
     assert [key for batch in made.val_dataloader()[0] for key in batch] == val
@@ -140,13 +138,13 @@ def test_what_may_pass_is_tried_again(folder: Path, server, cache: ShardCache, f
     data = (folder / "train-000000.tar").read_bytes()
     server.faults["train-000000.tar"] = (fault, 2)
     sha256 = hashlib.sha256(data).hexdigest()
-    assert held(cache, server.url, size=len(data), sha256=sha256).read_bytes() == data
+    assert fetch(cache, server.url, size=len(data), sha256=sha256).read_bytes() == data
     assert server.asked["train-000000.tar"] == 3
     server.faults["train-000001.tar"] = (fault, 3)
     with pytest.raises(
         UnreachableError, match=r"train-000001.tar was not fetched in 3 tries \(.+\); is the network"
     ) as e:
-        held(cache, server.url, "train-000001.tar", sha256="0" * 64)
+        fetch(cache, server.url, "train-000001.tar", sha256="0" * 64)
     assert "\n" not in str(e.value)
     assert not leftovers(cache)
     assert not (cache.folder / "x" / "train-000001.tar").exists()
@@ -154,19 +152,19 @@ def test_what_may_pass_is_tried_again(folder: Path, server, cache: ShardCache, f
 
 def test_a_slow_server_is_waited_for(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
-    assert held(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
+    assert fetch(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
     assert server.asked["train-000000.tar"] == 1
 
 
 def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: ShardCache, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"nothing.tar: 404 File not found; correct data.shards"):
-        held(cache, server.url, "nothing.tar")
+        fetch(cache, server.url, "nothing.tar")
     assert server.asked["nothing.tar"] == 1
     with pytest.raises(ValueError, match=r"has \d+ bytes and its manifest says 3; it was made anew"):
-        held(cache, server.url, size=3)
+        fetch(cache, server.url, size=3)
     server.faults["train-000001.tar"] = ("huge", 1)
     with pytest.raises(ValueError, match=r"has 1099511627776 bytes; at most 68719476736 are fetched"):
-        held(cache, server.url, "train-000001.tar")
+        fetch(cache, server.url, "train-000001.tar")
     with pytest.raises(ValueError, match=r"manifest.json: 404 .*: a folder needs a manifest.json, else give a pattern"):
         train(f"{server.url}/nowhere", cache)
     with pytest.raises(ValueError, match=r"/shards holds no test samples, only train, val"):
@@ -203,22 +201,22 @@ def test_shards_that_were_made_anew_are_fetched_anew(
     assert train(url, cache) == train(str(folder), cache)
 
 
-def fetching(cache: ShardCache, url: str) -> subprocess.Popen:
+def start_fetch(cache: ShardCache, url: str) -> subprocess.Popen:
     """A process of its own, which prints the sha256 of what it has fetched."""
     code = f"""
 import hashlib
 from pathlib import Path
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 path = Path({str(cache.folder / "x" / "train-000000.tar")!r})
-held = Cache({str(cache.folder)!r}).hold({url + "/shards/train-000000.tar"!r}, path)
-print(hashlib.sha256(held.path.read_bytes()).hexdigest())
+pin = ShardCache({str(cache.folder)!r}).pin({url + "/shards/train-000000.tar"!r}, path)
+print(hashlib.sha256(pin.path.read_bytes()).hexdigest())
 """
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 def test_many_processes_fetch_a_file_once(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
-    processes = [fetching(cache, server.url) for _ in range(3)]
+    processes = [start_fetch(cache, server.url) for _ in range(3)]
     sha256 = hashlib.sha256((folder / "train-000000.tar").read_bytes()).hexdigest()
     assert [process.communicate(timeout=60)[0].strip() for process in processes] == [sha256] * 3
     assert server.asked["train-000000.tar"] == 1
@@ -226,7 +224,7 @@ def test_many_processes_fetch_a_file_once(folder: Path, server, cache: ShardCach
 
 def test_a_killed_download_begins_again(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
-    process = fetching(cache, server.url)
+    process = start_fetch(cache, server.url)
     deadline = time.monotonic() + 60
     while not leftovers(cache) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -234,7 +232,7 @@ def test_a_killed_download_begins_again(folder: Path, server, cache: ShardCache)
     process.communicate()
     assert leftovers(cache)
     assert not (cache.folder / "x" / "train-000000.tar").exists()
-    assert held(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
+    assert fetch(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
     assert not leftovers(cache)
 
 
@@ -243,14 +241,14 @@ def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server
     limited = ShardCache(str(cache.folder), 3.5 * size / 1e9, QUICK)
     names = [f"train-00000{number}.tar" for number in range(5)]
     for age, name in enumerate(names[:3]):
-        os.utime(held(limited, server.url, name), (age, age))
+        os.utime(fetch(limited, server.url, name), (age, age))
     in_use = limited.pin(f"{server.url}/shards/{names[0]}", cache.folder / "x" / names[0])
     os.utime(in_use.path, (0, 0))
-    held(limited, server.url, names[3], size=size)
+    fetch(limited, server.url, names[3], size=size)
     assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[2], names[3]]
     assert not caplog.text
     tiny = ShardCache(str(cache.folder), 0.5 * size / 1e9, QUICK)
-    held(tiny, server.url, names[4])
+    fetch(tiny, server.url, names[4])
     assert sorted(path.name for path in cache.folder.glob("*/*.tar")) == [names[0], names[4]]
     assert "more than data.cache_limit" in caplog.text
     in_use.close()
@@ -264,7 +262,7 @@ def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server
 
 def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache: ShardCache) -> None:
     (source,) = find_sources(f"{server.url}/shards", "train", cache)
-    paths = streams.prefetched_paths(source.tars)
+    paths = shard_source.prefetched_paths(source.shards)
     next(paths)
     deadline = time.monotonic() + 10
     while not server.asked["train-000001.tar"] and time.monotonic() < deadline:
@@ -276,7 +274,7 @@ def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            with source.tars[1].path.open("rb") as file:
+            with source.shards[1].path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError:
@@ -336,4 +334,4 @@ def test_a_store_that_fails_tells_the_kind_of_error_alone(cache: ShardCache, mon
     ) as e:
         train("s3://bucket/x", cache)
     assert "secret" not in str(e.value)
-    assert remote.shown("s3://b/x.tar?a=b") == "s3://b/x.tar"
+    assert remote.without_query("s3://b/x.tar?a=b") == "s3://b/x.tar"

@@ -343,12 +343,12 @@ def test_every_source_says_how_its_shards_are_made(
     text = sources.how_to_make(name)
     assert f"prefixvlm shards {name} " in text
     assert text.endswith(f"--out data/{name}")
-    assert all(sources.option(argument) in text for argument in source.WANTED)
+    assert all(sources.option(argument) in text for argument in source.ARGUMENTS)
     monkeypatch.setattr(sys, "argv", ["prefixvlm", "shards", name, "--help"])
     with pytest.raises(SystemExit):
         cli.main()
     shown = capsys.readouterr().out
-    assert all(sources.option(argument) in shown for argument in source.WANTED)
+    assert all(sources.option(argument) in shown for argument in source.ARGUMENTS)
 
 
 def test_how_to_make_one_split() -> None:

@@ -103,7 +103,7 @@ def test_an_image_folder_without_splits(tmp_path: Path, command: Command) -> Non
 
 def test_keys_are_unique_and_without_dots() -> None:
     names = ["a/b.c.jpg", "a/b_c.png", "a/b.jpg", "a/b.c.jpg", "a.d/b.jpg"]
-    assert _own.keys({"train": names, "test": ["a/b.jpg"]}) == {
+    assert _own.unique_keys({"train": names, "test": ["a/b.jpg"]}) == {
         "train": {"a/b.c.jpg": "a/b_c", "a/b_c.png": "a/b_c-2", "a/b.jpg": "a/b", "a.d/b.jpg": "a_d/b"},
         "test": {"a/b.jpg": "a/b-2"},
     }

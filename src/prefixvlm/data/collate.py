@@ -1,4 +1,4 @@
-"""Rows of text and images go in, a Batch comes out: tokenized, right-padded, each image transformed once."""
+"""Collate rows of text and images into a Batch: tokenized, right-padded, each image transformed once."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -19,6 +19,7 @@ from prefixvlm.batch import (
     Row,
     TemplateText,
 )
+from prefixvlm.data.tokenization import TokenizedRow, template_ids, text_ids, token_ids
 
 NO_IMAGE = torch.empty(3, 1, 1)
 
@@ -26,11 +27,13 @@ NO_IMAGE = torch.empty(3, 1, 1)
 class Collator:
     """Makes batches for one encoder and one language model.
 
-    transform: a PIL image to float[3, H, W]; where it reads_features, stored ones to float32[N, D].
-    tokenizer: a Hugging Face tokenizer. start_ids stand before everything, bos_ids before the first text, end_ids after
-    every prompt. chat: makes the turns of a chat of a row's parts.
-    max_target_length: longer targets are cut, and lose their EOS. max_positions: what the language model can read,
-    images included; a target is cut to fit, a prompt that does not fit is an error.
+    transform: a PIL image to float[3, H, W]; with reads_features, stored features to float32[N, D].
+    tokenizer: a Hugging Face tokenizer.
+    start_ids: begin every row. bos_ids: stand before the first text of a row. end_ids: end every prompt.
+    chat: puts the chat template around the parts of a row.
+    max_target_length: longer targets are truncated and lose their EOS.
+    max_positions: the context length of the language model, images included. Targets are truncated to fit; a prompt
+        that does not fit is an error.
     """
 
     def __init__(
@@ -60,147 +63,109 @@ class Collator:
         self.max_positions = max_positions
 
     def __call__(self, rows: Sequence[Row], supervised: bool = True, task: str = "") -> Batch:
-        """Rows to a Batch; supervised=False, for evaluation, leaves targets out and makes one row of those alike.
+        """Collate rows into a Batch.
 
+        supervised: False, for evaluation, leaves the targets out and merges rows with the same input.
         Raises ValueError for a prompt that does not fit.
         """
-        images: dict[int, tuple[int, ImageOrFeatures]] = {}  # by identity: one encoding for rows that share an image
+        images: dict[int, tuple[int, ImageOrFeatures]] = {}  # by identity: rows that share an image share its encoding
 
-        def place(image: ImageOrFeatures) -> int:
+        def index_of(image: ImageOrFeatures) -> int:
             return images.setdefault(id(image), (len(images), image))[0]
 
-        alike = {} if supervised else _alike(rows)
-        read = rows if supervised else [group[0] for group in alike.values()]
-        image_index = [place(part) for row in read for part in row.parts if not isinstance(part, str)]
-        texts = [self.tokenize(row, supervised) for row in read]
-        target_image_index = [place(row.target_image) for row in read if row.target_image is not None]
-        width = max(len(text.ids) for text in texts)
+        groups = {} if supervised else _group_by_input(rows)
+        unique = rows if supervised else [group[0] for group in groups.values()]
+        image_index = [index_of(part) for row in unique for part in row.parts if not isinstance(part, str)]
+        tokens = [self.tokenize(row, supervised) for row in unique]
+        target_image_index = [index_of(row.target_image) for row in unique if row.target_image is not None]
+        width = max(len(row.ids) for row in tokens)
+        head_targets = [row.head_targets for row in unique] if supervised and unique[0].head_targets else None
         return Batch(
-            pixel_values=torch.stack([self._transformed(image) for _, image in images.values()] or [NO_IMAGE])[
-                : len(images)
-            ],
-            input_ids=_pad([text.ids for text in texts], width, self.pad_id),
-            attention_mask=torch.tensor([[at < len(text.ids) for at in range(width)] for text in texts]),
-            labels=_pad([text.labels for text in texts], width, IGNORE_INDEX),
+            pixel_values=self._pixel_values([image for _, image in images.values()]),
+            input_ids=_pad([row.ids for row in tokens], width, self.pad_id),
+            attention_mask=torch.tensor([[place < len(row.ids) for place in range(width)] for row in tokens]),
+            labels=_pad([row.labels for row in tokens], width, IGNORE_INDEX),
             image_index=torch.tensor(image_index, dtype=torch.long),
-            rows=[[row.without_images() for row in group] for group in alike.values()],
+            rows=[[row.without_images() for row in group] for group in groups.values()],
             task=task,
-            head_targets=torch.tensor([row.head_targets for row in read])
-            if supervised and read[0].head_targets
-            else None,
-            tags=_pad([text.tags for text in texts], width, IGNORE_INDEX) if read[0].tags else None,
+            head_targets=None if head_targets is None else torch.tensor(head_targets),
+            tags=_pad([row.tags for row in tokens], width, IGNORE_INDEX) if unique[0].tags else None,
             target_image_index=torch.tensor(target_image_index) if target_image_index else None,
         )
 
-    def _transformed(self, image: ImageOrFeatures) -> Tensor:
-        if isinstance(image, np.ndarray) and not self.reads_features:
-            raise ValueError(
-                "the shards hold features in the place of images; set encoder=cached, or data.shards to images"
-            )
-        return self.transform(image)
+    def _pixel_values(self, images: Sequence[ImageOrFeatures]) -> Tensor:
+        if any(isinstance(image, np.ndarray) for image in images) and not self.reads_features:
+            raise ValueError("the shards hold features and not images; set encoder=cached, or data.shards to images")
+        if not images:
+            return NO_IMAGE[None][:0]
+        return torch.stack([self.transform(image) for image in images])
 
-    def tokenize(self, row: Row, supervised: bool = True) -> "Tokens":
-        """The ids of what is given (images as runs of IMAGE_ID) and, where supervised, of the target with its EOS."""
-        text = Tokens()
-        text.add(self.start_ids)
-        bos, last, tags = self.bos_ids, "", iter([IGNORE_INDEX] * len(_texts(row.context)) + list(row.tags))
+    def tokenize(self, row: Row, supervised: bool = True) -> TokenizedRow:
+        """Return the ids of the prompt, with images as runs of IMAGE_ID, and if supervised of the target and its EOS.
+
+        Raises ValueError if the prompt does not fit, or a text with a tag has no tokens.
+        """
+        tokens = TokenizedRow()
+        tokens.add(self.start_ids)
+        last = self._add_prompt(tokens, row)
+        if self.max_positions is not None and len(tokens.ids) >= self.max_positions:
+            raise ValueError(
+                f"sample {row.key!r}: the prompt has {len(tokens.ids)} tokens with its images, and the language model "
+                f"reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
+            )
+        if supervised and (row.target or isinstance(row.target, AssistantTurn)):
+            room = None if self.max_positions is None else self.max_positions - len(tokens.ids)
+            target = [*text_ids(self.tokenizer, last, row.target), self.eos_id][: self.max_target_length]
+            tokens.add(target[:room], supervised=True)
+        return tokens
+
+    def _add_prompt(self, tokens: TokenizedRow, row: Row) -> str:
+        """Add the ids of context and prompt. Return the last text, which the target continues, "" after an image."""
+        bos, last = self.bos_ids, ""
+        num_context_texts = sum(isinstance(part, str) and not isinstance(part, TemplateText) for part in row.context)
+        tags = iter([IGNORE_INDEX] * num_context_texts + list(row.tags))
         for part in self.chat(row.parts) if self.chat else row.parts:
-            begun = len(text.ids)
             if not isinstance(part, str):
                 if isinstance(last, TemplateText):
-                    text.add(said_ids(self.tokenizer, last, ""))  # its space
-                text.add([IMAGE_ID] * self.prefix_length)
+                    tokens.add(text_ids(self.tokenizer, last, ""))  # the space that ends the template
+                tokens.add([IMAGE_ID] * self.prefix_length)
                 last = ""
                 continue
-            if part is LEARNED:
-                text.add([LEARNED_ID])
-            elif isinstance(part, AssistantTurn):
-                text.add([*said_ids(self.tokenizer, last, part), self.eos_id], supervised=True)
-            elif isinstance(part, TemplateText):
-                text.add(
-                    markup_ids(
-                        self.tokenizer, self.tokenizer.eos_token if isinstance(last, AssistantTurn) else last, part
-                    )
-                )
-            elif isinstance(last, TemplateText):
-                text.add(said_ids(self.tokenizer, last, part) if part.strip() else [])
-            else:
-                text.add(bos + token_ids(self.tokenizer, part))
+            start = len(tokens.ids)
+            self._add_text(tokens, last, part, bos)
             if not isinstance(part, TemplateText):
-                if (tag := next(tags, IGNORE_INDEX)) != IGNORE_INDEX and len(text.ids) == begun:
+                if (tag := next(tags, IGNORE_INDEX)) != IGNORE_INDEX and len(tokens.ids) == start:
                     raise ValueError(
                         f"sample {row.key!r}: {part.strip()!r} has a tag, but the tokenizer reads nothing in it"
                     )
-                text.tags[-1:] = [tag]
+                tokens.tags[-1:] = [tag]
             if part.strip() or not isinstance(last, TemplateText):
                 last = part
             bos = []
-        text.add(bos + self.end_ids)
-        if self.max_positions is not None and len(text.ids) >= self.max_positions:
-            raise ValueError(
-                f"sample {row.key!r}: the prompt has {len(text.ids)} tokens with its images, and the language "
-                f"model reads {self.max_positions}; set mapper.prefix_length, few_shot.shots or the prompt to less"
-            )
-        if supervised and (row.target or isinstance(row.target, AssistantTurn)):
-            room = None if self.max_positions is None else self.max_positions - len(text.ids)
-            target = [*said_ids(self.tokenizer, last, row.target), self.eos_id][: self.max_target_length]
-            text.add(target[:room], supervised=True)
-        return text
+        tokens.add(bos + self.end_ids)
+        return last
+
+    def _add_text(self, tokens: TokenizedRow, last: str, part: str, bos: list[int]) -> None:
+        if part is LEARNED:
+            tokens.add([LEARNED_ID])
+        elif isinstance(part, AssistantTurn):
+            tokens.add([*text_ids(self.tokenizer, last, part), self.eos_id], supervised=True)
+        elif isinstance(part, TemplateText):
+            # The EOS of a turn is in the row already; the template is tokenized as what stands after it.
+            previous = self.tokenizer.eos_token if isinstance(last, AssistantTurn) else last
+            tokens.add(template_ids(self.tokenizer, previous, part))
+        elif isinstance(last, TemplateText):
+            tokens.add(text_ids(self.tokenizer, last, part) if part.strip() else [])
+        else:
+            tokens.add(bos + token_ids(self.tokenizer, part))
 
 
-class Tokens:
-    """A row as ids, with a label and a tag for each, IGNORE_INDEX where it has none."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.labels: list[int] = []
-        self.tags: list[int] = []
-
-    def add(self, ids: list[int], supervised: bool = False) -> None:
-        self.ids += ids
-        self.labels += ids if supervised else [IGNORE_INDEX] * len(ids)
-        self.tags += [IGNORE_INDEX] * len(ids)
-
-
-def _texts(parts: Sequence[Any]) -> list[str]:
-    return [part for part in parts if isinstance(part, str) and not isinstance(part, TemplateText)]
-
-
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text; one that spells a special token ("<|endoftext|>" in a web caption) stays text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-
-
-def continuation_ids(tokenizer: Any, text: str, target: str) -> list[int]:
-    """The ids of the target as it goes on from the text: SentencePiece puts a space before a text of its own."""
-    before, both = token_ids(tokenizer, text), token_ids(tokenizer, text + target)
-    return both[len(before) :] if both[: len(before)] == before else token_ids(tokenizer, target)
-
-
-def said_ids(tokenizer: Any, last: str, text: str) -> list[int]:
-    """The ids of a text as it goes on from the last; after markup it begins with the markup's space or none."""
-    if not isinstance(last, TemplateText):
-        return continuation_ids(tokenizer, last, text)
-    before = last.rstrip(" ")
-    return continuation_ids(tokenizer, before, last[len(before) :] + text.lstrip())
-
-
-def markup_ids(tokenizer: Any, last: str, markup: str) -> list[int]:
-    """The ids of markup as it goes on from the last text; the spaces at its end go with what is said next."""
-    last, markup = last if last.strip() else "", markup.rstrip(" ")
-    before = tokenizer(last, add_special_tokens=False).input_ids
-    both = tokenizer(last + markup, add_special_tokens=False).input_ids
-    if both[: len(before)] == before:
-        return both[len(before) :]
-    return tokenizer(markup, add_special_tokens=False).input_ids
-
-
-def _alike(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
-    """The rows by what the model would read and choose from: texts and choices, and images by identity."""
+def _group_by_input(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
+    """Group the rows by what the model reads and chooses from: texts, choices, and images by identity."""
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
-        read = tuple(part if isinstance(part, str) else id(part) for part in row.parts)
-        groups.setdefault((read, row.choices, id(row.target_image)), []).append(row)
+        parts = tuple(part if isinstance(part, str) else id(part) for part in row.parts)
+        groups.setdefault((parts, row.choices, id(row.target_image)), []).append(row)
     return groups
 
 

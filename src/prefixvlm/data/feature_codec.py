@@ -1,4 +1,4 @@
-"""The bytes of a feature member go in, its checked array comes out; and the other way round."""
+"""Encoding and decoding of stored image features: npy and safetensors members."""
 
 import io
 import math
@@ -8,21 +8,21 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-MAX_BYTES = 64 * 2**20  # of one member
-# What numpy.save writes of such an array, and nothing else: neither a pickle nor an expression is ever looked at.
+MAX_BYTES = 64 * 2**20  # a member
+# The header that numpy.save writes for such an array. numpy.load would unpickle, and parse the header as Python.
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)"
     rb"\{'descr': '<f(?P<size>[24])', 'fortran_order': False, 'shape': \((?P<rows>\d{1,8}), (?P<columns>\d{1,8})\), \}"
     rb" *\n",
     re.DOTALL,
 )
-NAME = "features"  # of the one tensor in a safetensors member
+NAME = "features"  # the one tensor in a safetensors member
 MAX_HEADER = 4096  # bytes; safetensors itself would parse 100 MB
 ACCEPTED = "a float16 or float32 array of 2 dimensions"
 
 
 def encode_npy(features: NDArray[np.floating]) -> bytes:
-    """features: float[N, D] -> the npy member, in float16. Raises ValueError where float16 cannot hold a value."""
+    """Encode features, float[N, D], as an npy member in float16. Raises ValueError for values beyond float16."""
     with np.errstate(over="ignore"):
         small = np.ascontiguousarray(features, np.dtype("<f2"))
     if not np.isfinite(small).all():
@@ -36,27 +36,30 @@ def encode_npy(features: NDArray[np.floating]) -> bytes:
 
 
 def decode_npy(data: bytes) -> NDArray[np.floating]:
-    """float16 or float32 [N, D]. Raises ValueError for anything else that an npy file may be."""
+    """Decode an array, float16 or float32 [N, D]. Raises ValueError for any other npy file."""
     _check_size(data)
     header = NPY.match(data)
     if header is None or header.end() != 10 + int.from_bytes(header["length"], "little"):
         raise ValueError(f"the npy member is not {ACCEPTED} as numpy.save writes it, but begins {data[:90]!r}")
     shape, dtype = (int(header["rows"]), int(header["columns"])), np.dtype(f"<f{header['size'].decode()}")
-    wanted, found = math.prod(shape) * dtype.itemsize, len(data) - header.end()
-    if wanted != found:
-        raise ValueError(f"the npy member is cut short or damaged: {shape} wants {wanted} bytes, it has {found}")
+    # Checked before numpy allocates: the shape may be a lie.
+    expected, size = math.prod(shape) * dtype.itemsize, len(data) - header.end()
+    if expected != size:
+        raise ValueError(f"the npy member is cut short or damaged: {shape} needs {expected} bytes, it has {size}")
     return _checked(np.frombuffer(data, dtype, offset=header.end()).reshape(shape))
 
 
 def decode_safetensors(data: bytes) -> NDArray[np.floating]:
-    """The tensor `features`, float16 or float32 [N, D]. Raises ValueError for anything else."""
+    """Decode the tensor `features`, float16 or float32 [N, D]. Raises ValueError for anything else."""
     _check_size(data)
     header = int.from_bytes(data[:8], "little")
     if header > MAX_HEADER:
-        raise ValueError(f"the safetensors member says that its header has {header} bytes; at most {MAX_HEADER} are")
+        raise ValueError(
+            f"the safetensors member declares that its header has {header} bytes; at most {MAX_HEADER} are"
+        )
     try:
         tensors = safetensors.numpy.load(data)
-    except Exception as error:  # a SafetensorError, or KeyError, TypeError, ... for types that numpy has not
+    except Exception as error:  # SafetensorError, but KeyError or TypeError for dtypes that numpy lacks
         raise ValueError(f"the safetensors member does not decode ({type(error).__name__}: {error})") from error
     if list(tensors) != [NAME]:
         raise ValueError(f"the safetensors member holds {', '.join(tensors) or 'nothing'}; it must hold {NAME} alone")

@@ -1,8 +1,7 @@
-"""The URL of a file goes in; the file, whole and checked, lies in its place, or one sentence says why it does not."""
+"""Download of remote files over HTTP or fsspec, with retries, size limits and checksums."""
 
 import hashlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.parse
@@ -10,29 +9,35 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from prefixvlm.atomic import replacing_file
 
 MAX_SHARD = 64 * 2**30  # bytes
 CHUNK = 2**20
 WEB = ("http", "https")
-STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "oss", "hf", "memory")  # by way of fsspec
-LATER = (408, 425, 429)  # answers below 500 that may be others the next time
+STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "oss", "hf", "memory")  # read through fsspec
+RETRIED = (408, 425, 429)  # HTTP statuses below 500 that a later request may not get again
 
 
 class UnreachableError(ValueError):
-    """The network or the server failed, again and again."""
+    """Every attempt failed because of the network or the server."""
 
 
 class MissingError(ValueError):
-    """The server answered, and does not give this file."""
+    """The server answered and does not provide the file."""
 
 
 class _TransientError(Exception):
-    """What another try may mend."""
+    """Another attempt may succeed."""
 
 
 class Patience(NamedTuple):
-    """timeout: seconds without a byte. pause: seconds before the second try; doubled before each further one."""
+    """How long a download is attempted.
+
+    timeout: seconds without a byte. tries: number of attempts.
+    pause: seconds before the second attempt, doubled before each further one.
+    """
 
     timeout: float = 30
     tries: int = 5
@@ -43,8 +48,8 @@ PATIENCE = Patience()
 
 
 def is_remote(shards: str) -> bool:
-    """Whether this is a URL. Raises ValueError for one that is never opened."""
-    if shards.startswith("pipe:"):
+    """Return whether this is a URL. Raises ValueError for URLs that are not accepted."""
+    if shards.startswith("pipe:"):  # webdataset runs such a URL as a shell command
         raise ValueError("data.shards begins with pipe:, and no shell is ever run; give a folder, a pattern or a URL")
     scheme, separator, rest = shards.partition("://")
     if not separator:
@@ -59,41 +64,42 @@ def is_remote(shards: str) -> bool:
     return True
 
 
-def shown(url: str) -> str:
-    """The URL without its query, which may hold a signature."""
+def without_query(url: str) -> str:
+    """Return the URL without its query, which may hold a signature."""
     return url.partition("?")[0]
 
 
 def download(
-    url: str, path: Path, size: int | None, sha256: str | None, patience: Patience, largest: int = MAX_SHARD
+    url: str, path: Path, size: int | None, sha256: str | None, patience: Patience, max_size: int = MAX_SHARD
 ) -> None:
-    """Writes `path` whole or not at all. size, sha256: what the file must have, where that is known.
+    """Download a file to `path`, whole or not at all.
 
-    Raises MissingError, UnreachableError or another ValueError, each one sentence.
+    size, sha256: those of the file, if they are known.
+    Raises MissingError, UnreachableError or another ValueError.
     """
-    part = path.with_name(f"{path.name}.partial")
-    try:
-        _patiently(lambda: _copy(url, part, size, sha256, patience.timeout, largest), url, patience)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+    def fetch() -> None:
+        with replacing_file(path) as target:
+            _copy(url, target, size, sha256, patience.timeout, max_size)
+
+    _retry(fetch, url, patience)
 
 
 def exists(url: str, patience: Patience) -> bool:
-    """Raises UnreachableError where no one answers."""
+    """Return whether the file exists. Raises UnreachableError if the server does not answer."""
 
     def look() -> None:
-        with _opened(url, patience.timeout):
+        with _open(url, patience.timeout):
             pass
 
     try:
-        _patiently(look, url, patience)
+        _retry(look, url, patience)
     except MissingError:
         return False
     return True
 
 
-def _patiently(attempt: Callable[[], None], url: str, patience: Patience) -> None:
+def _retry(attempt: Callable[[], None], url: str, patience: Patience) -> None:
     reason = ""
     for number in range(patience.tries):
         if number:
@@ -102,29 +108,31 @@ def _patiently(attempt: Callable[[], None], url: str, patience: Patience) -> Non
             return attempt()
         except _TransientError as error:
             reason = str(error)
-    raise UnreachableError(f"{shown(url)} was not fetched in {patience.tries} tries ({reason}); is the network there?")
+    raise UnreachableError(
+        f"{without_query(url)} was not fetched in {patience.tries} tries ({reason}); is the network there?"
+    )
 
 
-def _copy(url: str, part: Path, size: int | None, sha256: str | None, timeout: float, largest: int) -> None:
-    with _opened(url, timeout) as (source, length), part.open("wb") as target:
-        announced = length if length is not None else size
-        if size is not None and announced != size:
-            raise ValueError(f"{shown(url)} has {length} bytes and its manifest says {size}; it was made anew or cut")
-        if (announced or 0) > largest:
-            raise ValueError(f"{shown(url)} has {announced} bytes; at most {largest} are fetched")
+def _copy(url: str, target: BinaryIO, size: int | None, sha256: str | None, timeout: float, max_size: int) -> None:
+    name = without_query(url)
+    with _open(url, timeout) as (source, length):
+        expected = length if length is not None else size
+        if size is not None and expected != size:
+            raise ValueError(f"{name} has {length} bytes and its manifest says {size}; it was made anew or cut")
+        if (expected or 0) > max_size:
+            raise ValueError(f"{name} has {expected} bytes; at most {max_size} are fetched")
         digest, done = hashlib.sha256(), 0
         while chunk := _read(source):
             done += len(chunk)
-            if done > (largest if announced is None else announced):
-                raise ValueError(f"{shown(url)} has more bytes than were announced, or than the {largest} allowed")
+            # Checked at every chunk: a server may send more than it announced, without end.
+            if done > (max_size if expected is None else expected):
+                raise ValueError(f"{name} has more bytes than were announced, or than the {max_size} allowed")
             digest.update(chunk)
             target.write(chunk)
-        if announced is not None and done != announced:
-            raise _TransientError(f"it broke off after {done} of {announced} bytes")
+        if expected is not None and done != expected:
+            raise _TransientError(f"it broke off after {done} of {expected} bytes")
         if sha256 is not None and digest.hexdigest() != sha256:
             raise _TransientError("its sha256 is not what its manifest says")
-        target.flush()
-        os.fsync(target.fileno())
 
 
 def _read(source: Any) -> bytes:
@@ -135,29 +143,29 @@ def _read(source: Any) -> bytes:
 
 
 @contextmanager
-def _opened(url: str, timeout: float) -> Iterator[tuple[Any, int | None]]:
-    """What is read from, and its number of bytes where that is told."""
-    source, length = (_web if url.startswith(("http://", "https://")) else _store)(url, timeout)
+def _open(url: str, timeout: float) -> Iterator[tuple[Any, int | None]]:
+    """Open a remote file. Yields a readable object and the number of bytes, None if the server does not announce it."""
+    source, length = (_open_web if url.startswith(("http://", "https://")) else _open_store)(url, timeout)
     with source:
         yield source, length
 
 
-def _web(url: str, timeout: float) -> tuple[Any, int | None]:
+def _open_web(url: str, timeout: float) -> tuple[Any, int | None]:
     request = urllib.request.Request(url, headers={"User-Agent": "prefixvlm"})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code >= 500 or error.code in LATER:
+        if error.code >= 500 or error.code in RETRIED:
             raise _TransientError(f"{error.code} {error.reason}") from error
-        raise MissingError(f"{shown(url)}: {error.code} {error.reason}; correct data.shards") from error
+        raise MissingError(f"{without_query(url)}: {error.code} {error.reason}; correct data.shards") from error
     except (OSError, http.client.HTTPException) as error:
         raise _TransientError(_reason(error)) from error
     length = response.headers.get("Content-Length", "")
     return response, int(length) if length.isdigit() else None
 
 
-def _store(url: str, timeout: float) -> tuple[Any, int | None]:
+def _open_store(url: str, timeout: float) -> tuple[Any, int | None]:
     import fsspec
 
     try:
@@ -168,7 +176,9 @@ def _store(url: str, timeout: float) -> tuple[Any, int | None]:
         package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "its fsspec package")
         raise ValueError(f"{scheme}:// URLs need {package}, which is not installed: pip install {package}") from error
     except (FileNotFoundError, PermissionError) as error:
-        raise MissingError(f"{shown(url)}: {type(error).__name__}; correct data.shards or its credentials") from error
+        raise MissingError(
+            f"{without_query(url)}: {type(error).__name__}; correct data.shards or its credentials"
+        ) from error
     except Exception as error:  # each store raises its own errors, and their texts may hold credentials
         raise _TransientError(type(error).__name__) from error
 

@@ -1,4 +1,4 @@
-"""What one sample of a shard may hold: the bytes of its members go in, a checked Sample comes out."""
+"""A sample of a shard: decoding and validation of its members."""
 
 import io
 import re
@@ -15,37 +15,42 @@ from prefixvlm.data.schema import (
     Box,
     Question,
     Tagged,
-    box,
-    content_of,
-    list_of,
-    lists_of_texts,
-    names,
-    numbers,
-    question,
-    tagged,
-    texts,
+    list_field,
+    number_fields,
+    parse_box,
+    parse_json,
+    parse_question,
+    parse_tagged,
+    parse_texts,
+    text_fields,
+    text_list_fields,
 )
 
-if TYPE_CHECKING:  # it brings torch, which takes a second and 200 MB in every process that writes shards
+if TYPE_CHECKING:  # importing it imports torch: a second and 200 MB in every process that writes shards
     from prefixvlm.batch import ImageOrFeatures
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-FEATURE_EXTENSIONS = ("npy", "safetensors")  # in an image's place: what an encoder made of it
-SEEN = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
+FEATURE_EXTENSIONS = ("npy", "safetensors")  # an encoder's output, instead of an image
+VISUAL_EXTENSIONS = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
 TEXT_EXTENSIONS = ("json", "txt")
-EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(SEEN)})|{'|'.join(TEXT_EXTENSIONS)}")  # 0.jpg: an image of the support
-MAX_PIXELS = 50_000_000  # a 17 kB PNG can unpack to gigabytes
-BLACK = Image.new("RGB", (8, 8))  # stands in for images that need not be decoded
+# "0.jpg" is the first image of the support.
+EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(VISUAL_EXTENSIONS)})|{'|'.join(TEXT_EXTENSIONS)}")
+MAX_PIXELS = 50_000_000  # a 17 kB PNG can decompress to gigabytes; PIL warns from 89 million pixels on
+# The image of blind evaluations, and of samples with images that need not be decoded. As one object it is encoded once
+# a batch, see Collator.
+BLACK_IMAGE = Image.new("RGB", (64, 64))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image (RGB), or the features that were computed of it (float[N, D]), and the texts that belong to it.
+    """An image (RGB) or its stored features (float[N, D]), with the texts that belong to it.
 
-    labels: its class in each classification, as {"shape": "circle"}. groups: as a question's, {"domain": "near"}.
-    support: images with their texts that stand before the image, as in an episode of fast binding.
-    label_sets: where several classes may be true at once, {"seen": ["circle", "red"]}. values: numbers, {"area": 0.2}.
-    boxes: where things are; None where that is not said, () where there is nothing. tagged: texts with a tag a word.
+    labels: the class by classification task, as {"shape": "circle"}.
+    label_sets: the classes by multi-label task, as {"seen": ["circle", "red"]}.
+    groups: scores are also reported by these, as {"domain": "near"}.
+    support: images with their texts that precede the image, as in an episode of fast binding.
+    values: numbers to regress, as {"area": 0.2}.
+    boxes: () if there are no objects, None if the sample has no annotation of boxes.
     """
 
     key: str
@@ -62,7 +67,7 @@ class Sample:
 
     @property
     def picture(self) -> Image.Image:
-        """The image, where its features do not serve. Raises ValueError if the shard holds features in its place."""
+        """The image. Raises ValueError if the shard holds features instead."""
         if not isinstance(self.image, Image.Image):
             raise ValueError(
                 f"sample {self.key} holds features, and its image is wanted; set shards to those with the images"
@@ -71,43 +76,43 @@ class Sample:
 
 
 def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image | None = None) -> Sample:
-    """The sample in `members` (extension to bytes); never unpickles, never guesses a format.
+    """Decode the members of a sample, bytes by extension. Pickles are never loaded, formats never guessed.
 
-    One image member, or its features; texts from a `json` member with the fields of Sample, all optional and others
-    ignored, `support` as [{"image": "0.jpg", "text": ...}] with the image in that member; or one caption from a `txt`
-    member (img2dataset, whose json is only metadata).
-    image: stands in for the sample's own images, which are then not decoded.
-    Raises ValueError naming `where` and the key.
+    A sample has one image or features member. Its texts are in a json member with the fields of Sample, all optional
+    and others ignored, `support` as [{"image": "0.jpg", "text": ...}] with the image in that member. Or it has one
+    caption in a txt member (img2dataset, where the json is only metadata).
+    image: replaces the images of the sample, which are then not decoded.
+    Raises ValueError that begins with `where` and the key.
     """
     try:
-        images = [extension for extension in members if extension in SEEN]
+        images = [extension for extension in members if extension in VISUAL_EXTENSIONS]
         if len(images) != 1:
-            raise ValueError(f"it needs exactly one of .{', .'.join(SEEN)}, but has {len(images)}")
-        content = content_of(members)
+            raise ValueError(f"it needs exactly one of .{', .'.join(VISUAL_EXTENSIONS)}, but has {len(images)}")
+        content = parse_json(members)
         return Sample(
             key,
-            _seen(images[0], members) if image is None else image,
+            _decode_visual(images[0], members) if image is None else image,
             _captions(content, members),
-            tuple(question(each) for each in list_of(content, "questions")),
-            names(content, "labels"),
-            names(content, "groups"),
-            tuple(_supporting(each, members, image) for each in list_of(content, "support")),
-            lists_of_texts(content, "label_sets"),
-            numbers(content, "values"),
-            tuple(box(each) for each in list_of(content, "boxes")) if "boxes" in content else None,
-            tuple(tagged(each) for each in list_of(content, "tagged")),
+            tuple(parse_question(each) for each in list_field(content, "questions")),
+            text_fields(content, "labels"),
+            text_fields(content, "groups"),
+            tuple(_support(each, members, image) for each in list_field(content, "support")),
+            text_list_fields(content, "label_sets"),
+            number_fields(content, "values"),
+            tuple(parse_box(each) for each in list_field(content, "boxes")) if "boxes" in content else None,
+            tuple(parse_tagged(each) for each in list_field(content, "tagged")),
         )
     except ValueError as error:
         raise ValueError(f"{where}, sample {key}: {error}") from error
 
 
-def _seen(name: str, members: Mapping[str, bytes]) -> "ImageOrFeatures":
+def _decode_visual(name: str, members: Mapping[str, bytes]) -> "ImageOrFeatures":
     decoders = {"npy": decode_npy, "safetensors": decode_safetensors}
     return decoders.get(name.rpartition(".")[2], decode_image)(members[name])
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """RGB. Raises ValueError for what is no JPEG, PNG or WebP, is damaged, or is beyond the caps."""
+    """Decode an RGB image. Raises ValueError if it is not JPEG, PNG or WebP, is damaged or exceeds the size limits."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"the image has {len(data)} bytes; at most {MAX_BYTES} are read")
     try:
@@ -118,20 +123,21 @@ def decode_image(data: bytes) -> Image.Image:
                 raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
             return _to_rgb(image)
     except Exception as error:  # on damaged bytes PIL raises OSError, SyntaxError, struct.error and many others
-        reason = re.sub(r" <.* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))  # of a buffer in memory
+        # PIL names the buffer by its address, which would make the same error differ from run to run.
+        reason = re.sub(r" <.* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))
         raise ValueError(f"the image does not decode ({reason})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion clips it to white
+    if image.mode.startswith("I"):  # PIL's own conversion of 16-bit grey clips it to white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # what PIL asks for, with a warning, before it drops the transparency
+        image = image.convert("RGBA")  # PIL warns if a transparent palette is converted to RGB directly
     return image.convert("RGB")
 
 
 def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tuple[str, ...]:
-    captions = texts(content.get("captions", []), "captions")
+    captions = parse_texts(content.get("captions", []), "captions")
     if captions or "txt" not in members:
         return captions
     try:
@@ -141,13 +147,11 @@ def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tu
     return (text,) if text else ()
 
 
-def _supporting(
-    content: object, members: Mapping[str, bytes], image: Image.Image | None
-) -> "tuple[ImageOrFeatures, str]":
+def _support(content: object, members: Mapping[str, bytes], image: Image.Image | None) -> "tuple[ImageOrFeatures, str]":
     name = content.get("image") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(name, str) or name not in members:
         raise ValueError(
             f"a support is {content!r:.80}; it must be an object with text and the name of an image member"
         )
-    (text,) = texts([content.get("text")], "the text of a support")
-    return _seen(name, members) if image is None else image, text
+    (text,) = parse_texts([content.get("text")], "the text of a support")
+    return _decode_visual(name, members) if image is None else image, text

@@ -1,4 +1,4 @@
-"""The json member of a sample goes in; its fields, checked one by one, come out."""
+"""Fields of a sample's json member: parsing and validation."""
 
 import json
 import math
@@ -11,10 +11,11 @@ BIO = re.compile(r"O|[BI]-\S+")
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image; its id is unique within the data set.
+    """A question about an image.
 
-    answers: none where they are kept secret, as in a test split. choices: what the answer is one of, if that is known.
-    groups: what scores are also reported by, as {"answer_type": "yes/no"}.
+    id: unique within the data set. answers: empty if they are secret, as in a test split.
+    choices: the possible answers, if the data set lists them.
+    groups: scores are also reported by these, as {"answer_type": "yes/no"}.
     """
 
     id: str
@@ -26,7 +27,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Box:
-    """Where a thing is: left, top, right and bottom edge as shares of the image's width and height."""
+    """A labelled bounding box; left, top, right and bottom are fractions of the image's width and height."""
 
     label: str
     x0: float
@@ -41,13 +42,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text in words, each with its tag: O, or B- and I- with the name of what begins or goes on there (BIO)."""
+    """A text as words with one BIO tag each: B-NAME begins a span, I-NAME continues it, O is outside of spans."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
 
 
-def content_of(members: Mapping[str, bytes]) -> dict[str, object]:
+def parse_json(members: Mapping[str, bytes]) -> dict[str, object]:
+    """Return the object in the json member, {} without one."""
     try:
         content = json.loads(members.get("json", b"{}"))
     except (ValueError, RecursionError) as error:
@@ -57,22 +59,24 @@ def content_of(members: Mapping[str, bytes]) -> dict[str, object]:
     return content
 
 
-def question(content: object) -> Question:
+def parse_question(content: object) -> Question:
+    """Parse {"id": "7", "question": "what?", "answers": ["a dog"], "choices": [...], "groups": {...}}."""
     if not isinstance(content, dict) or not content.keys() >= {"id", "question", "answers"}:
         raise ValueError(f"a question is {content!r:.80}; it must be an object with id, question and answers")
-    id_, asked = texts([content["id"], content["question"]], "id and question")
-    answers, choices = texts(content["answers"], "answers"), texts(content.get("choices", []), "choices")
-    return Question(id_, asked, answers, choices, names(content, "groups"))
+    id_, question = parse_texts([content["id"], content["question"]], "id and question")
+    answers = parse_texts(content["answers"], "answers")
+    choices = parse_texts(content.get("choices", []), "choices")
+    return Question(id_, question, answers, choices, text_fields(content, "groups"))
 
 
-def box(content: object) -> Box:
-    """{"label": "circle", "box": [x0, y0, x1, y1]}, in shares of the image."""
+def parse_box(content: object) -> Box:
+    """Parse {"label": "circle", "box": [x0, y0, x1, y1]}, in fractions of the image."""
     if not isinstance(content, dict) or not isinstance(content.get("box"), list) or len(content["box"]) != 4:
         raise ValueError(f"a box is {content!r:.80}; it must be an object with a label and a box of four numbers")
     label = content.get("label")
     if not isinstance(label, str) or not label.strip():
         raise ValueError(f"the label of a box is {label!r:.80}; it must be a text")
-    x0, y0, x1, y1 = (_number(value, "an edge of a box") for value in content["box"])
+    x0, y0, x1, y1 = (_parse_number(value, "an edge of a box") for value in content["box"])
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError(
             f"a box is {content['box']}; it must be left, top, right, bottom as shares of the image, 0 to 1"
@@ -80,11 +84,11 @@ def box(content: object) -> Box:
     return Box(label, x0, y0, x1, y1)
 
 
-def tagged(content: object) -> Tagged:
-    """{"words": ["a", "dog"], "tags": ["O", "B-ANIMAL"]}."""
+def parse_tagged(content: object) -> Tagged:
+    """Parse {"words": ["a", "dog"], "tags": ["O", "B-ANIMAL"]}."""
     if not isinstance(content, dict):
         raise ValueError(f"a tagged text is {content!r:.80}; it must be an object with words and tags")
-    words, tags = (texts(content.get(name), f"the {name} of a tagged text") for name in ("words", "tags"))
+    words, tags = (parse_texts(content.get(name), f"the {name} of a tagged text") for name in ("words", "tags"))
     if wrong := [word for word in words if len(word.split()) > 1]:
         raise ValueError(f"a word of a tagged text is {wrong[0]!r}; words have no spaces")
     if len(words) != len(tags):
@@ -94,48 +98,50 @@ def tagged(content: object) -> Tagged:
     return Tagged(words, tags)
 
 
-def numbers(content: Mapping[str, object], name: str) -> dict[str, float]:
-    """A flat object of numbers."""
-    value = content.get(name, {})
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
-    return {key: _number(each, name) for key, each in value.items()}
+def parse_texts(content: object, name: str) -> tuple[str, ...]:
+    """Parse a list of texts, none of them blank. name: the field, for the error message."""
+    if not isinstance(content, list) or not all(isinstance(text, str) and text.strip() for text in content):
+        raise ValueError(f"{name} is {content!r:.80}; it must be a list of texts, none of them empty")
+    try:
+        "".join(content).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no file can hold
+        raise ValueError(f"{name} is {content!r:.80}, which is not valid Unicode") from error
+    return tuple(content)
 
 
-def lists_of_texts(content: Mapping[str, object], name: str) -> dict[str, tuple[str, ...]]:
-    """A flat object of lists of texts."""
-    value = content.get(name, {})
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
-    return {key: texts(each, name) for key, each in value.items()}
-
-
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} has {value!r:.80}; it must be a number")
-    return float(value)
-
-
-def list_of(content: Mapping[str, object], name: str) -> list[object]:
+def list_field(content: Mapping[str, object], name: str) -> list[object]:
     value = content.get(name, [])
     if not isinstance(value, list):
         raise ValueError(f"{name} is {value!r:.80}; it must be a list")
     return value
 
 
-def names(content: Mapping[str, object], name: str) -> dict[str, str]:
-    """A flat object of texts."""
+def text_fields(content: Mapping[str, object], name: str) -> dict[str, str]:
+    """Return the field as {name: text}."""
     value = content.get(name, {})
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(f"{name} is {value!r:.80}; it must be an object of texts")
-    return dict(zip(value, texts(list(value.values()), name), strict=True))
+    return dict(zip(value, parse_texts(list(value.values()), name), strict=True))
 
 
-def texts(content: object, name: str) -> tuple[str, ...]:
-    if not isinstance(content, list) or not all(isinstance(text, str) and text.strip() for text in content):
-        raise ValueError(f"{name} is {content!r:.80}; it must be a list of texts, none of them empty")
-    try:
-        "".join(content).encode()
-    except UnicodeEncodeError as error:  # JSON can hold half a surrogate pair, which no file can
-        raise ValueError(f"{name} is {content!r:.80}, which is not valid Unicode") from error
-    return tuple(content)
+def text_list_fields(content: Mapping[str, object], name: str) -> dict[str, tuple[str, ...]]:
+    """Return the field as {name: texts}."""
+    return {key: parse_texts(each, name) for key, each in _object_field(content, name).items()}
+
+
+def number_fields(content: Mapping[str, object], name: str) -> dict[str, float]:
+    """Return the field as {name: number}."""
+    return {key: _parse_number(each, name) for key, each in _object_field(content, name).items()}
+
+
+def _object_field(content: Mapping[str, object], name: str) -> dict[str, object]:
+    value = content.get(name, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.80}; it must be an object")
+    return value
+
+
+def _parse_number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} has {value!r:.80}; it must be a number")
+    return float(value)

@@ -1,4 +1,4 @@
-"""URLs of shards go in, local paths come out: fetched once for all processes, the least recently used removed first."""
+"""Local cache of remote shards, shared between processes, with least-recently-used eviction."""
 
 import fcntl
 import hashlib
@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from prefixvlm.data.remote import PATIENCE, MissingError, Patience, UnreachableError, download, exists, shown
+from filelock import FileLock, Timeout
+
+from prefixvlm.atomic import write_bytes
+from prefixvlm.data.remote import PATIENCE, MissingError, Patience, UnreachableError, download, exists, without_query
 from prefixvlm.data.shards.manifest import MANIFEST
 
 DEFAULT_FOLDER = "~/.cache/prefixvlm/shards"
@@ -17,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class PinnedFile:
-    """A file that is there until this is closed."""
+    """A local file that is not evicted from the cache before `close` is called."""
 
     def __init__(self, path: Path, lock: ExitStack | None = None) -> None:
         self.path, self.lock = path, lock or ExitStack()
@@ -27,9 +30,9 @@ class PinnedFile:
 
 
 class ShardCache:
-    """A folder of shards from elsewhere; any number of processes may use it at once.
+    """A folder of downloaded shards. Any number of processes may use it at once.
 
-    limit: its size in GB, which is exceeded only while more than that is being read.
+    limit: size in GB. It is exceeded only while the shards in use are larger.
     """
 
     def __init__(self, folder: str = DEFAULT_FOLDER, limit: float | None = None, patience: Patience = PATIENCE):
@@ -39,89 +42,89 @@ class ShardCache:
         self._warned = False
 
     def folder_of(self, url: str) -> Path:
-        """Where the shards of a folder with a manifest go: its manifest lies there.
+        """Return the local folder of a remote folder of shards, with its manifest.
 
-        The manifest is fetched anew, for what was made anew has other shards; without a network the last one serves.
+        The manifest is downloaded on each call, because the shards may have been replaced. Without a network the last
+        downloaded one is used.
         """
         url = url.rstrip("/")
         newest = self.folder / _digest(url) / MANIFEST
         newest.parent.mkdir(parents=True, exist_ok=True)
         with _locked(newest):
-            there = newest.is_file()
-            patience = self.patience._replace(tries=min(2, self.patience.tries)) if there else self.patience
+            cached = newest.is_file()
+            patience = self.patience._replace(tries=min(2, self.patience.tries)) if cached else self.patience
             try:
                 download(f"{url}/{MANIFEST}", newest, None, None, patience, MAX_MANIFEST)
             except MissingError as error:
                 raise ValueError(f"{error}: a folder needs a {MANIFEST}, else give a pattern of tars") from error
             except UnreachableError as error:
-                if not there:
+                if not cached:
                     raise
                 logger.warning("%s; the copy in %s is used", error, self.folder)
             content = newest.read_bytes()
-            own = self.folder / _digest(url + hashlib.sha256(content).hexdigest()) / MANIFEST
-            if not own.is_file():
-                own.parent.mkdir(exist_ok=True)
-                part = own.with_name(f"{MANIFEST}.partial")
-                part.write_bytes(content)
-                part.replace(own)
-        return own.parent
+            # Each version of a manifest has a folder of its own, so shards of one version never mix with another's.
+            version = self.folder / _digest(url + hashlib.sha256(content).hexdigest()) / MANIFEST
+            if not version.is_file():
+                write_bytes(version, content)
+        return version.parent
 
     def path_of(self, url: str) -> Path:
-        """Where a shard of a pattern goes."""
-        parent, _, name = shown(url).rpartition("/")
+        """Return the local path of a shard of a pattern."""
+        parent, _, name = without_query(url).rpartition("/")
         return self.folder / _digest(f"{parent}/*") / name
 
     def has(self, url: str) -> bool:
-        """Whether there is such a shard of a pattern, here or there."""
+        """Return whether a shard of a pattern exists, in the cache or remotely."""
         return self.path_of(url).is_file() or exists(url, self.patience)
 
     def pin(self, url: str, path: Path, size: int | None = None, sha256: str | None = None) -> PinnedFile:
-        """The shard at `path`, fetched if it is not there."""
+        """Return the shard at `path`, downloaded if it is not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
             if not path.is_file() or size not in (None, path.stat().st_size):
+                for partial in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                    partial.unlink()
                 self._make_room(size or 0)
                 download(url, path, size, sha256, self.patience)
-            held = ExitStack()
-            file = held.enter_context(path.open("rb"))
-            fcntl.flock(file, fcntl.LOCK_SH)  # whoever makes room leaves it alone
+            pin = ExitStack()
+            file = pin.enter_context(path.open("rb"))
+            fcntl.flock(file, fcntl.LOCK_SH)  # FileLock has no shared mode, and several readers pin one shard
             os.utime(path)
         if size is None:
             self._make_room(0)
-        return PinnedFile(path, held)
+        return PinnedFile(path, pin)
 
     def _make_room(self, incoming: int) -> None:
         if self.limit is None:
             return
         with _locked(self.folder / "room"):
-            found = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*/*.tar"))
-            excess = sum(size for _, size, _ in found) + incoming - self.limit * 1e9
-            for _, size, path in found:
+            files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*/*.tar"))
+            excess = sum(size for _, size, _ in files) + incoming - self.limit * 1e9
+            for _, size, path in files:
                 if excess <= 0:
                     return
-                if _remove(path):
+                if _evict(path):
                     excess -= size
             if excess > 0 and not self._warned:
                 self._warned = True
                 logger.warning("the shards that are being read are %d bytes more than data.cache_limit", excess)
 
 
-def _remove(path: Path) -> bool:
-    """Whether it was in no one's use."""
+def _evict(path: Path) -> bool:
+    """Remove a shard and return True, or return False if it is in use."""
     try:
-        with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB), path.open("rb") as file:
+        with _locked(path, timeout=0), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-    except BlockingIOError:
+    except (BlockingIOError, Timeout):
         return False
     return True
 
 
 @contextmanager
-def _locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """By the kernel, so that a process that is killed holds nothing."""
-    with path.with_name(f"{path.name}.lock").open("ab") as file:
-        fcntl.flock(file, how)
+def _locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    # A lock of the kernel, which releases it when a process is killed.
+    with FileLock(path.with_name(f"{path.name}.lock"), timeout):
         yield
 
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from prefixvlm.batch import Row
-from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.loading import bad_samples as budget
+from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.loading import bad_samples
 from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
@@ -64,7 +64,7 @@ def test_bad_samples_are_skipped_counted_and_told_once(make_shards: Make, worker
     with caplog.at_level(logging.WARNING):
         for epoch in good:
             assert list(loader) == [[key for key in batch if key not in BAD] for batch in epoch]
-    assert sorted(loader.budget.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
+    assert sorted(loader.bad_samples.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
     told = [record.message for record in caplog.records]
     assert len(told) == 3, "once each, though there were two epochs"
     assert all("skipped a bad sample: shard" in message and "train-00000" in message for message in told)
@@ -97,13 +97,13 @@ def test_counts_and_batches_survive_a_resume(make_shards: Make, workers: int) ->
         state = loader.state_dict()
         resumed = train(folder, num_workers=workers)
         resumed.load_state_dict(state)
-        assert len(resumed.budget) == len(loader.budget) == len(state["bad"])
+        assert len(resumed.bad_samples) == len(loader.bad_samples) == len(state["bad"])
         assert read + list(resumed) == expected[: 6 if stop < 6 else 12]
-        assert len(resumed.budget) == 3
+        assert len(resumed.bad_samples) == 3
     strict = train(folder, fraction=2 / 24)
     strict.load_state_dict(state)
     with pytest.raises(ValueError, match="bad samples: 4"):
-        strict.budget.add([("another", "shard x, sample y: it is bad")])
+        strict.bad_samples.add([("another", "shard x, sample y: it is bad")])
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -157,7 +157,7 @@ def test_a_sample_without_what_the_task_needs_is_a_bad_one(
     loader = train(folder, collate=rows, num_workers=workers)
     read = list(loader)
     assert read == [[key for key in batch if key not in BAD] for batch in good]
-    assert sorted(loader.budget.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
+    assert sorted(loader.bad_samples.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
     for stop in (1, 4):
         resumed = train(folder, collate=rows, num_workers=workers)
         resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batches": stop})
@@ -178,18 +178,17 @@ def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_pat
     sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", ShardCache())
     loader = EvalLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
     assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
-    assert list(loader.budget.bad) == ["val-000000.tar: val003"]
+    assert list(loader.bad_samples.bad) == ["val-000000.tar: val003"]
     with pytest.raises(ValueError, match="^sample 'val003' has no caption"):
         list(EvalLoader(sources, 4, CAPTIONS))
 
 
 def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards: Make) -> None:
     folder = spoil(make_shards(val=8, test=8, train=1), ["val003", "val006", "val007", "test005"])
-    made = ShardDataModule(str(folder), 2, max_bad_fraction=0.5)
-    made.val_collate, made.test_collates = keys, {"captioning": keys}
+    made = ShardDataModule(str(folder), 2, max_bad_fraction=0.5, collates=Collates(val=keys, test={"captioning": keys}))
     loss, predictions = made.val_dataloader()
     assert [key for batch in loss for key in batch] == [f"val{n:03d}" for n in (0, 1, 2, 4, 5)]
-    assert len(loss.budget) == 3
+    assert len(loss.bad_samples) == 3
     for loader, key in ((predictions, "val003"), (made.test_dataloader()[0], "test005")):
         with pytest.raises(ValueError, match=rf"^shard .*\.tar, sample {key}: "):
             list(loader)
@@ -211,14 +210,13 @@ def test_structural_damage_is_never_skipped(make_shards: Make) -> None:
 
 
 def test_the_data_module_counts_for_the_log(make_shards: Make) -> None:
-    made = ShardDataModule(str(spoil(make_shards(train=24), BAD)), 4, max_bad_fraction=1)
-    made.train_collate = keys
+    folder = spoil(make_shards(train=24), BAD)
+    made = ShardDataModule(str(folder), 4, max_bad_fraction=1, collates=Collates(keys))
     assert made.num_bad_samples == 0
     assert made.state_dict() == {}
     list(made.train_dataloader())
     assert made.num_bad_samples == 3
-    other = ShardDataModule(str(made.shards), 4, max_bad_fraction=1)
-    other.train_collate = keys
+    other = ShardDataModule(str(folder), 4, max_bad_fraction=1, collates=Collates(keys))
     other.load_state_dict(made.state_dict())
     other.train_dataloader()
     assert other.num_bad_samples == 3
@@ -239,7 +237,7 @@ def gather(rank: int, folder: str) -> None:
 
 def test_ranks_tell_each_other_what_was_bad(tmp_path: Path) -> None:
     mp.start_processes(gather, (str(tmp_path),), nprocs=2, start_method="fork")
-    alone = budget.BadSamples(0.5, 2)
+    alone = bad_samples.BadSamples(0.5, 2)
     alone.add([("a", "b")])
     alone.gather()
     assert len(alone) == 1
@@ -253,7 +251,7 @@ def test_a_run_logs_padding_bad_samples_and_cut_texts_and_remembers_them(make_sh
 
     def run(**keywords: Any) -> tuple[Any, Any]:
         module = module_of(tasks={"captioning": Captioning()})
-        module.train_collate.collate = collator_of(module.model, max_target_length=9)  # "number 1" and EOS just fit
+        module.collate = collator_of(module.model, max_target_length=9)  # "number 1" and EOS just fit
         trainer = trainer_of(limit_val_batches=0, **keywords)
         ckpt = tmp_path / "x.ckpt"
         data = data_of(module, str(folder), batch_size=4, max_bad_fraction=1)

@@ -54,9 +54,9 @@ def test_only_what_is_drawn_is_read_and_decoded_when_wanted(make_shards: Make, m
     paths = shards(make_shards(train=20, samples_per_shard=2))
     read: dict[str, set[int]] = {}
 
-    def watched(path: Path, wanted: Any) -> Any:
-        read[path.name] = set(wanted)
-        return original(path, wanted)
+    def watched(path: Path, numbers: Any) -> Any:
+        read[path.name] = set(numbers)
+        return original(path, numbers)
 
     original = pool.read_shard
     monkeypatch.setattr(pool, "read_shard", watched)

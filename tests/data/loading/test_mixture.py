@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.loading import planned_batches as reader
+from prefixvlm.data.loading import planned_batches
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader
@@ -127,15 +127,15 @@ def test_in_order_every_epoch_is_alike(mixture) -> None:
 
 def test_no_more_samples_wait_than_the_buffer_of_each_source(mixture, monkeypatch) -> None:
     waiting, most = Counter(), Counter()
-    original = reader._arriving
+    original = planned_batches._read_samples
 
-    def arriving(walk, numbers):
-        for number, (tar, sample) in original(walk, numbers):
-            waiting[tar.prefix] += 1
-            most[tar.prefix] = max(most[tar.prefix], waiting[tar.prefix])
-            yield number, (tar, sample)
+    def read_samples(read_order, numbers):
+        for number, (shard, sample) in original(read_order, numbers):
+            waiting[shard.prefix] += 1
+            most[shard.prefix] = max(most[shard.prefix], waiting[shard.prefix])
+            yield number, (shard, sample)
 
-    monkeypatch.setattr(reader, "_arriving", arriving)
+    monkeypatch.setattr(planned_batches, "_read_samples", read_samples)
     for batch in train(mixture, epoch_samples=400):
         waiting.subtract(f"{key[0]}/" for key in batch)
     assert set(most) == {"a/", "b/", "c/"}

@@ -184,7 +184,7 @@ def test_an_error_in_a_worker_stays_one_sentence(make_shards: Make, workers: int
         list(train(folder, num_workers=workers))
     path.unlink()
     loader = train(make_shards(name="other", train=23), num_workers=workers)
-    loader.sources[0].tars[0].path.unlink()
+    loader.sources[0].shards[0].path.unlink()
     with pytest.raises(FileNotFoundError):
         list(loader)
 

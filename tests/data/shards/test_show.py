@@ -8,7 +8,7 @@ from PIL import Image
 
 from prefixvlm.data.shards import statistics
 from prefixvlm.data.shards.manifest import MANIFEST
-from prefixvlm.data.shards.show import CELL, COLUMNS, KEY, LINE, LINES, MARGIN, _fonts, shortened, show
+from prefixvlm.data.shards.show import CELL, COLUMNS, LINE, LINES, MARGIN, MAX_KEY, _fonts, shorten, show
 from prefixvlm.data.shards.statistics import Frequencies
 from prefixvlm.data.shards.write import write_shards
 from tests.data.conftest import Command, png, write_tar
@@ -102,13 +102,13 @@ def test_letters_that_no_font_has_are_told_once(tmp_path: Path, monkeypatch: pyt
 
 
 def test_both_ends_of_a_long_key_are_shown() -> None:
-    assert shortened("a/b") == "a/b"
-    assert shortened("animals/of/the/world/a/cat-000001") == "animals/of/...a/cat-000001"
-    assert len(shortened("x" * 99)) == KEY
+    assert shorten("a/b") == "a/b"
+    assert shorten("animals/of/the/world/a/cat-000001") == "animals/of/...a/cat-000001"
+    assert len(shorten("x" * 99)) == MAX_KEY
 
 
 def test_frequencies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "KEPT", 10)
+    monkeypatch.setattr(statistics, "MAX_TEXTS", 10)
     found = Frequencies()
     for number in range(1000):
         found.add("often", str(number))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from prefixvlm.data.sample import SEEN
+from prefixvlm.data.sample import VISUAL_EXTENSIONS
+from prefixvlm.data.shards.check import MAX_PROBLEMS
 from prefixvlm.data.shards.manifest import MANIFEST, read_manifest
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.verify import MOST, verify_folder
+from prefixvlm.data.shards.verify import verify_folder
 from prefixvlm.data.shards.write import write_shards
 from tests.data.conftest import Command, png, raw_samples, write_tar
 
@@ -86,7 +87,7 @@ def test_half_samples(make_shards: Make) -> None:
     members = members_of(folder / "train-000001.tar")
     halves = [member for member in members if member[0] not in ("train006.json", "train007.png")]
     assert problems(unlisted(folder, halves)) == [
-        f"shard train-000001.tar, sample train007: it needs exactly one of .{', .'.join(SEEN)}, but has 0",
+        f"shard train-000001.tar, sample train007: it needs exactly one of .{', .'.join(VISUAL_EXTENSIONS)}, but has 0",
         "shard train-000001.tar, sample train006 has no .json, as others of train have",
     ]
 
@@ -160,7 +161,7 @@ def test_images_that_do_not_decode_only_when_asked(make_shards: Make) -> None:
         (name, data[:40] if name == "train002.png" else data) for name, data in members_of(folder / "train-000000.tar")
     ]
     assert "is whole" in verify_folder(unlisted(folder, members, "train-000000.tar"))
-    (problem,) = problems(folder, decoded=True)
+    (problem,) = problems(folder, decode_images=True)
     assert problem.startswith("shard train-000000.tar, sample train002: the image does not decode")
 
 
@@ -175,8 +176,8 @@ def test_no_more_than_some_are_named(tmp_path: Path, workers: int) -> None:
     for shard in range(3):
         write_tar(tmp_path / f"train-{shard}.tar", [(f"{shard}-{n}.json", b"{}") for n in range(30)])
     found = problems(tmp_path, workers=workers)
-    assert len(found) == MOST + 1
-    assert found[-1] == f"and {90 - MOST} more"
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == f"and {90 - MAX_PROBLEMS} more"
     assert "sample 0-0:" in found[0]
 
 

@@ -160,7 +160,7 @@ def test_changed_samples_and_damaged_or_additional_shards_are_not_used(tmp_path:
     partial = tmp_path / ".out.partial"
     os.truncate(partial / "shards" / "train-000002.tar", 100)
     (partial / "done" / "train-000003.tar.json").write_text("{")
-    (partial / "shards" / "train-000000.tar.tmp").write_text("of a killed run")
+    (partial / "shards" / ".train-000000.tar.7.tmp").write_text("of a killed run")
     write_shards({"train": changed(2, 20), "val": raw_samples(1)}, tmp_path / "out", "a test", "none", 5)
     write_shards({"train": changed(2, 20), "val": raw_samples(1)}, tmp_path / "whole", "a test", "none", 5)
     assert_alike(tmp_path / "out", tmp_path / "whole")

@@ -1,1 +1,1 @@
-"""Loading batches from shards: shuffled and exactly resumable for training, each sample once for evaluation."""
+"""Data loaders over shards: shuffled and exactly resumable for training, each sample once for evaluation."""

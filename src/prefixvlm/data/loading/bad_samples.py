@@ -1,16 +1,16 @@
-"""Bad samples go in as batches bring them; a warning for each, and an error when they are too many, come out."""
+"""Count bad samples: warn of each, and raise an error if there are too many."""
 
 import logging
 from collections.abc import Iterable
 
 import torch.distributed as dist
 
-Bad = tuple[str, str]  # which sample, and what is wrong with it
+Bad = tuple[str, str]  # the name of a sample and what is wrong with it
 logger = logging.getLogger(__name__)
 
 
 class BadSamples:
-    """Counts distinct bad samples of an epoch of num_samples. fraction: of these, how many may be bad."""
+    """Counts the distinct bad samples of an epoch of num_samples. fraction: how many of these may be bad."""
 
     def __init__(self, fraction: float, num_samples: int) -> None:
         if not 0 <= fraction <= 1:
@@ -22,7 +22,7 @@ class BadSamples:
         return len(self.bad)
 
     def add(self, bad: Iterable[Bad]) -> None:
-        """Raises ValueError where they are too many."""
+        """Add bad samples. Raises ValueError if there are too many."""
         for name, reason in bad:
             if name not in self.bad:
                 self.bad[name] = reason
@@ -30,15 +30,15 @@ class BadSamples:
                 logger.warning("skipped a bad sample: %s", reason)
 
     def gather(self) -> None:
-        """Make every rank know the bad samples of all; all must call it. Raises ValueError where they are too many."""
+        """Add the bad samples of all ranks, which must all call this. Raises ValueError if there are too many."""
         if dist.is_available() and dist.is_initialized():
-            everyone: list[dict[str, str]] = [{}] * dist.get_world_size()
-            dist.all_gather_object(everyone, self.bad)
-            self.bad = {name: reason for bad in everyone for name, reason in bad.items()}
+            ranks: list[dict[str, str]] = [{}] * dist.get_world_size()
+            dist.all_gather_object(ranks, self.bad)
+            self.bad = {name: reason for bad in ranks for name, reason in bad.items()}
         self._check()
 
     def restore(self, bad: dict[str, str]) -> None:
-        """What a checkpoint knows; it was warned of then."""
+        """Add the bad samples of a checkpoint, without a warning."""
         self.bad |= bad
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""Shards go in; some of their samples, drawn by a seed and read again when they are wanted, come out."""
+"""Random training samples from which few-shot demonstrations are chosen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from prefixvlm.data.shards.read import RawSample, count_samples, read_shard
 
 
 class DemonstrationPool:
-    """Undecoded samples. image: one that stands in for all of theirs (blind)."""
+    """Holds `size` random samples, undecoded to save memory. image: replaces the images of all samples (blind)."""
 
     def __init__(self, shards: Sequence[Path], size: int, seed: int, image: Image.Image | None = None) -> None:
         counts = [count_samples(path) for path in shards]
-        drawn = np.random.default_rng(seed).permutation(sum(counts))[:size]
+        chosen = np.random.default_rng(seed).permutation(sum(counts))[:size]
         self._raw: list[RawSample] = []
-        self.image, first = image, 0
+        self.image, start = image, 0
         for path, count in zip(tqdm(shards, desc="reading demonstrations", delay=2), counts, strict=True):
-            wanted = {int(number) - first for number in drawn if first <= number < first + count}
-            self._raw += read_shard(path, wanted) if wanted else ()
-            first += count
+            numbers = {int(number) - start for number in chosen if start <= number < start + count}
+            self._raw += read_shard(path, numbers) if numbers else ()
+            start += count
 
     @property
     def keys(self) -> list[str]:

@@ -1,7 +1,7 @@
-"""Sources and the number of an epoch go in; which shards are read and which samples make its batches come out.
+"""Plan of an epoch: shuffles shards and samples and cuts them into batches, as numbers only.
 
-Only numbers: no file is opened. The samples of an epoch are numbered as its walks meet them, a walk a source, one
-walk's numbers after the other's; an epoch is the sequence of these numbers, cut into batches.
+No file is opened. The samples of an epoch are numbered in the order in which they are read, the read order of one
+source after that of the other. An epoch is a sequence of these numbers, cut into batches.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 
 Numbers = NDArray[np.int64]
-ReadOrder = list[tuple[ShardRef, int]]  # shards in the order in which they are read, with their numbers of samples
-PASS, MIXTURE, BUCKETS = range(3)  # what random numbers are for: no two share theirs
+ReadOrder = list[tuple[ShardRef, int]]  # the shards of one source in the order of reading, with their sample counts
+PASS, MIXTURE, BUCKETS = range(3)  # part of the seed, so that no two uses share their random numbers
 
 
 @dataclass(frozen=True)
 class Planner:
     """Plans epochs of `length` steps of `world` batches of `batch_size` samples.
 
-    mixed: samples are drawn by the sources' weights, and each source goes on where the last epoch left it; else an
-    epoch is one pass over the one source.
-    shuffle_buffer: how far a sample may move within a walk; 1: epochs are alike, in the shards' order.
-    bucket_batches: within so many steps, batches are made of samples with texts of like length.
+    mixed: draw samples by the weights of the sources, and continue each source where the last epoch left it. Otherwise
+        an epoch is one pass over the one source.
+    shuffle_buffer: how far a sample may move within the read order; 1 gives the order of the shards in every epoch.
+    bucket_batches: within this many steps, samples with texts of similar length share a batch.
     """
 
     sources: Sequence[ShardSource]
@@ -37,67 +37,72 @@ class Planner:
     mixed: bool = False
 
     def epoch(self, epoch: int) -> tuple[list[ReadOrder], Numbers]:
+        """Return the read order of each source, and the numbers of the samples in the order of the batches."""
         if self.shuffle_buffer == 1:
             epoch = 0
-        drawn, starts = self._drawn(epoch)
-        numbers = np.empty(len(drawn), np.int64)
-        walks: list[ReadOrder] = []
+        source_of, starts = self._draw_sources(epoch)
+        numbers = np.empty(len(source_of), np.int64)
+        read_orders: list[ReadOrder] = []
         lengths, first = [np.empty(0, np.int64)], 0
-        for number, source in enumerate(self.sources):
-            chosen = np.flatnonzero(drawn == number)
-            walk, found = self._stretch(number, starts[number], starts[number] + len(chosen))
-            numbers[chosen] = first + found
-            walks.append([(source.tars[shard], source.counts[shard]) for shard in walk])
-            first += sum(count for _, count in walks[-1])
+        for index, source in enumerate(self.sources):
+            chosen = np.flatnonzero(source_of == index)
+            shards, order = self._slice_of_passes(index, starts[index], starts[index] + len(chosen))
+            numbers[chosen] = first + order
+            read_orders.append([(source.shards[shard], source.counts[shard]) for shard in shards])
+            first += sum(count for _, count in read_orders[-1])
             if self.bucket_batches:
-                lengths += [source.lengths[shard] for shard in walk]
+                lengths += [source.lengths[shard] for shard in shards]
         if self.bucket_batches:
-            numbers = self._bucketed(numbers, np.concatenate(lengths), epoch)
-        return walks, numbers
+            numbers = self._bucket(numbers, np.concatenate(lengths), epoch)
+        return read_orders, numbers
 
-    def _drawn(self, epoch: int) -> tuple[Numbers, Numbers]:
-        """The source of each sample of the epoch, and how many samples of each source came before it."""
+    def _draw_sources(self, epoch: int) -> tuple[Numbers, Numbers]:
+        """Return the source of each sample of the epoch, and how many samples of each source precede the epoch."""
         if not self.mixed:
             return np.zeros(self._size, np.int64), np.array([epoch * self.sources[0].num_samples])
-        starts = sum((self._shares(before) for before in range(epoch)), np.zeros(len(self.sources), np.int64))
-        shares = np.repeat(np.arange(len(self.sources)), self._shares(epoch))
-        return self._rng(epoch, MIXTURE, 1).permutation(shares), starts
+        starts = sum((self._draw_counts(before) for before in range(epoch)), np.zeros(len(self.sources), np.int64))
+        sources = np.repeat(np.arange(len(self.sources)), self._draw_counts(epoch))
+        return self._rng(epoch, MIXTURE, 1).permutation(sources), starts
 
-    def _shares(self, epoch: int) -> Numbers:
-        """How many samples of each source: with the permutation above, as if each were drawn on its own."""
+    def _draw_counts(self, epoch: int) -> Numbers:
+        """Draw the number of samples of each source."""
+        # A multinomial and then a permutation is distributed as an independent draw for each sample, and the counts of
+        # former epochs cost next to nothing.
         weights = np.array([source.weight for source in self.sources])
         return self._rng(epoch, MIXTURE, 0).multinomial(self._size, weights / weights.sum())
 
-    def _stretch(self, number: int, start: int, stop: int) -> tuple[list[int], Numbers]:
-        """The walk over a source's passes from its sample `start` on, and the numbers in it of those up to `stop`."""
-        source = self.sources[number]
-        walk, numbers = list[int](), [np.empty(0, np.int64)]
+    def _slice_of_passes(self, index: int, start: int, stop: int) -> tuple[list[int], Numbers]:
+        """Return the shards of the passes that hold samples `start` to `stop` of a source, and the order of these."""
+        source = self.sources[index]
+        shards, numbers = list[int](), [np.empty(0, np.int64)]
         total = source.num_samples
         for place, turn in enumerate(range(start // total, -(-stop // total))):
-            shards, order = self._pass(number, turn)
+            pass_shards, order = self._shuffled_pass(index, turn)
             numbers.append(order[max(0, start - turn * total) : stop - turn * total] + place * total)
-            walk += shards
-        return walk, np.concatenate(numbers)
+            shards += pass_shards
+        return shards, np.concatenate(numbers)
 
-    def _pass(self, number: int, turn: int) -> tuple[list[int], Numbers]:
-        source = self.sources[number]
+    def _shuffled_pass(self, index: int, turn: int) -> tuple[list[int], Numbers]:
+        source = self.sources[index]
         total = source.num_samples
         if self.shuffle_buffer == 1:
-            return list(range(len(source.tars))), np.arange(total)
-        rng = self._rng(turn, PASS, number)
-        shards = rng.permutation(len(source.tars)).tolist()
+            return list(range(len(source.shards))), np.arange(total)
+        rng = self._rng(turn, PASS, index)
+        shards = rng.permutation(len(source.shards)).tolist()
         if self.shuffle_buffer >= total:
             return shards, rng.permutation(total)
-        steps = rng.uniform(0, self.shuffle_buffer, total)
-        return shards, np.argsort(np.arange(total) + steps, kind="stable")
+        moves = rng.uniform(0, self.shuffle_buffer, total)
+        return shards, np.argsort(np.arange(total) + moves, kind="stable")
 
-    def _bucketed(self, numbers: Numbers, lengths: Numbers, epoch: int) -> Numbers:
-        """Sorted by length within each window; the batches of a step are neighbours, so no rank waits for another."""
+    def _bucket(self, numbers: Numbers, lengths: Numbers, epoch: int) -> Numbers:
+        """Sort the samples by length within windows of bucket_batches steps, then shuffle the steps."""
         rng = self._rng(epoch, BUCKETS, 0)
         size, windows = self.batch_size * self.world, []
         for first in range(0, len(numbers), self.bucket_batches * size):
             window = numbers[first : first + self.bucket_batches * size]
             window = window[np.argsort(lengths[window], kind="stable")]
+            # The batches of a step are neighbours in length, so no rank waits for another; which rank gets the
+            # longest is random.
             steps = rng.permutation(window.reshape(-1, self.world, self.batch_size))
             ranks = rng.permuted(np.tile(np.arange(self.world), (len(steps), 1)), axis=1)
             windows.append(np.take_along_axis(steps, ranks[:, :, None], axis=1).ravel())

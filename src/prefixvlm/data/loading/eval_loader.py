@@ -1,26 +1,27 @@
-"""Sources of shards go in, the batches of an evaluation come out: each sample once over all ranks."""
+"""Evaluation loader: each sample once over all ranks, in the order of the shards."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.epoch_plan import ReadOrder
+from prefixvlm.data.loading.loader import ShardLoader
 from prefixvlm.data.loading.planned_batches import FAIL, SKIP, Collate, decode_from
 from prefixvlm.data.loading.shard_source import ShardSource, prefetched_paths
-from prefixvlm.data.loading.train_loader import Loader
-from prefixvlm.data.sample import Sample
+from prefixvlm.data.sample import BLACK_IMAGE, Sample
 from prefixvlm.data.shards.read import read_shard
 
 
-class EvalLoader(Loader):
-    """For validation and test: each sample once over all ranks, in the shards' order; the last batch may be smaller.
+class EvalLoader(ShardLoader):
+    """Loader for validation and test: each sample once over all ranks; the last batch may be smaller.
 
-    limit: only the first so many samples. Ranks may differ by one batch: no collectives in a validation step.
-    max_bad_fraction: of the samples, how many may be bad and are skipped; None: a bad sample is an error.
+    limit: use only the first samples.
+    max_bad_fraction: the fraction of the samples that may be bad and are skipped; None makes a bad sample an error.
+
+    The ranks may differ by one batch, so a validation step must not contain collectives.
     """
 
     def __init__(
@@ -44,26 +45,28 @@ class EvalLoader(Loader):
         batch_size = self.batch_size = min(batch_size, self.num_samples // self.world)
         self._starts = range(self.rank * batch_size, self.num_samples, self.world * batch_size)
         self.on_bad = FAIL if max_bad_fraction is None else SKIP
-        self.budget = BadSamples(max_bad_fraction or 0, self.num_samples)
+        self.bad_samples = BadSamples(max_bad_fraction or 0, self.num_samples)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     @property
-    def _walk(self) -> ReadOrder:
-        return [pair for source in self.sources for pair in zip(source.tars, source.counts, strict=True)]
+    def _read_order(self) -> ReadOrder:
+        return [pair for source in self.sources for pair in zip(source.shards, source.counts, strict=True)]
 
     def samples(self, images: bool = False) -> Iterator[Sample]:
-        """All samples of all ranks, in order; their images are black unless they are asked for."""
-        black = None if images else Image.new("RGB", (64, 64))
-        tars = [tar for tar, _ in self._walk]
-        raw = (
-            (tar, sample) for tar, path in zip(tars, prefetched_paths(tars), strict=True) for sample in read_shard(path)
+        """Yield the samples of all ranks in order. images: decode their images, which are black otherwise."""
+        image = None if images else BLACK_IMAGE
+        shards = [shard for shard, _ in self._read_order]
+        samples = (
+            (shard, raw)
+            for shard, path in zip(shards, prefetched_paths(shards), strict=True)
+            for raw in read_shard(path)
         )
-        for tar, sample in islice(raw, self.num_samples):
-            yield decode_from(tar, sample, black)
+        for shard, raw in islice(samples, self.num_samples):
+            yield decode_from(shard, raw, image)
 
     def __iter__(self) -> Iterator[Any]:
         batches = [np.arange(start, min(start + self.batch_size, self.num_samples)) for start in self._starts]
         seeds = [str(self.seed)] * len(batches)
-        yield from self._read([self._walk], batches, seeds, self.budget, self.on_bad)
+        yield from self._read([self._read_order], batches, seeds, self.bad_samples, self.on_bad)

@@ -1,4 +1,4 @@
-"""What data.shards says goes in; the sources of a split come out, each with its weight and its shards."""
+"""Resolve data.shards: the sources of a split, with their weights and shards."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import braceexpand
 
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
-from prefixvlm.data.remote import is_remote, shown
+from prefixvlm.data.remote import is_remote, without_query
 from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.manifest import Manifest, read_manifest, resolve_shards
 
@@ -16,20 +16,20 @@ Shards = str | Mapping[str, Mapping[str, Any]]
 
 
 def find_sources(shards: Shards, split: str, cache: ShardCache) -> list[ShardSource]:
-    """The sources that have this split; for training, all must.
+    """Return the sources that have this split; for training, every source must have it.
 
     shards: a folder, a pattern or a URL of either (see resolve_shards), or NAME -> {shards: one of these, weight: W}.
-    The keys of a mapping's samples are NAME/KEY, and their questions' ids NAME/ID, so that they stay unique.
-    Raises ValueError if there are none.
+        With names, sample keys become NAME/KEY and question ids NAME/ID, so that they stay unique.
+    Raises ValueError if no source has the split.
     """
     if isinstance(shards, str):
-        return [ShardSource(_tars(shards, split, cache))]
+        return [ShardSource(_shard_refs(shards, split, cache))]
     sources = []
     for name, options in _checked(shards).items():
         folder = options["shards"]
         if split == "train" or _has(folder, split, cache):
             weight = float(options.get("weight", 1))
-            sources.append(ShardSource(_tars(folder, split, cache, f"{name}/"), name, weight))
+            sources.append(ShardSource(_shard_refs(folder, split, cache, f"{name}/"), name, weight))
     if not sources:
         raise ValueError(f"none of data.shards ({', '.join(shards)}) has {split} samples; add one that has")
     return sources
@@ -50,41 +50,41 @@ def _checked(shards: Any) -> Mapping[str, Mapping[str, Any]]:
     return shards
 
 
-def _tars(shards: str, split: str, cache: ShardCache, prefix: str = "") -> list[ShardRef]:
+def _shard_refs(shards: str, split: str, cache: ShardCache, prefix: str = "") -> list[ShardRef]:
     if not is_remote(shards):
         return [ShardRef(path, prefix) for path in resolve_shards(shards, split)]
-    if not shown(shards).endswith(".tar"):
+    if not without_query(shards).endswith(".tar"):
         folder = cache.folder_of(shards)
         manifest = _manifest(folder)
         if not manifest.has(split):
-            raise ValueError(f"{shown(shards)} holds no {split} samples, only {', '.join(manifest.splits)}")
+            raise ValueError(f"{without_query(shards)} holds no {split} samples, only {', '.join(manifest.splits)}")
         names = [shard.name for shard in manifest.splits[split].shards]
         return [ShardRef(folder / name, prefix, f"{shards.rstrip('/')}/{name}", cache) for name in names]
     if "{split}" not in shards or "*" in shards:
         raise ValueError(
-            f"data.shards={shown(shards)} must have {{split}} in it, and no *: a server does not list its files; "
-            "give a range such as {split}-{000000..000012}.tar"
+            f"data.shards={without_query(shards)} must have {{split}} in it, and no *: a server does not list its "
+            "files; give a range such as {split}-{000000..000012}.tar"
         )
     urls = braceexpand.braceexpand(shards.replace("{split}", split))
     return [ShardRef(cache.path_of(url), prefix, url, cache) for url in urls]
 
 
 def _has(shards: str, split: str, cache: ShardCache) -> bool:
-    """Whether there is such a split; what is there and damaged is an error later."""
+    """Return whether the split exists. Damaged shards count as existing and raise their error later."""
     if is_remote(shards):
-        if not shown(shards).endswith(".tar"):
+        if not without_query(shards).endswith(".tar"):
             return _manifest(cache.folder_of(shards)).has(split)
-        return cache.has(_tars(shards, split, cache)[0].url)
+        return cache.has(_shard_refs(shards, split, cache)[0].url)
     folder = Path(shards)
     if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
         return manifest.has(split)
     try:
         return bool(resolve_shards(shards, split))
     except ValueError:
-        return "{split}" not in shards and not folder.is_dir()  # a misspelt one is told
+        return "{split}" not in shards and not folder.is_dir()  # a misspelt path must raise its error
 
 
 def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
-    assert manifest is not None, "the cache has put it there"
+    assert manifest is not None, "folder_of downloads it"
     return manifest

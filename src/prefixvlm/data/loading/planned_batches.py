@@ -1,4 +1,4 @@
-"""A planned epoch goes in, its batches come out: what runs in the loader's worker processes."""
+"""Dataset of the batches of a planned epoch, which the worker processes of a loader read and collate."""
 
 import random
 from bisect import bisect_right
@@ -15,139 +15,144 @@ from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.bad_samples import Bad
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
 from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
-from prefixvlm.data.sample import Sample, decode
+from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.read import RawSample, read_shard
 
 Collate = Callable[[list[Sample], random.Random], Any]
-FAIL, SKIP, REPLACE = "fail", "skip", "replace"  # a bad sample; skip and replace differ for a batch of nothing else
-MAX_SPARES = 64
+FAIL, SKIP, REPLACE = "fail", "skip", "replace"  # skip and replace differ for a batch of bad samples only
+MAX_REPLACEMENTS = 64
 
 
 class PlannedBatches(IterableDataset):
-    """The planned batches of one rank, each with its bad samples; each worker makes every num_workers-th of them.
+    """Yields the planned batches of one rank, each with its bad samples; of W workers each makes every W-th batch.
 
-    A sample is bad if it does not decode, or if no batch can be made of it alone, as without a caption to train on;
-    one that raises NothingToLearnError is not. on_bad: FAIL raises; SKIP leaves bad samples out, and a batch of nothing
-    else is None; REPLACE makes such a batch of the next good sample of the walk, whatever the workers and wherever a
-    run is resumed.
+    A sample is bad if it does not decode, or if no batch can be made of it alone, for example without a caption to
+    train on; a sample that raises NothingToLearnError is not bad.
+
+    on_bad: FAIL raises the error of a bad sample. SKIP leaves bad samples out, and yields None for a batch of bad
+        samples only. REPLACE makes such a batch of the next good sample in the read order instead, which does not
+        depend on the number of workers or on where a run is resumed.
     """
 
     def __init__(
         self,
-        walks: list[ReadOrder],
+        read_orders: list[ReadOrder],
         batches: list[Numbers],
         seeds: list[str],
         collate: Collate,
         blind: bool,
         on_bad: str,
     ) -> None:
-        self.walks, self.batches, self.seeds, self.collate, self.on_bad = walks, batches, seeds, collate, on_bad
-        self.image = Image.new("RGB", (64, 64)) if blind else None  # one object: encoded once a batch
+        self.read_orders, self.batches, self.seeds, self.collate = read_orders, batches, seeds, collate
+        self.on_bad, self.image = on_bad, BLACK_IMAGE if blind else None
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        mine = slice(worker.id, None, worker.num_workers) if worker else slice(None)
+        own = slice(worker.id, None, worker.num_workers) if worker else slice(None)
         try:
-            arriving = _in_order(self.walks, self.batches[mine])
-            for batch, seed in zip(self.batches[mine], self.seeds[mine], strict=True):
-                made, bad = self._made((next(arriving) for _ in batch), seed)
-                if isinstance(made, str):
-                    made = self._spare(batch[-1], seed, made) if self.on_bad == REPLACE else None
-                yield made, bad
+            samples = _planned_samples(self.read_orders, self.batches[own])
+            for numbers, seed in zip(self.batches[own], self.seeds[own], strict=True):
+                batch, bad = self._make_batch((next(samples) for _ in numbers), seed)
+                if isinstance(batch, str):
+                    batch = self._replacement(numbers[-1], seed, batch) if self.on_bad == REPLACE else None
+                yield batch, bad
         except (ValueError, OSError) as error:
-            yield error  # as a value: torch would put the worker's traceback into its sentence
+            yield error  # torch would put the worker's traceback into the message of an exception that is raised
 
-    def _made(self, arriving: Iterable[tuple[ShardRef, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
-        """The batch of those that are good, or why there is none; and the bad ones."""
-        found: list[tuple[ShardRef, str, Sample]] = []
+    def _make_batch(self, samples: Iterable[tuple[ShardRef, RawSample]], seed: str) -> tuple[Any, list[Bad]]:
+        """Return the batch of the good samples, or the reason (str) if there are none; and the bad samples."""
+        decoded: list[tuple[ShardRef, str, Sample]] = []
         bad: list[Bad] = []
-        for tar, raw in arriving:
+        for shard, raw in samples:
             try:
-                found.append((tar, raw[0], decode_from(tar, raw, self.image)))
+                decoded.append((shard, raw[0], decode_from(shard, raw, self.image)))
             except ValueError as error:
                 if self.on_bad == FAIL:
                     raise
-                bad.append((_name(tar, raw[0]), str(error)))
+                bad.append((_sample_name(shard, raw[0]), str(error)))
         try:
-            if found:
-                return self._collated([sample for _, _, sample in found], seed), bad
+            if decoded:
+                return self._collate([sample for _, _, sample in decoded], seed), bad
         except NothingToLearnError as error:
             return str(error), bad
         except ValueError:
             if self.on_bad == FAIL:
                 raise
+        # The batch does not collate; samples that do not collate alone are bad.
         good = []
-        for tar, key, sample in found:
+        for shard, key, sample in decoded:
             try:
-                self._collated([sample], seed)
+                self._collate([sample], seed)
                 good.append(sample)
             except NothingToLearnError:
                 continue
             except ValueError as error:
-                bad.append((_name(tar, key), f"shard {tar.path}: {error}"))
-        return (self._collated(good, seed) if good else bad[0][1]), bad
+                bad.append((_sample_name(shard, key), f"shard {shard.path}: {error}"))
+        return (self._collate(good, seed) if good else bad[0][1]), bad
 
-    def _collated(self, samples: list[Sample], seed: str) -> Any:
+    def _collate(self, samples: list[Sample], seed: str) -> Any:
         return self.collate(samples, random.Random(seed))
 
-    def _spare(self, number: int, seed: str, reason: str) -> Any:
-        total = sum(count for walk in self.walks for _, count in walk)
-        spares = (number + np.arange(1, min(MAX_SPARES, total - 1) + 1)) % total
-        for each in _in_order(self.walks, [spares]):
-            made, _ = self._made([each], seed)
-            if not isinstance(made, str):
-                return made
-        raise ValueError(f"{reason}; so it is with a whole batch and the {len(spares)} samples after it")
+    def _replacement(self, number: int, seed: str, reason: str) -> Any:
+        """Return a batch of the first good sample after `number`. Raises ValueError if there is none nearby."""
+        total = sum(count for read_order in self.read_orders for _, count in read_order)
+        candidates = (number + np.arange(1, min(MAX_REPLACEMENTS, total - 1) + 1)) % total
+        for sample in _planned_samples(self.read_orders, [candidates]):
+            batch, _ = self._make_batch([sample], seed)
+            if not isinstance(batch, str):
+                return batch
+        raise ValueError(f"{reason}; so it is with a whole batch and the {len(candidates)} samples after it")
 
 
-def _name(tar: ShardRef, key: str) -> str:
-    return f"{tar.prefix}{tar.path.name}: {key}"
+def _sample_name(shard: ShardRef, key: str) -> str:
+    return f"{shard.prefix}{shard.path.name}: {key}"
 
 
-def decode_from(tar: ShardRef, raw: RawSample, image: Image.Image | None = None) -> Sample:
-    """Raises ValueError for a bad sample, naming shard and key."""
-    sample = decode(*raw, f"shard {tar.path}", image)
-    if not tar.prefix:
+def decode_from(shard: ShardRef, raw: RawSample, image: Image.Image | None = None) -> Sample:
+    """Decode a sample of a shard. Raises ValueError that names shard and key if the sample is bad."""
+    sample = decode(*raw, f"shard {shard.path}", image)
+    if not shard.prefix:
         return sample
-    questions = tuple(replace(question, id=tar.prefix + question.id) for question in sample.questions)
-    return replace(sample, key=tar.prefix + sample.key, questions=questions)
+    questions = tuple(replace(question, id=shard.prefix + question.id) for question in sample.questions)
+    return replace(sample, key=shard.prefix + sample.key, questions=questions)
 
 
-def _in_order(walks: list[ReadOrder], batches: list[Numbers]) -> Iterator[tuple[ShardRef, RawSample]]:
-    """The samples of the batches, one after the other; the walks go on side by side."""
+def _planned_samples(read_orders: list[ReadOrder], batches: list[Numbers]) -> Iterator[tuple[ShardRef, RawSample]]:
+    """Yield the samples of the batches in order, from all sources in parallel."""
     numbers = np.concatenate([np.empty(0, np.int64), *batches])
-    starts = [0, *accumulate(sum(count for _, count in walk) for walk in walks)]
+    starts = [0, *accumulate(sum(count for _, count in read_order) for read_order in read_orders)]
     streams = [
-        _of_walk(walk, numbers[(numbers >= start) & (numbers < stop)] - start)
-        for walk, start, stop in zip(walks, starts, starts[1:], strict=False)
+        _reordered_samples(read_order, numbers[(numbers >= start) & (numbers < stop)] - start)
+        for read_order, start, stop in zip(read_orders, starts, starts[1:], strict=False)
     ]
     for number in numbers.tolist():
         yield next(streams[bisect_right(starts, number) - 1])
 
 
-def _of_walk(walk: ReadOrder, numbers: Numbers) -> Iterator[tuple[ShardRef, RawSample]]:
-    """Those that the walk meets too early wait, undecoded."""
-    arriving = _arriving(walk, np.sort(numbers))
-    waiting: dict[int, tuple[ShardRef, RawSample]] = {}
+def _reordered_samples(read_order: ReadOrder, numbers: Numbers) -> Iterator[tuple[ShardRef, RawSample]]:
+    """Yield the samples in the order of `numbers`, buffering those that are read before their turn, undecoded."""
+    samples = _read_samples(read_order, np.sort(numbers))
+    buffer: dict[int, tuple[ShardRef, RawSample]] = {}
     for number in numbers.tolist():
-        while number not in waiting:
-            arrived, sample = next(arriving)
-            waiting[arrived] = sample
-        yield waiting.pop(number)
+        while number not in buffer:
+            read_number, sample = next(samples)
+            buffer[read_number] = sample
+        yield buffer.pop(number)
 
 
-def _arriving(walk: ReadOrder, numbers: Numbers) -> Iterator[tuple[int, tuple[ShardRef, RawSample]]]:
-    wanted, first = [], 0  # shards with the numbers of the samples that are wanted of each
-    for tar, count in walk:
+def _read_samples(read_order: ReadOrder, numbers: Numbers) -> Iterator[tuple[int, tuple[ShardRef, RawSample]]]:
+    """Yield the samples with these numbers, which are sorted, in the order of reading."""
+    parts, first = [], 0  # shards with the number of their first sample and the numbers to read, within the shard
+    for shard, count in read_order:
         low, high = np.searchsorted(numbers, (first, first + count))
         if low < high:
-            wanted.append((tar, first, (numbers[low:high] - first).tolist()))
+            parts.append((shard, first, (numbers[low:high] - first).tolist()))
         first += count
-    paths = prefetched_paths([tar for tar, _, _ in wanted])
-    for (tar, first, inside), path in zip(wanted, paths, strict=True):
+    paths = prefetched_paths([shard for shard, _, _ in parts])
+    for (shard, first, inside), path in zip(parts, paths, strict=True):
         samples = read_shard(path, set(inside))
         for number in inside:
             if (sample := next(samples, None)) is None:
                 raise ValueError(f"shard {path} has lost samples since it was counted; was it written to meanwhile?")
-            yield first + number, (tar, sample)
-        next(samples, None)  # to the shard's end, where its number of samples is checked
+            yield first + number, (shard, sample)
+        next(samples, None)  # reads to the end of the shard, where its number of samples is checked

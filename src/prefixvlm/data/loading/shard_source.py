@@ -1,4 +1,4 @@
-"""Shards, here or elsewhere, go in; their numbers of samples and, one after the other, their local paths come out."""
+"""Local and remote shards: sample counts, and local paths that are fetched one shard ahead."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from prefixvlm.atomic import write_text
 from prefixvlm.data.shard_cache import PinnedFile, ShardCache
-from prefixvlm.data.shards.read import count_samples, listed
+from prefixvlm.data.shards.read import count_samples, manifest_entry
 
 
 class ShardRef(NamedTuple):
-    """One shard. prefix: stands before the keys of its samples. cache: fetches it from `url`."""
+    """A local shard, or one that `cache` downloads from `url`. prefix: stands before the keys of its samples."""
 
     path: Path
     prefix: str = ""
@@ -25,93 +26,91 @@ class ShardRef(NamedTuple):
     cache: ShardCache | None = None
 
     def pin(self) -> PinnedFile:
-        """Its path, fetched if it must be, and there until it is closed."""
+        """Return the local file, downloaded if needed, which stays until it is closed."""
         if self.cache is None:
             return PinnedFile(self.path)
-        shard = listed(self.path)
-        return self.cache.pin(self.url, self.path, *((shard.bytes, shard.sha256) if shard else ()))
+        entry = manifest_entry(self.path)
+        return self.cache.pin(self.url, self.path, *((entry.bytes, entry.sha256) if entry else ()))
 
     def num_samples(self) -> int:
-        """Its samples. A remote one without a manifest is fetched for that, once."""
-        if self.cache is None or listed(self.path) is not None:
+        """Return the number of samples. To count it, a remote shard without a manifest is downloaded once."""
+        if self.cache is None or manifest_entry(self.path) is not None:
             return count_samples(self.path)
-        kept = self.path.with_name(f"{self.path.name}.count")
-        if not kept.is_file():
-            held = self.pin()
+        count_file = self.path.with_name(f"{self.path.name}.count")  # stays when the shard is evicted
+        if not count_file.is_file():
+            pin = self.pin()
             try:
-                count = count_samples(held.path)
+                write_text(count_file, str(count_samples(pin.path)))
             finally:
-                held.close()
-            part = kept.with_name(f"{kept.name}.{id(held)}.partial")
-            part.write_text(str(count))
-            part.replace(kept)
-        return int(kept.read_text())
+                pin.close()
+        return int(count_file.read_text())
 
 
 @dataclass
 class ShardSource:
-    """The shards of one split of a data set; weight: its share of a mixture, beside the others'."""
+    """The shards of one split of a data set. weight: its share of a mixture, relative to the other sources."""
 
-    tars: Sequence[ShardRef]
+    shards: Sequence[ShardRef]
     name: str = ""
     weight: float = 1.0
 
     @cached_property
     def counts(self) -> list[int]:
-        return [tar.num_samples() for tar in tqdm(self.tars, desc=f"counting samples {self.name}".strip(), delay=5)]
+        description = f"counting samples {self.name}".strip()
+        return [shard.num_samples() for shard in tqdm(self.shards, desc=description, delay=5)]
 
     @cached_property
     def lengths(self) -> list[NDArray[np.int64]]:
-        """Of each shard's samples, the mean number of characters of their texts.
+        """For each shard, the mean number of characters of the texts of each sample.
 
-        Raises ValueError if that is not known.
+        Raises ValueError if the manifest does not list them.
         """
-        found = []
-        for tar, count in zip(self.tars, self.counts, strict=True):
-            shard = listed(tar.path)
-            if shard is None or len(shard.text_lengths) != count:
+        lengths = []
+        for shard, count in zip(self.shards, self.counts, strict=True):
+            entry = manifest_entry(shard.path)
+            if entry is None or len(entry.text_lengths) != count:
                 raise ValueError(
-                    f"shard {tar.path} has no text_lengths in its manifest, which data.bucket_batches needs; "
+                    f"shard {shard.path} has no text_lengths in its manifest, which data.bucket_batches needs; "
                     "make the shards again, or set data.bucket_batches=0"
                 )
-            found.append(np.asarray(shard.text_lengths, np.int64))
-        return found
+            lengths.append(np.asarray(entry.text_lengths, np.int64))
+        return lengths
 
     @property
     def num_samples(self) -> int:
         return sum(self.counts)
 
 
-def prefetched_paths(tars: Sequence[ShardRef]) -> Iterator[Path]:
-    """Each one's path in turn, held while it is read; a remote one is fetched while the one before it is read."""
-    coming = _begin(tars[0]) if tars else None
-    for number in range(len(tars)):
-        assert coming is not None
-        held = coming.result()
-        coming = _begin(tars[number + 1]) if number + 1 < len(tars) else None
+def prefetched_paths(shards: Sequence[ShardRef]) -> Iterator[Path]:
+    """Yield the local path of each shard, pinned while it is read, and fetch the next shard meanwhile."""
+    upcoming = _fetch(shards[0]) if shards else None
+    for number in range(len(shards)):
+        assert upcoming is not None
+        pin = upcoming.result()
+        upcoming = _fetch(shards[number + 1]) if number + 1 < len(shards) else None
         try:
-            yield held.path
+            yield pin.path
         except GeneratorExit:
-            if coming is not None:
-                coming.add_done_callback(_close)
+            if upcoming is not None:
+                upcoming.add_done_callback(_close)
             raise
         finally:
-            held.close()
+            pin.close()
 
 
-def _begin(tar: ShardRef) -> "Future[PinnedFile]":
+def _fetch(shard: ShardRef) -> "Future[PinnedFile]":
     future: Future[PinnedFile] = Future()
 
     def pin() -> None:
         try:
-            future.set_result(tar.pin())
-        except Exception as error:  # it belongs to whoever waits for the result
+            future.set_result(shard.pin())
+        except Exception as error:  # raised where the result is awaited
             future.set_exception(error)
 
-    if tar.cache is None:
+    if shard.cache is None:
         pin()
     else:
-        Thread(target=pin, daemon=True).start()  # a daemon: a reader that stops early does not wait for it
+        Thread(target=pin, daemon=True).start()  # a daemon, so that a process that stops reading can end at once
     return future
 
 

@@ -1,1 +1,1 @@
-"""Shards on disk: reading, writing, verifying and showing webdataset tars and their manifest."""
+"""Webdataset shards on disk: reading, writing, verifying and showing tars and their manifest."""

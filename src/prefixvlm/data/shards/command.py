@@ -1,4 +1,4 @@
-"""`prefixvlm shards`: its parser goes in; a command a data set, `verify` and `show` are added to it."""
+"""The command `prefixvlm shards`: a subcommand for each data set, `verify` and `show`."""
 
 import argparse
 import inspect
@@ -10,15 +10,13 @@ from prefixvlm.data import sources
 from prefixvlm.data.shards.worker_pool import default_workers
 
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
-
-
 CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of its problems."
 
 
 def add_shards(parser: argparse.ArgumentParser) -> Any:
-    """`prefixvlm shards NAME --out DIR` with the arguments that the data set wants; `verify` and `show`.
+    """Add `NAME --out DIR` with the arguments of each data set, `verify` and `show`.
 
-    Gives argparse's NAMEs, to which others can be added.
+    Returns argparse's subparsers, to which others can be added.
     """
     names = parser.add_subparsers(required=True, metavar="NAME")
     for name in sources.names():
@@ -36,7 +34,7 @@ def _add_source(names: Any, name: str) -> None:
         name, help=source.SOURCE, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for argument, parameter in sources.parameters(source).items():
-        metavar, _, explanation = source.WANTED[argument].partition(": ")
+        metavar, _, explanation = source.ARGUMENTS[argument].partition(": ")
         command.add_argument(
             sources.option(argument),
             type=KINDS.get(parameter.annotation, Path),
@@ -44,17 +42,17 @@ def _add_source(names: Any, name: str) -> None:
             metavar=metavar,
             help=explanation.replace("%", "%%"),
         )
-    if source.WANTED and len(source.SPLITS) > 1:
-        splits = f"only these of {', '.join(source.SPLITS)}; without it, all that their files are given for"
+    if source.ARGUMENTS and len(source.SPLITS) > 1:
+        splits = f"only these of {', '.join(source.SPLITS)}; by default all splits whose files are given"
         command.add_argument("--splits", nargs="+", choices=source.SPLITS, metavar="SPLIT", help=splits)
     if source.TERMS:
-        command.add_argument("--accept-terms", action="store_true", help=f"needed, for there are terms: {source.TERMS}")
-    if not sources.takes_tars(source):
-        size = "make images smaller: their shorter side, in pixels; without it their bytes stay as they are"
+        command.add_argument("--accept-terms", action="store_true", help=f"required by the terms: {source.TERMS}")
+    if not sources.provides_tars(source):
+        size = "make images smaller: the shorter side, in pixels; by default their bytes are not changed"
         command.add_argument("--image-size", type=int, metavar="S", help=size)
-        quality = "save images anew as JPEG of this quality, 1 to 100 (with --image-size: 90)"
+        quality = "re-encode images as JPEG of this quality, 1 to 100 (with --image-size, 90 by default)"
         command.add_argument("--image-quality", type=int, metavar="Q", help=quality)
-        command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="1000 unless set")
+        command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="default: 1000")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
     _add_workers(command)
     command.set_defaults(run=_write, source=name)
@@ -67,7 +65,7 @@ def _positive(text: str) -> int:
 
 
 def _add_workers(command: argparse.ArgumentParser) -> None:
-    workers = "processes; the number of cores, up to 8, unless set"
+    workers = "number of processes (default: the number of cores, at most 8)"
     command.add_argument("--workers", type=_positive, default=default_workers(), metavar="N", help=workers)
 
 
@@ -81,15 +79,15 @@ def _add_folder(command: argparse.ArgumentParser, *names: str) -> None:
 
 def _add_verify(command: argparse.ArgumentParser) -> None:
     _add_folder(command, "--out")
-    command.add_argument("--decode", action="store_true", help="decode every image, too")
+    command.add_argument("--decode", action="store_true", help="also decode every image")
     _add_workers(command)
     command.set_defaults(run=_verify)
 
 
 def _add_show(command: argparse.ArgumentParser) -> None:
     _add_folder(command)
-    command.add_argument("--out", type=Path, metavar="PNG", help="the picture; DIR/sheet.png unless set")
-    command.add_argument("--split", metavar="SPLIT", help="only this one")
+    command.add_argument("--out", type=Path, metavar="PNG", help="the picture (default: DIR/sheet.png)")
+    command.add_argument("--split", metavar="SPLIT", help="only this split")
     command.set_defaults(run=_show)
 
 
@@ -113,19 +111,19 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _write(arguments: argparse.Namespace) -> None:
     source = sources.load(arguments.source)
-    given = {name: value for name in source.WANTED if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name in source.ARGUMENTS if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if isinstance(value, Path) and not value.exists():
-            raise ValueError(f"there is no {value}; {sources.option(name)} wants {source.WANTED[name]}")
+            raise ValueError(f"there is no {value}; {sources.option(name)} wants {source.ARGUMENTS[name]}")
     if source.TERMS and not arguments.accept_terms:
         print(source.TERMS)
         raise ValueError(f"{source.SOURCE} has the terms above; if you accept them, give --accept-terms as well")
     chosen = getattr(arguments, "splits", None)
-    held = sources.splits(source, given)
-    splits = [split for split in held if chosen is None or split in chosen]
-    if missing := set(chosen or ()) - set(held):
-        raise ValueError(f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(held)}")
-    if sources.takes_tars(source):
+    available = sources.splits(source, given)
+    splits = [split for split in available if chosen is None or split in chosen]
+    if missing := set(chosen or ()) - set(available):
+        raise ValueError(f"there is nothing to write for {', '.join(sorted(missing))}, only for {', '.join(available)}")
+    if sources.provides_tars(source):
         from prefixvlm.data.shards.link_tars import link_tars
 
         tars = {split: source.tars(split, **given) for split in splits}
@@ -143,15 +141,15 @@ def _write(arguments: argparse.Namespace) -> None:
             arguments.workers,
             ReencodeOptions(arguments.image_size, arguments.image_quality),
         )
-    thing = "tars are incomplete or" if sources.takes_tars(source) else "samples are"
+    thing = "tars are incomplete or" if sources.provides_tars(source) else "samples are"
     for split, content in manifest.splits.items():
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples")
         if content.left_out:
             print(f"{len(content.left_out)} {split} {thing} left out; {arguments.out}/manifest.json says why")
 
 
-def origin(source: sources.Source, given: Mapping[str, Any]) -> str:
-    """The source and what was given, so that shards made from other files are not taken for these."""
+def origin(source: sources.DatasetSource, given: Mapping[str, Any]) -> str:
+    """Describe the source and its arguments, so that shards of other files have another manifest."""
     from prefixvlm.data.shards.manifest import sha256
 
     texts = [source.SOURCE]

@@ -1,4 +1,4 @@
-"""What a folder of shards holds: a folder or a pattern goes in, its manifest or the paths of its shards come out."""
+"""The manifest of a folder of shards, and the paths of the shards of a split."""
 
 import glob
 import hashlib
@@ -20,8 +20,10 @@ OTHER_SPLITS = {
 
 @dataclass
 class Shard:
-    """text_lengths: for each sample the mean number of characters of its captions and questions, 0 without any; none
-    in a manifest that is older than them.
+    """Manifest entry of a shard.
+
+    text_lengths: for each sample, the mean number of characters of its captions and questions, 0 if it has none. Empty
+        in manifests that were written before the field existed.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Shard:
 
 @dataclass
 class Split:
-    """left_out: why a sample of the source is in no shard, by its key."""
+    """Manifest entry of a split. left_out: by key, the reason why a sample of the source is in no shard."""
 
     shards: list[Shard] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Split:
 
 @dataclass
 class Manifest:
-    """What `prefixvlm shards` wrote, from what and how. options: those that changed the images."""
+    """What `prefixvlm shards` wrote, from which source and how. options: those that changed the images."""
 
     source: str
     licence: str
@@ -55,8 +57,8 @@ class Manifest:
     def has(self, split: str) -> bool:
         return split in self.splits and self.num_samples(split) > 0
 
-    def made_of(self) -> dict[str, Any]:
-        """The source, and how the shards are made of it."""
+    def recipe(self) -> dict[str, Any]:
+        """Return the source and how the shards are made of it; equal recipes give the same shards."""
         names = ("source", "licence", "samples_per_shard", "options")
         return {"splits": list(self.splits), **{name: getattr(self, name) for name in names}}
 
@@ -66,13 +68,13 @@ class Manifest:
 
     def to_json(self) -> str:
         text = json.dumps({"totals": self.totals(), **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
-        return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda found: "".join(found[0].split()), text)  # on one line
+        return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda match: "".join(match[0].split()), text)  # on one line
 
 
-def read_manifest(folder: Path, exactly: bool = False) -> Manifest | None:
-    """The manifest of a folder of shards, None if it has none. Raises ValueError if it is not one.
+def read_manifest(folder: Path, check_totals: bool = False) -> Manifest | None:
+    """Return the manifest of a folder of shards, None if there is none.
 
-    exactly: its totals must fit its shards, too.
+    check_totals: also compare its totals with its shards. Raises ValueError if the file is not a manifest.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -88,7 +90,7 @@ def read_manifest(folder: Path, exactly: bool = False) -> Manifest | None:
         if not all(Path(shard.name).name == shard.name and isinstance(shard.samples, int) for shard in shards):
             raise ValueError("a shard is not in the folder itself, or its number of samples is not a number")
         manifest = Manifest(splits=splits, **content)
-        if exactly and totals != manifest.totals():
+        if check_totals and totals != manifest.totals():
             raise ValueError(f"its totals are {totals}, but those of its shards {manifest.totals()}")
         return manifest
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -96,7 +98,7 @@ def read_manifest(folder: Path, exactly: bool = False) -> Manifest | None:
 
 
 def verify(folder: Path) -> None:
-    """Raises ValueError naming the first shard that is not, byte by byte, what the folder's manifest says."""
+    """Raise ValueError naming the first shard whose bytes differ from the manifest."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(f"{folder} has no {MANIFEST}, so its shards cannot be verified; {HOW_TO_MAKE}")
@@ -109,16 +111,16 @@ def verify(folder: Path) -> None:
 
 
 def all_shards(folder: Path) -> list[tuple[str, Path, Shard | None]]:
-    """The split and the path of each shard of a folder, and what the manifest says of it.
+    """Return split, path and manifest entry of each shard of a folder.
 
-    Without a manifest it is all tars, and the split is what stands before the last hyphen of a name.
+    Without a manifest these are all tars, and the split is the name up to its last hyphen.
     Raises ValueError if there are none.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; give its folder" if folder.exists() else f"there is no folder {folder}")
     manifest = read_manifest(folder)
     if manifest is not None:
-        return [(split, folder / each.name, each) for split, held in manifest.splits.items() for each in held.shards]
+        return [(name, folder / shard.name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     paths = sorted(folder.glob("*.tar"))
     if not paths:
         raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
@@ -131,30 +133,30 @@ def sha256(path: Path) -> str:
 
 
 def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
-    """The shards of a split: of a folder with a manifest, of a folder with SPLIT-*.tar, or of a pattern with {split}.
+    """Return the shards of a split: of a folder with a manifest or SPLIT-*.tar, or of a pattern with {split}.
 
-    A pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar" may hold braces and wildcards.
-    Raises ValueError if there are none, or if one that is named is missing or has another size than in the manifest.
-    how: the end of its sentence, what to do, if not what there usually is.
+    shards: a folder, or a pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar".
+    how: the advice that ends the error message, if not the usual one.
+    Raises ValueError if there are none, or if a shard is missing or its size differs from the manifest.
     """
     folder = Path(shards)
-    others = "{split}" in shards or any(folder.glob("*.tar"))  # shards of their own
-    how = how or (OTHER_SPLITS.get(split, HOW_TO_MAKE) if others else HOW_TO_MAKE)
+    has_shards = "{split}" in shards or any(folder.glob("*.tar"))
+    how = how or (OTHER_SPLITS.get(split, HOW_TO_MAKE) if has_shards else HOW_TO_MAKE)
     if folder.is_dir():
         manifest = read_manifest(folder)
         if manifest is not None and not manifest.has(split):
             raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {how}")
         if manifest is not None:
-            found = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)
-            for path, shard in zip(found, manifest.splits[split].shards, strict=True):
+            paths = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)
+            for path, shard in zip(paths, manifest.splits[split].shards, strict=True):
                 if path.stat().st_size != shard.bytes:
                     raise ValueError(
                         f"shard {path} has {path.stat().st_size} bytes and its manifest says {shard.bytes}; "
                         "it is damaged, or was cut short: make or copy it again"
                     )
-            return found
+            return paths
         return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split, how)
-    if "{split}" not in shards:  # the same files as train, val and test would go unnoticed
+    if "{split}" not in shards:  # otherwise the same files would silently be train, val and test
         reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
         raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {how}")
     return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split, how)
@@ -163,8 +165,8 @@ def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
 def _existing(patterns: list[str], split: str, how: str) -> list[Path]:
     paths: list[str] = []
     for pattern in patterns:
-        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-        if not found:
+        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+        if not matches:
             raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {how}")
-        paths += found
+        paths += matches
     return [Path(path) for path in paths]

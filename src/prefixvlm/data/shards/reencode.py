@@ -1,4 +1,4 @@
-"""A sample's members go in; out they come with smaller images, saved as JPEG."""
+"""Re-encode the images of a sample as JPEG, optionally smaller."""
 
 import io
 import json
@@ -14,7 +14,10 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class ReencodeOptions:
-    """image_size: of the shorter side, in pixels, never enlarged. image_quality: of the JPEG, 1 to 100."""
+    """How images are re-encoded; not at all if neither option is set.
+
+    image_size: the shorter side in pixels; smaller images keep their size. image_quality: of the JPEG, 1 to 100.
+    """
 
     image_size: int | None = None
     image_quality: int | None = None
@@ -26,39 +29,40 @@ class ReencodeOptions:
             raise ValueError(f"the image quality is {self.image_quality}; set --image-quality to 1 ... 100")
 
     def options(self) -> dict[str, int]:
-        """Those that are set."""
+        """Return the options that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __call__(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Raises ValueError if an image does not decode."""
+        """Re-encode the images in the members. Raises ValueError if one does not decode."""
         if not self.options():
             return dict(members)
-        names = {name: _as_jpg(name) for name in members if name not in TEXT_EXTENSIONS}
+        names = {name: _jpg_name(name) for name in members if name not in TEXT_EXTENSIONS}
         encoded = {
-            names.get(name, name): self._image(data) if name in names else data for name, data in members.items()
+            names.get(name, name): self._encode(data) if name in names else data for name, data in members.items()
         }
         if any(name[0].isdigit() for name in names):
-            encoded["json"] = renamed(members["json"], names)
+            encoded["json"] = rename_support(members["json"], names)
         return encoded
 
-    def _image(self, data: bytes) -> bytes:
+    def _encode(self, data: bytes) -> bytes:
         image = ImageOps.exif_transpose(decode_image(data))
         shorter = min(image.size)
         if self.image_size is not None and shorter > self.image_size:
             width, height = (max(1, round(side * self.image_size / shorter)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)  # over all pixels that shrink into one
+            # PIL's bicubic filter averages over all the pixels that become one, so fine patterns do not alias.
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=self.image_quality or QUALITY)
         return buffer.getvalue()
 
 
-def _as_jpg(name: str) -> str:
-    """ "png" is "jpg", "0.png" is "0.jpg"."""
+def _jpg_name(name: str) -> str:
+    """Return "jpg" for "png", "0.jpg" for "0.png"."""
     return ".".join([*name.split(".")[:-1], "jpg"])
 
 
-def renamed(text: bytes, names: Mapping[str, str]) -> bytes:
-    """The json member with the new names of the support's images."""
+def rename_support(text: bytes, names: Mapping[str, str]) -> bytes:
+    """Return the json member with new names of the images of the support."""
     content = json.loads(text)
     for each in content.get("support", []):
         each["image"] = names.get(each["image"], each["image"])

@@ -1,32 +1,31 @@
-"""A folder that is to be made goes in; the place where its files gather until all are there comes out."""
+"""Staging folder of shards: files gather here until all are finished, and an interrupted run continues from it."""
 
-import fcntl
-import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 
 class StagingFolder:
-    """`.NAME.partial` beside the folder NAME: what is finished of it, kept until all is or the plan is another.
+    """`.NAME.partial` beside the folder NAME. It keeps what is finished as long as the plan is the same.
 
-    shards: what becomes the folder. done: one file for each finished shard.
+    shards: becomes the folder. done: one file for each finished shard.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards, self.done, self._plan = folder / "shards", folder / "done", folder / "plan"
-        self.foreign = False  # of another plan
+        self.has_other_plan = False
 
     def follow(self, plan: str) -> None:
-        """Keeps what is there if it is of this plan. Raises ValueError if something is finished of another one."""
+        """Keep finished shards of this plan. Raises ValueError if there are finished shards of another plan."""
         other = self._plan.is_file() and self._plan.read_text() != plan
         if other and not self.empty:
-            self.foreign = True
+            self.has_other_plan = True
             raise ValueError(
                 f"{self.folder} holds what an interrupted run with other arguments or files has finished; go on with "
                 f"those, or delete it (rm -r {shlex.quote(str(self.folder))}) to start over"
@@ -39,7 +38,7 @@ class StagingFolder:
         self._plan.write_text(plan)
 
     def keep_only(self, names: set[str]) -> None:
-        """Removes what an earlier run made, whole or in part, and this one did not."""
+        """Remove shards, whole or partial, that a former run wrote and this one does not need."""
         for path in self.shards.iterdir():
             if path.name not in names:
                 path.unlink()
@@ -51,43 +50,46 @@ class StagingFolder:
 
 @contextmanager
 def staging_folder(out: Path) -> Iterator[StagingFolder]:
-    """The place for `out`, for this process alone.
+    """Lock the staging folder of `out` for this process.
 
-    When `out` has been made, or nothing is finished, or a ValueError says that it cannot become anything, the
-    place is removed; else it stays for the same command to go on with. Raises ValueError if another process has it.
+    At the end the staging folder is removed if `out` has been made, if nothing is finished, or on a ValueError, which
+    the same command would raise again. Otherwise it stays, and the same command continues from it.
+    Raises ValueError if another process has locked it.
     """
-    partial = StagingFolder(out.with_name(f".{out.name}.partial"))
+    staging = StagingFolder(out.with_name(f".{out.name}.partial"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(partial.folder, out)
+    lock = _lock(staging.folder, out)
     try:
-        yield partial
+        yield staging
     except ValueError:
-        if not partial.foreign:
-            shutil.rmtree(partial.folder, ignore_errors=True)
+        if not staging.has_other_plan:
+            shutil.rmtree(staging.folder, ignore_errors=True)
         raise
     except KeyboardInterrupt:
-        if not partial.empty:
+        if not staging.empty:
             print(
-                f"\nFinished shards are kept in {partial.folder}; the same command goes on from them.", file=sys.stderr
+                f"\nFinished shards are kept in {staging.folder}; the same command goes on from them.", file=sys.stderr
             )
         raise
     finally:
-        if not partial.shards.is_dir() or partial.empty:
-            shutil.rmtree(partial.folder, ignore_errors=True)
-        lock.close()
+        if not staging.shards.is_dir() or staging.empty:
+            shutil.rmtree(staging.folder, ignore_errors=True)
+        lock.release()
 
 
-def _lock(folder: Path, out: Path) -> BinaryIO:
+def _lock(folder: Path, out: Path) -> FileLock:
+    """Make the folder and lock it. Another process may remove it at any time, until it is locked."""
+    lock = FileLock(folder / "lock", timeout=0)
     while True:
         folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # the folder was renamed or removed by who had it until now
-            path = folder / "lock"
-            lock = path.open("ab")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.close()
+        try:
+            lock.acquire()
+        except FileNotFoundError:  # the folder has been removed
+            continue
+        except Timeout as error:
+            if Path(lock.lock_file).exists():
                 raise ValueError(f"another process is writing {out}; wait for it or give another --out") from error
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                return lock
-            lock.close()
+            continue
+        if Path(lock.lock_file).exists():
+            return lock
+        lock.release()

@@ -1,26 +1,28 @@
-"""Candidates for the samples of one shard go in; its tar and a sidecar that says what is in it come out."""
+"""Write the tar of one shard, and a sidecar file that records what is in it."""
 
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prefixvlm.data.sample import BLACK, Sample, decode
+from prefixvlm.atomic import replacing_file, write_text
+from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.manifest import Shard
 from prefixvlm.data.shards.reencode import ReencodeOptions
 
-Members = dict[str, bytes | Path]  # by extension; a Path is read by whoever writes the shard
-SampleOrError = tuple[str, Members | ValueError]  # a key and its members, or why it is left out
+Members = dict[str, bytes | Path]  # by extension; a Path is read when the shard is written
+SampleOrError = tuple[str, Members | ValueError]  # a key with its members, or with the reason why it is left out
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard that is to be made. folder: of the shards. sidecar: the file that says that it is finished."""
+    """A shard to write.
+
+    sidecar: the file that marks the shard as finished. fingerprint: see `fingerprint`.
+    """
 
     split: str
     path: Path
@@ -32,7 +34,7 @@ class ShardJob:
 
 @dataclass
 class ShardRecord:
-    """What a sidecar holds. The shard is there unless it would have no samples."""
+    """Content of a sidecar. The file of the shard exists unless it has no samples."""
 
     split: str
     fingerprint: str
@@ -40,48 +42,46 @@ class ShardRecord:
     left_out: dict[str, str]
 
     def save(self, path: Path) -> None:
-        with replacing(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
+        write_text(path, json.dumps(asdict(self)))
 
 
 def fingerprint(candidates: Sequence[SampleOrError]) -> str:
-    """Of what a shard is made from: keys, bytes, and the files' names, sizes and times."""
+    """Hash what a shard is made from: keys, bytes, and the names, sizes and times of files."""
     digest = hashlib.sha256()
     for key, members in candidates:
-        found: object = str(members)
+        content: object = str(members)
         if not isinstance(members, ValueError):
-            found = [(name, _stat(each) if isinstance(each, Path) else hashlib.sha256(each).hexdigest())
-                     for name, each in sorted(members.items())]  # fmt: skip
-        digest.update(repr((key, found)).encode())
+            content = [(name, _stat(each) if isinstance(each, Path) else hashlib.sha256(each).hexdigest())
+                       for name, each in sorted(members.items())]  # fmt: skip
+        digest.update(repr((key, content)).encode())
     return digest.hexdigest()
 
 
-def finished(task: ShardJob) -> ShardRecord | None:
-    """What an earlier run made of the very same candidates, if it did."""
+def finished(job: ShardJob) -> ShardRecord | None:
+    """Return the record of a former run if it finished this shard from the same candidates."""
     try:
-        content = json.loads(task.sidecar.read_text())
-        made = ShardRecord(shard=Shard(**content.pop("shard")), **content)
-        whole = not made.shard.samples or task.path.stat().st_size == made.shard.bytes
+        content = json.loads(job.sidecar.read_text())
+        record = ShardRecord(shard=Shard(**content.pop("shard")), **content)
+        whole = not record.shard.samples or job.path.stat().st_size == record.shard.bytes
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return made if whole and made.fingerprint == task.fingerprint else None
+    return record if whole and record.fingerprint == job.fingerprint else None
 
 
-def write_tar(task: ShardJob) -> Iterator[int | ShardRecord]:
-    """Writes the shard; yields 1 for each candidate that is dealt with, and at last what was made.
+def write_tar(job: ShardJob) -> Iterator[int | ShardRecord]:
+    """Write a shard and its sidecar. Yields 1 for each candidate, then the record of the shard.
 
-    Both files come to be under other names, are flushed to the disk and renamed: they are whole or not there.
-    Raises OSError if they cannot be written.
+    Raises OSError if a file cannot be written.
     """
     left_out: dict[str, str] = {}
     text_lengths = []
-    decoded = BLACK if task.encoding.options() else None  # what is encoded anew was decoded for it
-    with replacing(task.path) as file:
+    image = BLACK_IMAGE if job.encoding.options() else None  # re-encoding has decoded the images already
+    with replacing_file(job.path) as file:
         with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as tar:
-            for key, candidate in task.candidates:
+            for key, candidate in job.candidates:
                 try:
-                    members = task.encoding(_read(candidate))
-                    sample = decode(key, members, task.split, decoded)
+                    members = job.encoding(_read(candidate))
+                    sample = decode(key, members, job.split, image)
                 except ValueError as error:
                     left_out[key] = str(error)
                 else:
@@ -93,25 +93,25 @@ def write_tar(task: ShardJob) -> Iterator[int | ShardRecord]:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
     if not text_lengths:
-        task.path.unlink()
-    shard = Shard(task.path.name, len(text_lengths), size, sha256, text_lengths)
-    made = ShardRecord(task.split, task.fingerprint, shard, left_out)
-    made.save(task.sidecar)
-    yield made
+        job.path.unlink()
+    shard = Shard(job.path.name, len(text_lengths), size, sha256, text_lengths)
+    record = ShardRecord(job.split, job.fingerprint, shard, left_out)
+    record.save(job.sidecar)
+    yield record
 
 
 def text_length(sample: Sample) -> int:
-    """The mean number of characters of its captions and questions, 0 without any."""
+    """Return the mean number of characters of captions and questions, 0 if there are none."""
     lengths = [len(text) for text in (*sample.captions, *(question.question for question in sample.questions))]
     return round(sum(lengths) / len(lengths)) if lengths else 0
 
 
 def _stat(path: Path) -> object:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return str(path)
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 def _read(members: Members | ValueError) -> dict[str, bytes]:
@@ -124,24 +124,8 @@ def _read(members: Members | ValueError) -> dict[str, bytes]:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """As webdataset's TarWriter does it; importing that takes three seconds and 200 MB in every process."""
+    """Add a member with the fields that webdataset's TarWriter sets, whose import takes three seconds and 200 MB."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.uname, info.gname = len(data), 0o444, "bigdata", "bigdata"
     tar.addfile(info, io.BytesIO(data))
-    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedRandom]:
-    """A new file that takes the place of `path` when all is written, and is gone if something fails."""
-    new = path.with_name(f"{path.name}.tmp")
-    try:
-        with new.open("w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        new.unlink(missing_ok=True)
+    tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header

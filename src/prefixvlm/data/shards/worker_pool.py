@@ -1,4 +1,4 @@
-"""Tasks go in; what some processes make of them comes out, in the order in which it is made."""
+"""Run a generator function over many tasks in worker processes, and stream its results."""
 
 import multiprocessing
 import os
@@ -12,19 +12,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST = 8
+MAX_WORKERS = 8
 
 
 def default_workers() -> int:
-    """The cores that this process may use, up to 8."""
-    return min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """Return the number of cores that this process may use, at most MAX_WORKERS."""
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def run(function: Callable[[T], Iterator[R]], tasks: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Yields what function(task) yields, of all tasks. With one worker, in this process.
+    """Yield what function(task) yields, for all tasks, in the order in which results arrive.
 
-    Raises what `function` raises, and OSError if a worker dies. However it ends, no worker is left.
-    Tasks are taken one by one, as workers are free for them.
+    One worker is this process itself. A task is taken from `tasks` when a worker is free for it. No worker outlives
+    the call.
+    Raises what `function` raises, and OSError if a worker dies.
     """
     if workers < 1:
         raise ValueError(f"the number of workers is {workers}; set --workers to 1 (in this process) or more")
@@ -32,52 +33,52 @@ def run(function: Callable[[T], Iterator[R]], tasks: Iterable[T], workers: int) 
         for task in tasks:
             yield from function(task)
         return
-    crew: dict[Connection, BaseProcess] = {}
+    pool: dict[Connection, BaseProcess] = {}
     try:
-        waiting = iter(tasks)
-        for task in islice(waiting, workers):
-            connection = _start(crew, function)
+        remaining = iter(tasks)
+        for task in islice(remaining, workers):
+            connection = _start(pool, function)
             connection.send(task)
-        while crew:
-            for connection in _ready(crew):
+        while pool:
+            for connection in _ready(pool):
                 result = connection.recv()
                 if isinstance(result, Exception):
                     raise result
                 if result is not None:
                     yield result
-                elif following := list(islice(waiting, 1)):
-                    connection.send(following[0])
+                elif upcoming := list(islice(remaining, 1)):
+                    connection.send(upcoming[0])
                 else:
                     connection.close()
-                    crew.pop(connection).join()
+                    pool.pop(connection).join()
     except (EOFError, ConnectionError) as error:
-        raise _died(crew.values()) from error
+        raise _worker_error(pool.values()) from error
     finally:
-        for connection, process in crew.items():
+        for connection, process in pool.items():
             process.kill()
             process.join()
             connection.close()
 
 
-def _start(crew: dict[Connection, BaseProcess], function: Callable[..., Any]) -> Connection:
-    # Not forked from this process, which may have threads; the server that they are forked from starts once.
+def _start(pool: dict[Connection, BaseProcess], function: Callable[..., Any]) -> Connection:
+    # Not fork, which can deadlock in a process with threads, and not spawn, where each worker imports all modules.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", function.__module__])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, function), daemon=True)
+    connection, child_connection = context.Pipe()
+    process = context.Process(target=_work, args=(child_connection, function), daemon=True)
     process.start()
-    theirs.close()
-    crew[ours] = process
-    return ours
+    child_connection.close()
+    pool[connection] = process
+    return connection
 
 
-def _ready(crew: dict[Connection, BaseProcess]) -> list[Connection]:
-    return [each for each in wait(list(crew)) if isinstance(each, Connection)]
+def _ready(pool: dict[Connection, BaseProcess]) -> list[Connection]:
+    return [each for each in wait(list(pool)) if isinstance(each, Connection)]
 
 
-def _died(crew: Collection[BaseProcess]) -> OSError:
-    wait([process.sentinel for process in crew], timeout=5)
-    codes = ", ".join(str(process.exitcode) for process in crew if process.exitcode is not None)
+def _worker_error(pool: Collection[BaseProcess]) -> OSError:
+    wait([process.sentinel for process in pool], timeout=5)
+    codes = ", ".join(str(process.exitcode) for process in pool if process.exitcode is not None)
     return OSError(
         f"a worker process died (exit code {codes}; -9 may mean that memory ran out); run the same command again to "
         "go on, with fewer --workers if it was memory"
@@ -85,7 +86,7 @@ def _died(crew: Collection[BaseProcess]) -> OSError:
 
 
 def _work(connection: Connection, function: Callable[[Any], Iterator[Any]]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
@@ -101,8 +102,8 @@ def _work(connection: Connection, function: Callable[[Any], Iterator[Any]]) -> N
 
 
 def _end_with_parent() -> None:
-    """However that ends: a worker whose parent was killed would go on writing."""
+    """End this process when its parent ends, even by SIGKILL, so that no worker continues to write."""
     parent = multiprocessing.parent_process()
-    assert parent is not None, "this is a child"
+    assert parent is not None, "runs in a worker"
     parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Each split's samples go in, a folder of webdataset tars with a manifest comes out: whole or not at all."""
+"""Write a folder of webdataset tars with a manifest, whole or not at all."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prefixvlm.atomic import write_text
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Split, read_manifest, verify
 from prefixvlm.data.shards.read import check_member
 from prefixvlm.data.shards.reencode import ReencodeOptions
@@ -17,7 +18,7 @@ from prefixvlm.data.shards.staging import StagingFolder, staging_folder
 from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, finished, write_tar
 from prefixvlm.data.shards.worker_pool import run
 
-Make = Callable[[ShardJob], Iterator[int | ShardRecord]]
+WriteShard = Callable[[ShardJob], Iterator[int | ShardRecord]]
 
 
 def write_shards(
@@ -29,122 +30,123 @@ def write_shards(
     workers: int = 1,
     encoding: ReencodeOptions | None = None,
 ) -> Manifest:
-    """Writes `out`/SPLIT-NNNNNN.tar and manifest.json: all of them or, whatever happens, none.
+    """Write `out`/SPLIT-NNNNNN.tar and manifest.json, all of them or none.
 
-    The same samples give the same bytes, with any number of workers and after any interruption; what is finished of
-    an interrupted run is kept beside `out` and not made again. A shard is of `samples_per_shard` candidates; one that
-    is an error or does not decode is left out, and the manifest says why. If `out` holds just these shards already,
+    The same samples give the same bytes, with any number of workers and after any interruption. Finished shards of an
+    interrupted run are kept beside `out` and not written again. A sample that is an error or does not decode is left
+    out, with the reason in the manifest; it counts towards `samples_per_shard`. If `out` holds these shards already,
     they are verified and nothing is written.
-    Raises ValueError if `out` holds something else, a key comes twice or a split is empty; OSError if the disk is full.
+    Raises ValueError if `out` holds anything else, a key comes twice or a split is empty; OSError if the disk is full.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard is {samples_per_shard}; it must be 1 or more")
     encoding = encoding or ReencodeOptions()
     manifest = Manifest(source, licence, samples_per_shard, {split: Split() for split in splits}, encoding.options())
 
-    def tasks(partial: StagingFolder) -> Iterator[ShardJob]:
+    def jobs(staging: StagingFolder) -> Iterator[ShardJob]:
         for split, candidates in splits.items():
             checked, number = _checked(candidates, split), 0
             while chunk := list(islice(checked, samples_per_shard)):
                 name = f"{split}-{number:06d}.tar"
-                path, sidecar = partial.shards / name, partial.done / f"{name}.json"
+                path, sidecar = staging.shards / name, staging.done / f"{name}.json"
                 yield ShardJob(split, path, sidecar, chunk, encoding, fingerprint(chunk))
                 number += 1
 
-    total = sum(len(found) for found in splits.values() if isinstance(found, Sized))
-    return make_shards(manifest, out, tasks, write_tar, workers, total or None)
+    total = sum(len(candidates) for candidates in splits.values() if isinstance(candidates, Sized))
+    return make_shards(manifest, out, jobs, write_tar, workers, total or None)
 
 
 def make_shards(
     manifest: Manifest,
     out: Path,
-    tasks: Callable[[StagingFolder], Iterable[ShardJob]],
-    make: Make,
+    jobs: Callable[[StagingFolder], Iterable[ShardJob]],
+    write_shard: WriteShard,
     workers: int,
     total: int | None,
 ) -> Manifest:
-    """Fills in the manifest with the shards that `make` makes of the tasks, and `out` with both.
+    """Write the shards of the jobs to `out`, add them to the manifest and write that, too.
 
-    tasks: of the folder in which they are made; those finished by an earlier run are taken from there.
-    total: number of candidates, if it is known.
+    jobs: makes the jobs for a staging folder; shards that a former run finished there are not written again.
+    total: the number of candidates, if it is known.
     """
-    if found := already_there(out, manifest):
-        return found
-    with staging_folder(out) as partial:
-        if found := already_there(out, manifest):  # by who held the folder before
-            return found
-        partial.follow(_plan(manifest))
+    if existing := existing_manifest(out, manifest):
+        return existing
+    with staging_folder(out) as staging:
+        if existing := existing_manifest(out, manifest):  # another process may have finished before the lock was ours
+            return existing
+        staging.follow(_plan(manifest))
         with tqdm(total=total, desc="writing", unit=" samples") as bar:
-            made = _make(tasks(partial), make, workers, bar)
-        for each in sorted(made, key=lambda each: each.shard.name):
-            manifest.splits[each.split].left_out |= each.left_out
-            manifest.splits[each.split].shards += [each.shard] if each.shard.samples else []
+            records = _write(jobs(staging), write_shard, workers, bar)
+        for record in sorted(records, key=lambda record: record.shard.name):
+            manifest.splits[record.split].left_out |= record.left_out
+            manifest.splits[record.split].shards += [record.shard] if record.shard.samples else []
         for split, content in manifest.splits.items():
             if not manifest.num_samples(split):
                 reason = next(iter(content.left_out.values()), "there are none")
                 raise ValueError(f"{manifest.source}: no {split} samples to write ({reason})")
-        partial.keep_only({each.shard.name for each in made if each.shard.samples})
-        (partial.shards / MANIFEST).write_text(manifest.to_json())
-        partial.shards.rename(out)
+        staging.keep_only({record.shard.name for record in records if record.shard.samples})
+        write_text(staging.shards / MANIFEST, manifest.to_json())
+        staging.shards.rename(out)
     return manifest
 
 
-def already_there(out: Path, wanted: Manifest, what: str = "shards", needed: str = MANIFEST) -> Manifest | None:
-    """The manifest of `out`, if it holds these shards and the file that is needed; None if it is empty or not there.
+def existing_manifest(out: Path, wanted: Manifest, what: str = "shards", needed: str = MANIFEST) -> Manifest | None:
+    """Return the manifest of `out` if it holds the wanted shards, None if it is empty or does not exist.
 
-    Raises ValueError if it holds anything else.
+    needed: a file that `out` must have, too. Raises ValueError if `out` holds anything else.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    found = read_manifest(out) if (out / needed).is_file() else None
-    if found is None or (made := found.made_of()) != wanted.made_of():
-        told = f" ({_differences(made, wanted.made_of())})" if found is not None else ""
-        raise ValueError(f"{out} exists and does not hold these {what}; delete it or give another --out{told}")
+    existing = read_manifest(out) if (out / needed).is_file() else None
+    if existing is None or existing.recipe() != wanted.recipe():
+        details = f" ({_differences(existing.recipe(), wanted.recipe())})" if existing is not None else ""
+        raise ValueError(f"{out} exists and does not hold these {what}; delete it or give another --out{details}")
     verify(out)
     print(f"{out} holds these {what} already; nothing to do.")
-    return found
+    return existing
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+def _differences(existing: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "; ".join(
         f"its {name} {'are' if name in ('splits', 'options') else 'is'} {value!r} and not {wanted[name]!r}"
-        for name, value in found.items()
+        for name, value in existing.items()
         if value != wanted[name]
     )
 
 
 def _plan(manifest: Manifest) -> str:
-    """Of what the shards are made, but for the samples: those have fingerprints of their own."""
-    said = [manifest.source, manifest.licence, manifest.samples_per_shard, list(manifest.splits), manifest.options]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """Hash what the shards are made from, except the samples: each job has the fingerprint of its own."""
+    content = [manifest.source, manifest.licence, manifest.samples_per_shard, list(manifest.splits), manifest.options]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _make(tasks: Iterable[ShardJob], make: Make, workers: int, bar: tqdm) -> Sequence[ShardRecord]:
-    made = []
+def _write(jobs: Iterable[ShardJob], write_shard: WriteShard, workers: int, bar: tqdm) -> Sequence[ShardRecord]:
+    records = []
 
     def unfinished() -> Iterator[ShardJob]:
-        for task in tasks:
-            if earlier := finished(task):
-                made.append(earlier)
-                bar.update(len(task.candidates))
+        for job in jobs:
+            if record := finished(job):
+                records.append(record)
+                bar.update(len(job.candidates))
             else:
-                yield task
+                yield job
 
-    with closing(run(make, unfinished(), workers)) as results:
+    with closing(run(write_shard, unfinished(), workers)) as results:
         for result in results:
             if isinstance(result, ShardRecord):
-                made.append(result)
+                records.append(result)
             else:
                 bar.update(result)
-    return made
+    return records
 
 
 def _checked(samples: Iterable[SampleOrError], split: str) -> Iterator[SampleOrError]:
-    seen = set()
+    """Yield the samples, with an error for one whose key or extensions are not accepted."""
+    keys = set()
     for key, members in samples:
-        if key in seen:
+        if key in keys:
             raise ValueError(f"the key {key} comes twice in the {split} split; keys must be unique")
-        seen.add(key)
+        keys.add(key)
         try:
             for extension in members if isinstance(members, dict) else ():
                 check_member(key, extension)

@@ -1,10 +1,10 @@
-"""One file a data set: the name of one goes in; what it wants, what it holds and how its shards are made come out.
+"""Data sets that `prefixvlm shards NAME` makes shards of, one module each.
 
-A source declares SOURCE, LICENCE, TERMS (what must be accepted first, "" if nothing), SPLITS, WANTED and a function
-samples(split, **arguments), whose keywords are the names in WANTED: by argument, "FILE: what it is and where it comes
-from". An argument that begins with the name of a split, as `val_questions`, is of that split alone, which is written
-only if it is given; or a function held(**arguments) tells the splits that there are.
-Instead of samples, tars(split, **arguments) gives tars that are used as they are.
+A module declares SOURCE, LICENCE, TERMS (to be accepted first, "" if there are none), SPLITS, ARGUMENTS and a function
+samples(split, **arguments). ARGUMENTS describes each keyword of that function as "FILE: what it is and where it comes
+from". An argument whose name begins with a split, as `val_questions`, belongs to that split, which is written only if
+the argument is given; a module whose splits depend on its data has a function available_splits(**arguments) instead.
+A module of existing tars has a function tars(split, **arguments) instead of samples.
 """
 
 import importlib
@@ -17,73 +17,77 @@ from typing import Any, Protocol, cast
 from prefixvlm.data.sources._files import Samples, option
 
 
-class Source(Protocol):
+class DatasetSource(Protocol):
     """A module in this folder."""
 
     SOURCE: str
     LICENCE: str
     TERMS: str
     SPLITS: tuple[str, ...]
-    WANTED: Mapping[str, str]
+    ARGUMENTS: Mapping[str, str]
     samples: Callable[..., Samples]
     tars: Callable[..., Sequence[Path]]
-    held: Callable[..., list[str]]
+    available_splits: Callable[..., list[str]]
 
 
 def names() -> list[str]:
-    """As in `prefixvlm shards NAME`."""
+    """Return the names of all sources, as in `prefixvlm shards NAME`."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return [name.replace("_", "-") for name in modules if not name.startswith("_")]
 
 
-def load(name: str) -> Source:
-    return cast(Source, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+def load(name: str) -> DatasetSource:
+    return cast(DatasetSource, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
 
 
-def parameters(source: Source) -> dict[str, inspect.Parameter]:
-    """Of its `samples` or `tars`, by argument, in the order of WANTED."""
-    found = inspect.signature(source.tars if takes_tars(source) else source.samples).parameters
-    return {name: found[name] for name in source.WANTED}
+def parameters(source: DatasetSource) -> dict[str, inspect.Parameter]:
+    """Return the parameters of `samples` or `tars` by name, in the order of ARGUMENTS."""
+    signature = inspect.signature(source.tars if provides_tars(source) else source.samples)
+    return {name: signature.parameters[name] for name in source.ARGUMENTS}
 
 
-def takes_tars(source: Source) -> bool:
-    """Whether it has tars that are used as they are."""
+def provides_tars(source: DatasetSource) -> bool:
+    """Return whether the source has tars that are linked to instead of samples that are written."""
     return hasattr(source, "tars")
 
 
-def own(source: Source, split: str) -> list[str]:
-    """The arguments that are of this split alone."""
-    return [name for name in source.WANTED if name.startswith(f"{split}_") and not hasattr(source, "held")]
+def split_arguments(source: DatasetSource, split: str) -> list[str]:
+    """Return the arguments that belong to this split only."""
+    if hasattr(source, "available_splits"):
+        return []
+    return [name for name in source.ARGUMENTS if name.startswith(f"{split}_")]
 
 
-def splits(source: Source, arguments: Mapping[str, Any]) -> list[str]:
-    """The splits that these arguments are enough for. Raises ValueError if there are none."""
-    if hasattr(source, "held"):
-        return source.held(**arguments)
-    found = [
-        split
-        for split in source.SPLITS
-        if not own(source, split) or any(arguments.get(name) is not None for name in own(source, split))
-    ]
-    if not found:
-        firsts = ", ".join(option(own(source, split)[0]) for split in source.SPLITS)
-        raise ValueError(f"there is nothing to write; give one of {firsts}")
-    return found
+def splits(source: DatasetSource, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the splits that can be written with these arguments. Raises ValueError if there are none."""
+    if hasattr(source, "available_splits"):
+        return source.available_splits(**arguments)
+    available = []
+    for split in source.SPLITS:
+        own = split_arguments(source, split)
+        if not own or any(arguments.get(name) is not None for name in own):
+            available.append(split)
+    if not available:
+        options = ", ".join(option(split_arguments(source, split)[0]) for split in source.SPLITS)
+        raise ValueError(f"there is nothing to write; give one of {options}")
+    return available
 
 
 def how_to_make(name: str, split: str | None = None, out: str = "") -> str:
-    """A few lines for the user: what the source wants and the command that makes its shards; split: only for this."""
+    """Return instructions for the user: the arguments of a source and the command that makes its shards.
+
+    split: only the arguments that this split needs.
+    """
     source = load(name)
-    others = {other for each in source.SPLITS if each != split for other in own(source, each)} if split else set()
-    wanted = {argument: text for argument, text in source.WANTED.items() if argument not in others}
-    lines = [f"  {option(argument)} {text}" for argument, text in wanted.items()]
+    of_splits = {each: split_arguments(source, each) for each in source.SPLITS}
+    others = {argument for each in source.SPLITS if split and each != split for argument in of_splits[each]}
+    arguments = {argument: text for argument, text in source.ARGUMENTS.items() if argument not in others}
+    lines = [f"  {option(argument)} {text}" for argument, text in arguments.items()]
     needed = [
-        f"{option(argument)} {wanted[argument].partition(': ')[0]}"
+        f"{option(argument)} {arguments[argument].partition(': ')[0]}"
         for argument, parameter in parameters(source).items()
-        if argument in wanted
-        and (
-            parameter.default is inspect.Parameter.empty or any(argument in own(source, each) for each in source.SPLITS)
-        )
+        if argument in arguments
+        and (parameter.default is inspect.Parameter.empty or any(argument in own for own in of_splits.values()))
     ]
     terms = ["--accept-terms"] if source.TERMS else []
     command = " ".join(["prefixvlm shards", name, *needed, *terms, f"--out {out or f'data/{name}'}"])

@@ -1,10 +1,10 @@
-"""Karpathy's splits: one of his dataset_*.json goes in, one sample an image with its captions comes out."""
+"""Karpathy's splits of COCO and Flickr: samples of a dataset_*.json file."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.data.sources._files import Record, Samples, field, image_file, read_json, with_images
+from prefixvlm.data.sources._files import Record, Samples, field, image_path, read_json, samples_of
 
 ZIP = "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 FLICKR_TERMS = (
@@ -12,24 +12,26 @@ FLICKR_TERMS = (
     "comes with them and do not pass them on"
 )
 SPLITS = ("train", "val", "test")
-PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}  # restval: what COCO's val has left over
+# "restval" is what remains of COCO's val2014 after Karpathy's val and test; papers train on it.
+FILE_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
 def karpathy_samples(
-    split: str, annotations: Path, images: Path, wanted: dict[str, str], key: Callable[[Any, Path], str]
+    split: str, annotations: Path, images: Path, descriptions: dict[str, str], key: Callable[[Any, Path], str]
 ) -> Samples:
-    """In the order of the file; `filepath`, which only COCO has, is the image's subfolder."""
+    """Return the samples of a split. key: the key of a sample, of its image record and the path of the file."""
     records = []
-    for image in field(read_json(annotations, dict, wanted["annotations"]), "images", list, annotations):
-        if field(image, "split", str, annotations) not in PARTS[split]:
+    for image in field(read_json(annotations, dict, descriptions["annotations"]), "images", list, annotations):
+        if field(image, "split", str, annotations) not in FILE_SPLITS[split]:
             continue
-        name, subfolder = field(image, "filename", str, annotations), image.get("filepath", "")
+        name = field(image, "filename", str, annotations)
+        subfolder = image.get("filepath", "")  # COCO's files alone have it
         captions = [field(text, "raw", str, annotations) for text in field(image, "sentences", list, annotations)]
-        path = image_file(images, str(subfolder), name)
+        path = image_path(images, str(subfolder), name)
         records.append(Record(key(image, annotations), path, {"captions": captions}))
-    return with_images(records, wanted["images"])
+    return samples_of(records, descriptions["images"])
 
 
 def stem(image: Any, annotations: Path) -> str:
-    """The name of its file without the extension."""
+    """Return the file name of an image without its extension."""
     return Path(field(image, "filename", str, annotations)).stem

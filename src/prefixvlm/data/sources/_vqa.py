@@ -1,4 +1,4 @@
-"""The layout of VQA: files of questions and of annotations go in, one sample an image with its questions comes out."""
+"""The file format of VQA: samples of a questions and an annotations file, one for each image."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,60 +8,68 @@ from typing import Any
 from prefixvlm.data.sources._files import (
     Record,
     Samples,
-    answers,
+    answer_texts,
     field,
-    identity,
-    image_file,
+    id_field,
+    image_path,
     option,
-    read_given,
-    texts,
-    with_images,
+    optional_texts,
+    read_required,
+    samples_of,
 )
 
 
 def vqa_samples(
-    split: str, questions: Path | None, annotations: Path | None, images: Path, part: str, wanted: Mapping[str, str]
+    split: str,
+    questions: Path | None,
+    annotations: Path | None,
+    images: Path,
+    coco_split: str,
+    descriptions: Mapping[str, str],
 ) -> Samples:
-    """Key: the COCO image id. part: of COCO, as "val2014"; wanted: by argument, what it must be.
+    """Return the samples of a split; their keys are COCO image ids.
 
-    The questions of a split for which no annotations are wanted have no answers.
+    coco_split: as "val2014". descriptions: what each argument must be. Without a description of the annotations, the
+    answers of the split are secret and its questions have none.
     """
-    told_by = f"{split}_annotations"
-    known = _annotations(annotations, told_by, wanted, part) if told_by in wanted else None
-    questions, content = read_given(questions, f"{split}_questions", dict, wanted)
-    _check_part(content, questions, f"{split}_questions", part)
-    asked: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    argument = f"{split}_annotations"
+    answers = _annotations(annotations, argument, descriptions, coco_split) if argument in descriptions else None
+    questions, content = read_required(questions, f"{split}_questions", dict, descriptions)
+    _check_split(content, questions, f"{split}_questions", coco_split)
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for question in field(content, "questions", list, questions):
-        id_ = identity(question, "question_id", questions)
-        if known is not None and id_ not in known:
+        id_ = id_field(question, "question_id", questions)
+        if answers is not None and id_ not in answers:
             raise ValueError(
                 f"{annotations} has no answers to question {id_} of {questions}; both must be of one split"
             )
-        told = known[id_] if known is not None else {"answers": [], "groups": {}}
+        annotation = answers[id_] if answers is not None else {"answers": [], "groups": {}}
         text = field(question, "question", str, questions)
-        asked[field(question, "image_id", int, questions)].append({"id": id_, "question": text, **told})
+        by_image[field(question, "image_id", int, questions)].append({"id": id_, "question": text, **annotation})
     records = []
-    for image, found in asked.items():
-        path = image_file(images, part, f"COCO_{part}_{image:012d}.jpg")
-        records.append(Record(str(image), path, {"questions": found}))
-    return with_images(records, wanted["images"])
+    for image, image_questions in by_image.items():
+        path = image_path(images, coco_split, f"COCO_{coco_split}_{image:012d}.jpg")
+        records.append(Record(str(image), path, {"questions": image_questions}))
+    return samples_of(records, descriptions["images"])
 
 
-def _check_part(content: dict[str, Any], path: Path, argument: str, part: str) -> None:
-    """Raises ValueError for a file that says itself that it is of another split, as val2014 or test-dev2015."""
-    said = content.get("data_subtype", part)
-    if said not in (part, part.replace("test", "test-dev")):
-        raise ValueError(f"{path} says that it is of {said}; {option(argument)} wants a file of {part}")
+def _check_split(content: dict[str, Any], path: Path, argument: str, coco_split: str) -> None:
+    """Raise ValueError if the file names another split as its own."""
+    found = content.get("data_subtype", coco_split)
+    if found not in (coco_split, coco_split.replace("test", "test-dev")):
+        raise ValueError(f"{path} says that it is of {found}; {option(argument)} wants a file of {coco_split}")
 
 
-def _annotations(path: Path | None, argument: str, wanted: Mapping[str, str], part: str) -> dict[str, dict[str, Any]]:
-    """Answers and groups by the id of the question."""
-    path, content = read_given(path, argument, dict, wanted)
-    _check_part(content, path, argument, part)
+def _annotations(
+    path: Path | None, argument: str, descriptions: Mapping[str, str], coco_split: str
+) -> dict[str, dict[str, Any]]:
+    """Return answers and groups by question id."""
+    path, content = read_required(path, argument, dict, descriptions)
+    _check_split(content, path, argument, coco_split)
     return {
-        identity(each, "question_id", path): {
-            "answers": answers(each, path),
-            "groups": texts(each, ("answer_type", "question_type"), path),
+        id_field(each, "question_id", path): {
+            "answers": answer_texts(each, path),
+            "groups": optional_texts(each, ("answer_type", "question_type"), path),
         }
         for each in field(content, "annotations", list, path)
     }

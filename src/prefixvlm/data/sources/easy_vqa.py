@@ -1,7 +1,7 @@
-"""easy-VQA: the installed package `easy_vqa` goes in, one sample an image with its captions and questions comes out.
+"""easy-VQA from the installed package `easy_vqa`: one sample for each image with its caption and questions.
 
-64 x 64 drawings of one shape in one colour, with questions and answers made from templates; it has no captions of its
-own, so a caption here says what the image's own answers tell, and no more.
+64 x 64 drawings of one shape in one colour, with questions and answers from templates. The data set has no captions;
+the captions here contain what follows from the answers about the image, and no more.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, fro
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
 TERMS = ""
 SPLITS = ("train", "val", "test")
-WANTED: dict[str, str] = {}  # the package holds it all
-VAL_SHARE = 0.1  # of the published training images; the published test images stay the test
+ARGUMENTS: dict[str, str] = {}  # the package contains the data
+VAL_SHARE = 0.1  # of the published training images; the published test images are the test split
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
@@ -44,7 +44,7 @@ _EXISTENCE_QUESTIONS = (
 
 
 def samples(split: str) -> Iterator[tuple[str, Members]]:
-    """Key and members (png, json) of each image of the split, in the order of the images' numbers."""
+    """Yield key and members (png, json) of each image of the split, in the order of the image numbers."""
     published = "test" if split == "test" else "train"
     folder = _folder() / published
     questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
@@ -63,29 +63,30 @@ def samples(split: str) -> Iterator[tuple[str, Members]]:
         yield key, {"png": folder / "images" / f"{image}.png", "json": json.dumps(content).encode()}
 
 
-def annotations(key: str, path: Path, told: dict[str, str]) -> dict[str, Any]:
-    """What the answers and the pixels tell: classes, the shape's share of the image, its box, and a text with tags.
+def annotations(key: str, path: Path, facts: dict[str, str]) -> dict[str, Any]:
+    """Return what follows from the answers and the pixels: labels, area of the shape, its box, and a tagged text.
 
-    The text names the shape and another one, in an order drawn by the key; the one that is seen is tagged.
+    facts: `color` and `shape`, if known. The tagged text names the shape and another one, in random order seeded by the
+    key; the shape in the image is tagged.
     """
     pixels = np.asarray(Image.open(path).convert("RGB"))
     colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
-    drawn = (pixels != colours[counts.argmax()]).any(-1)  # the background has the most pixels
-    columns, rows = np.flatnonzero(drawn.any(0)), np.flatnonzero(drawn.any(1))
+    mask = (pixels != colours[counts.argmax()]).any(-1)  # the background has the most pixels
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
     edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    content: dict[str, Any] = {"labels": told, "values": {"area": round(float(drawn.mean()), 6)}}
-    if told:
-        content["label_sets"] = {"seen": sorted(told.values())}
-    if "shape" in told:
-        content["boxes"] = [{"label": told["shape"], "box": [float(edge) / len(pixels) for edge in edges]}]
-    if told.keys() == {"color", "shape"}:
-        content["tagged"] = [_tagged(told, random.Random(key))]
+    content: dict[str, Any] = {"labels": facts, "values": {"area": round(float(mask.mean()), 6)}}
+    if facts:
+        content["label_sets"] = {"seen": sorted(facts.values())}
+    if "shape" in facts:
+        content["boxes"] = [{"label": facts["shape"], "box": [float(edge) / len(pixels) for edge in edges]}]
+    if facts.keys() == {"color", "shape"}:
+        content["tagged"] = [_tagged(facts, random.Random(key))]
     return content
 
 
-def _tagged(told: dict[str, str], rng: random.Random) -> dict[str, list[str]]:
-    """ "a red circle or a blue triangle" in words, with B-SEEN and I-SEEN on the two words of what is seen."""
-    seen = [told["color"], told["shape"]]
+def _tagged(facts: dict[str, str], rng: random.Random) -> dict[str, list[str]]:
+    """Return the words "a red circle or a blue triangle", with B-SEEN and I-SEEN on the shape in the image."""
+    seen = [facts["color"], facts["shape"]]
     other = [rng.choice([name for name in names if name != one]) for names, one in zip(NAMES, seen, strict=True)]
     pairs = [(seen, ["B-SEEN", "I-SEEN"]), (other, ["O", "O"])]
     rng.shuffle(pairs)
@@ -94,34 +95,34 @@ def _tagged(told: dict[str, str], rng: random.Random) -> dict[str, list[str]]:
 
 
 def caption(questions: Iterable[tuple[str, str]]) -> str:
-    """What the answers to an image's questions tell: "a blue rectangle", or less where they tell less."""
-    told = labels(questions)
-    return " ".join(["a", *([told["color"]] if "color" in told else []), told.get("shape", "shape")])
+    """Return a caption of what follows from the answers, as "a blue rectangle", "a blue shape" or "a shape"."""
+    facts = labels(questions)
+    return " ".join(["a", *([facts["color"]] if "color" in facts else []), facts.get("shape", "shape")])
 
 
 def labels(questions: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The `color` and the `shape` that the answers tell. Raises ValueError if they contradict each other."""
-    told: dict[str, str] = {}
+    """Return the `color` and the `shape` that follow from the answers. Raises ValueError if they contradict."""
+    facts: dict[str, str] = {}
     for question, answer in questions:
-        for name, value in tells(question, answer).items():
-            if told.setdefault(name, value) != value:
-                raise ValueError(f"the answers contradict each other: the {name} is both {told[name]} and {value}")
-    return told
+        for name, value in facts_of(question, answer).items():
+            if facts.setdefault(name, value) != value:
+                raise ValueError(f"the answers contradict each other: the {name} is both {facts[name]} and {value}")
+    return facts
 
 
-def tells(question: str, answer: str) -> dict[str, str]:
-    """The `color` and the `shape` that one answer tells; an unknown phrasing or a "no" tells nothing."""
+def facts_of(question: str, answer: str) -> dict[str, str]:
+    """Return the `color` and the `shape` that follow from one answer; {} for an unknown phrasing or a "no"."""
     if match := _COLOUR_QUESTION.fullmatch(question):
-        return _known(match) | {"color": answer}
+        return _facts_in_question(match) | {"color": answer}
     if match := _SHAPE_QUESTION.fullmatch(question):
-        return _known(match) | {"shape": answer}
+        return _facts_in_question(match) | {"shape": answer}
     for pattern in _EXISTENCE_QUESTIONS:
         if match := pattern.fullmatch(question):
-            return _known(match) if answer == ("no" if match["no"] else "yes") else {}
+            return _facts_in_question(match) if answer == ("no" if match["no"] else "yes") else {}
     return {}
 
 
-def _known(match: re.Match[str]) -> dict[str, str]:
+def _facts_in_question(match: re.Match[str]) -> dict[str, str]:
     return {name: value for name, value in match.groupdict().items() if value and name != "no"}
 
 

@@ -1,6 +1,6 @@
-"""Flickr30k: Karpathy's dataset_flickr30k.json and the images go in, one sample an image comes out.
+"""Flickr30k with Karpathy's splits: one sample for each image.
 
-train, val and test (1,000); the key is the image's file name without extension.
+train, val and test (1,000). The key is the file name of the image without its extension.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ SOURCE = "Flickr30k, https://shannon.cs.illinois.edu/DenotationGraph/, with Karp
 LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
 TERMS = _karpathy.FLICKR_TERMS
 SPLITS = _karpathy.SPLITS
-WANTED = {
+ARGUMENTS = {
     "annotations": f"dataset_flickr30k.json: Karpathy's splits, in {_karpathy.ZIP}",
     "images": "DIR: the folder of the images, flickr30k-images, by the form at "
     "https://shannon.cs.illinois.edu/DenotationGraph/",
@@ -20,4 +20,4 @@ WANTED = {
 
 
 def samples(split: str, annotations: Path, images: Path) -> Samples:
-    return _karpathy.karpathy_samples(split, annotations, images, WANTED, _karpathy.stem)
+    return _karpathy.karpathy_samples(split, annotations, images, ARGUMENTS, _karpathy.stem)

@@ -1,6 +1,6 @@
-"""Flickr8k: Karpathy's dataset_flickr8k.json and the images go in, one sample an image comes out.
+"""Flickr8k with Karpathy's splits: one sample for each image.
 
-train, val and test (1,000); the key is the image's file name without extension.
+train, val and test (1,000). The key is the file name of the image without its extension.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ SOURCE = "Flickr8k, https://forms.illinois.edu/sec/1713398, with Karpathy's spli
 LICENCE = "see https://forms.illinois.edu/sec/1713398"
 TERMS = _karpathy.FLICKR_TERMS
 SPLITS = _karpathy.SPLITS
-WANTED = {
+ARGUMENTS = {
     "annotations": f"dataset_flickr8k.json: Karpathy's splits, in {_karpathy.ZIP}",
     "images": "DIR: the folder of the images, Flicker8k_Dataset, by the form at https://forms.illinois.edu/sec/1713398",
 }
 
 
 def samples(split: str, annotations: Path, images: Path) -> Samples:
-    return _karpathy.karpathy_samples(split, annotations, images, WANTED, _karpathy.stem)
+    return _karpathy.karpathy_samples(split, annotations, images, ARGUMENTS, _karpathy.stem)

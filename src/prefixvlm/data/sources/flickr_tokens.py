@@ -1,7 +1,7 @@
-"""Flickr8k and Flickr30k: a file of captions, lists of images and the images go in, one sample an image comes out.
+"""Flickr8k and Flickr30k by their own files: one sample for each image.
 
-The captions are Flickr8k.token.txt, results_20130124.token or results.csv; the lists name the images of a split, one a
-line, with .jpg or without. The key is the image's file name without extension.
+The captions are Flickr8k.token.txt, results_20130124.token or results.csv. The lists name the images of a split, one
+per line, with or without .jpg. The key is the file name of the image without its extension.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from prefixvlm.data.sources import _karpathy
-from prefixvlm.data.sources._files import Record, Samples, given, with_images
+from prefixvlm.data.sources._files import Record, Samples, required, samples_of
 
 SOURCE = "Flickr8k or Flickr30k, by their own files"
 LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
@@ -17,7 +17,7 @@ TERMS = _karpathy.FLICKR_TERMS
 SPLITS = ("train", "val", "test")
 _LISTS = "Flickr_8k.{}Images.txt: its images, in Flickr8k_text.zip (or {}.txt of Flickr30k Entities, "
 _ENTITIES = "https://github.com/BryanPlummer/flickr30k_entities)"
-WANTED = {
+ARGUMENTS = {
     "tokens": "Flickr8k.token.txt: in Flickr8k_text.zip (or results_20130124.token or results.csv of Flickr30k)",
     "images": "DIR: the folder of the images, Flicker8k_Dataset or flickr30k-images",
     "train_list": _LISTS.format("train", "train") + _ENTITIES,
@@ -37,33 +37,33 @@ def samples(
     val_list: Path | None = None,
     test_list: Path | None = None,
 ) -> Samples:
-    path = given({"train": train_list, "val": val_list, "test": test_list}[split], f"{split}_list", WANTED)
+    path = required({"train": train_list, "val": val_list, "test": test_list}[split], f"{split}_list", ARGUMENTS)
     captions = _captions(tokens)
     records = []
     for name in dict.fromkeys(_lines(path)):
         stem = name.removesuffix(".jpg")
-        wrong = "" if stem in captions else f"it has no captions in {tokens.name}"
-        records.append(Record(stem, images / f"{stem}.jpg", {"captions": captions.get(stem, [])}, wrong))
-    return with_images(records, WANTED["images"])
+        problem = "" if stem in captions else f"it has no captions in {tokens.name}"
+        records.append(Record(stem, images / f"{stem}.jpg", {"captions": captions.get(stem, [])}, problem))
+    return samples_of(records, ARGUMENTS["images"])
 
 
 def _captions(path: Path) -> dict[str, list[str]]:
-    """By the image's name without extension, in the order of the file."""
+    """Return the captions by the name of the image without its extension, in the order of the file."""
     lines = _lines(path)
     pattern = _CSV if lines and lines[0] == _HEADER else _TOKEN
-    found: dict[str, list[str]] = defaultdict(list)
-    for line in lines[pattern is _CSV :]:
+    captions: dict[str, list[str]] = defaultdict(list)
+    for line in lines[1:] if pattern is _CSV else lines:
         match = pattern.fullmatch(line)
         if match is None:
             raise ValueError(
-                f"{path}: {line!r:.80} is not IMAGE#NUMBER, a tab and a caption; it must be {WANTED['tokens']}"
+                f"{path}: {line!r:.80} is not IMAGE#NUMBER, a tab and a caption; it must be {ARGUMENTS['tokens']}"
             )
-        found[match["image"].strip().removesuffix(".jpg")].append(match["text"].strip())
-    return found
+        captions[match["image"].strip().removesuffix(".jpg")].append(match["text"].strip())
+    return captions
 
 
 def _lines(path: Path) -> list[str]:
-    """Without empty ones."""
+    """Return the lines that are not empty."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

@@ -1,19 +1,28 @@
-"""nocaps: its validation or test file and images of Open Images go in, one sample an image comes out, as test.
+"""nocaps, its validation or its test images, as the split test: one sample for each image.
 
-The key is the image's `id`, which submissions need; the group `domain` is in-domain, near-domain or out-domain. The
-captions of nocaps' own test images are secret, so those samples have none.
+The key is the `id` of the image, which submissions need. The group `domain` is in-domain, near-domain or out-domain.
+The captions of the test images are secret, so those samples have none.
 """
 
 from collections import defaultdict
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_json, texts, with_images
+from prefixvlm.data.sources._files import (
+    Record,
+    Samples,
+    field,
+    id_field,
+    image_path,
+    optional_texts,
+    read_json,
+    samples_of,
+)
 
 SOURCE = "nocaps, https://nocaps.org"
 LICENCE = "images of Open Images, CC BY 2.0; for the captions see https://nocaps.org"
 TERMS = ""
 SPLITS = ("test",)
-WANTED = {
+ARGUMENTS = {
     "annotations": "nocaps_val_4500_captions.json: ten captions an image, from "
     "https://nocaps.s3.amazonaws.com/nocaps_val_4500_captions.json (or, for a submission, "
     "https://s3.amazonaws.com/nocaps/nocaps_test_image_info.json)",
@@ -23,14 +32,14 @@ WANTED = {
 
 
 def samples(split: str, annotations: Path, images: Path) -> Samples:
-    content = read_json(annotations, dict, WANTED["annotations"])
+    file = read_json(annotations, dict, ARGUMENTS["annotations"])
     captions: dict[str, list[str]] = defaultdict(list)
-    for each in field(content, "annotations", list, annotations) if "annotations" in content else []:
-        captions[identity(each, "image_id", annotations)].append(field(each, "caption", str, annotations))
+    for each in field(file, "annotations", list, annotations) if "annotations" in file else []:
+        captions[id_field(each, "image_id", annotations)].append(field(each, "caption", str, annotations))
     records = []
-    for image in field(content, "images", list, annotations):
-        key, path = identity(image, "id", annotations), Path(field(image, "file_name", str, annotations))
-        found = image_file(images, "validation" if captions else "test", path.name)
-        texts_of_it = {"captions": captions[key], "groups": texts(image, ("domain",), annotations)}
-        records.append(Record(key, found, texts_of_it))
-    return with_images(records, WANTED["images"])
+    for image in field(file, "images", list, annotations):
+        key, path = id_field(image, "id", annotations), Path(field(image, "file_name", str, annotations))
+        image_file = image_path(images, "validation" if captions else "test", path.name)
+        content = {"captions": captions[key], "groups": optional_texts(image, ("domain",), annotations)}
+        records.append(Record(key, image_file, content))
+    return samples_of(records, ARGUMENTS["images"])

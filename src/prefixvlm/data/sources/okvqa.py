@@ -1,6 +1,6 @@
-"""OK-VQA 1.1: its questions, annotations and COCO images go in, one sample an image with all its questions comes out.
+"""OK-VQA 1.1: one sample for each COCO image with all its questions.
 
-train, and test: its val2014 files, on which it is reported. The answers are the published stemmed ones.
+train, and test from the val2014 files, on which results are reported. The answers are stemmed, as published.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ SOURCE = "OK-VQA 1.1, https://okvqa.allenai.org"
 LICENCE = "see https://okvqa.allenai.org; images under Flickr's terms"
 TERMS = ""
 SPLITS = ("train", "test")
-WANTED = {
+ARGUMENTS = {
     "images": "DIR: the folder that holds val2014/ or train2014/, as they are wanted, of "
     "http://images.cocodataset.org/zips/val2014.zip and train2014.zip",
     "train_questions": "OpenEnded_mscoco_train2014_questions.json: "
@@ -32,8 +32,8 @@ def samples(
     test_questions: Path | None = None,
     test_annotations: Path | None = None,
 ) -> Samples:
-    questions, annotations, part = {
+    questions, annotations, coco_split = {
         "train": (train_questions, train_annotations, "train2014"),
         "test": (test_questions, test_annotations, "val2014"),
     }[split]
-    return vqa_samples(split, questions, annotations, images, part, WANTED)
+    return vqa_samples(split, questions, annotations, images, coco_split, ARGUMENTS)

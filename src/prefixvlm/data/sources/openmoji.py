@@ -1,9 +1,9 @@
-"""OpenMoji: its colour font and the names of emoji, both in packages, go in, one drawn sample an emoji comes out.
+"""OpenMoji: one drawn image for each emoji, from the colour font and the emoji names of two packages.
 
-The caption is the emoji's name (https://cldr.unicode.org) in one language: en, es, ja, ko, pt, it, fr, de, fa, id, zh,
-ru, tr or ar. The key is its code points, as 1F602; they also draw the split: 80 % train, 10 % val, 10 % test.
-Emoji with a skin tone, and those with a sign for woman or man (as in "man running"), are not among them: they repeat
-the picture and name of one that is. What the font cannot draw is left out, with the reason in the manifest.
+The caption is the name of the emoji (https://cldr.unicode.org) in one language: en, es, ja, ko, pt, it, fr, de, fa, id,
+zh, ru, tr or ar. The key is its code points, as 1F602; a hash of them draws the split: 80 % train, 10 % val, 10 % test.
+Emoji with a skin tone or a sign for woman or man (as "man running") are not included, because they repeat the picture
+and the name of another. What the font cannot draw is left out, with the reason in the manifest.
 """
 
 import importlib.util
@@ -23,28 +23,28 @@ SOURCE = "OpenMoji, the open-source emoji project, https://openmoji.org, from th
 LICENCE = "drawings CC BY-SA 4.0, https://openmoji.org; names by Unicode, from the package emoji (BSD)"
 TERMS = ""
 SPLITS = ("train", "val", "test")
-WANTED = {
+ARGUMENTS = {
     "language": "CODE: of the captions, as zh; without it en",
     "size": "S: width and height of the images in pixels; without it 64",
 }
 _TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
 _SIGNS = {"\u2640", "\u2642"}  # woman, man
 _JOINER, _PICTURE = "\u200d", "\ufe0f"
-_WIDTH = 1.3  # of a glyph, in sizes of the font
+_WIDTH = 1.3  # of a glyph, in font sizes
 
 
 def samples(split: str, language: str = "en", size: int = 64) -> Samples:
-    """In the order of their names."""
+    """Return the emoji of a split in the order of the package emoji."""
     if not 16 <= size <= 2048:
         raise ValueError(f"the size is {size}; set --size to 16 ... 2048")
-    found = [(symbol, name) for symbol, name in _names(language).items() if _split(symbol) == split]
-    return [(_key(symbol), _members(symbol, name, size)) for symbol, name in found]
+    names = {symbol: name for symbol, name in _names(language).items() if _split(symbol) == split}
+    return [(_key(symbol), _members(symbol, name, size)) for symbol, name in names.items()]
 
 
 def draw(symbol: str, size: int) -> Image.Image:
-    """Raises ValueError if the font has no single picture for it."""
+    """Draw an emoji. Raises ValueError if the font has no single picture for it."""
     font = _font(round(size / _WIDTH))
-    if font.getlength(symbol) > 1.5 * font.getlength("\U0001f600"):  # its parts, side by side
+    if font.getlength(symbol) > 1.5 * font.getlength("\U0001f600"):  # its parts are drawn side by side
         raise ValueError("the font has no picture of it as a whole")
     image = Image.new("RGB", (size, size), "white")
     ImageDraw.Draw(image).text((size / 2, size / 2), symbol, font=font, anchor="mm", embedded_color=True)
@@ -63,16 +63,16 @@ def _members(symbol: str, name: str, size: int) -> Members | ValueError:
 
 
 def _names(language: str) -> dict[str, str]:
-    """The name of each emoji: ":face_with_tears_of_joy:" is "face with tears of joy"."""
+    """Return the name of each emoji, "face with tears of joy" for ":face_with_tears_of_joy:"."""
     emoji = _package("emoji")
     if language not in emoji.LANGUAGES:
         raise ValueError(f"there are no names in {language!r}; --language is one of {', '.join(emoji.LANGUAGES)}")
     emoji.config.load_language(language)
-    whole = emoji.STATUS["fully_qualified"]
+    fully_qualified = emoji.STATUS["fully_qualified"]
     return {
         symbol: about[language].strip(":").replace("_", " ")
         for symbol, about in emoji.EMOJI_DATA.items()
-        if about["status"] == whole and language in about and not (_TONES | _SIGNS) & set(symbol)
+        if about["status"] == fully_qualified and language in about and not (_TONES | _SIGNS) & set(symbol)
     }
 
 
@@ -81,8 +81,8 @@ def _key(symbol: str) -> str:
 
 
 def _split(symbol: str) -> str:
-    place = _own.share(_key(symbol))
-    return "train" if place < 0.8 else "val" if place < 0.9 else "test"
+    fraction = _own.hash_fraction(_key(symbol))
+    return "train" if fraction < 0.8 else "val" if fraction < 0.9 else "test"
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,6 @@
-"""One's own table: a CSV, TSV or JSONL file and the images go in, one sample an image comes out.
+"""The user's own table, a CSV, TSV or JSONL file, and images: one sample for each image.
 
-Columns, of which only image must be there:
+Columns, all optional except image:
   image               the path of the image in the folder of images
   caption, captions   a text; in JSONL, captions is a list of them
   question            a text, with its
@@ -8,8 +8,9 @@ Columns, of which only image must be there:
   id                  of the question; else it is made from the image's name
   label               the class of the image
   split               train (also where it is empty), val or test
-Several rows of one image become one sample. The key is the image's path without extension. Where others of the split
-have texts or answers, an image without any text and a question without an answer are left out; the manifest says which.
+Several rows of one image become one sample. The key is the path of the image without its extension. If others of the
+split have texts or answers, an image without any text and a question without an answer are left out, with the reason
+in the manifest.
 """
 
 import csv
@@ -19,13 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefixvlm.data.sources import _own
-from prefixvlm.data.sources._files import Record, Samples, with_images
+from prefixvlm.data.sources._files import Record, Samples, samples_of
 
 SOURCE = "A table of one's own"
 LICENCE = "one's own"
 TERMS = ""
 SPLITS = _own.SPLITS
-WANTED = {
+ARGUMENTS = {
     "table": "FILE: a CSV, TSV or JSONL file with the columns that are described above",
     "images": "DIR: the folder of the images",
     "val_share": _own.VAL_SHARE,
@@ -36,8 +37,10 @@ LISTS = {"caption": "captions", "captions": "captions", "answer": "answers", "an
 Row = dict[str, Any]
 
 
-def held(table: Path, images: Path, val_share: float | None = None, test_share: float | None = None) -> list[str]:
-    """The splits that there are."""
+def available_splits(
+    table: Path, images: Path, val_share: float | None = None, test_share: float | None = None
+) -> list[str]:
+    """Return the splits that the data has."""
     unused = dict.fromkeys(name for _, row in _rows(table) for name in row if name not in (*TEXTS, *LISTS))
     if unused:
         print(f"{table}: {', '.join(map(repr, unused))} are not used; --help says which columns are.")
@@ -48,52 +51,55 @@ def samples(
     split: str, table: Path, images: Path, val_share: float | None = None, test_share: float | None = None
 ) -> Samples:
     splits = _splits(table, val_share, test_share)
-    keys = _own.keys(splits)[split]
+    keys = _own.unique_keys(splits)[split]
     contents = {name: _content(keys[name], rows) for name, rows in splits[split].items()}
-    told = any(contents.values())
-    answered = any(question["answers"] for each in contents.values() for question in each.get("questions", []))
+    has_texts = any(contents.values())
+    has_answers = any(question["answers"] for each in contents.values() for question in each.get("questions", []))
     records = []
     for name, content in contents.items():
-        asked = content.pop("questions", [])
-        kept = [question for question in asked if question["answers"] or not answered]
-        left = [f"{keys[name]}, question {question['id']}" for question in asked if question not in kept]
-        records += [Record(key, images / name, {}, "it has no answer") for key in left]
-        content |= {"questions": kept} if kept else {}
-        wrong = "" if content or not told else "it has no caption, no answered question and no label"
-        records.append(Record(keys[name], images / name, content, wrong))
-    return with_images(records, WANTED["images"])
+        questions = content.pop("questions", [])
+        usable = [question for question in questions if question["answers"] or not has_answers]
+        unanswered = [f"{keys[name]}, question {question['id']}" for question in questions if question not in usable]
+        # A record that is left out, so that the manifest lists the question.
+        records += [Record(key, images / name, {}, "it has no answer") for key in unanswered]
+        content |= {"questions": usable} if usable else {}
+        problem = "" if content or not has_texts else "it has no caption, no answered question and no label"
+        records.append(Record(keys[name], images / name, content, problem))
+    return samples_of(records, ARGUMENTS["images"])
 
 
 def _splits(table: Path, val_share: float | None, test_share: float | None) -> dict[str, dict[str, list[Row]]]:
-    """By split, the rows of each image."""
-    found: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
-    of: dict[str, str] = {}
+    """Return by split the rows of each image."""
+    splits: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
+    split_of: dict[str, str] = {}
     for where, each in _rows(table):
         row = _checked(each, where)
         image, split = row["image"], row.get("split", "train")
         if split not in SPLITS:
             raise ValueError(f"{where}: split is {split!r}; it must be one of {', '.join(SPLITS)}")
-        if of.setdefault(image, split) != split:
-            raise ValueError(f"{where}: the image {image} is in {split} and in {of[image]}; it must be in one split")
-        labels = {row["label"] for row in [*found[split].get(image, []), row] if "label" in row}
+        if split_of.setdefault(image, split) != split:
+            raise ValueError(
+                f"{where}: the image {image} is in {split} and in {split_of[image]}; it must be in one split"
+            )
+        labels = {row["label"] for row in [*splits[split].get(image, []), row] if "label" in row}
         if len(labels) > 1:
             raise ValueError(f"{where}: the image {image} has the labels {', '.join(sorted(labels))}; it must have one")
-        found[split].setdefault(image, []).append(row)
-    if not of:
-        raise ValueError(f"{table} has no rows; it must be {WANTED['table']}")
-    return _own.divided(found, val_share, test_share)
+        splits[split].setdefault(image, []).append(row)
+    if not split_of:
+        raise ValueError(f"{table} has no rows; it must be {ARGUMENTS['table']}")
+    return _own.split_by_name(splits, val_share, test_share)
 
 
 def _rows(table: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with where it is."""
+    """Yield each row with its place, for error messages."""
     if table.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise ValueError(f"{table} is no .csv, .tsv or .jsonl file; it must be {WANTED['table']}")
+        raise ValueError(f"{table} is no .csv, .tsv or .jsonl file; it must be {ARGUMENTS['table']}")
     with table.open(encoding="utf-8-sig", newline="") as file:
         try:
             if table.suffix == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield f"{table}, line {number}", _loaded(line, number)
+                        yield f"{table}, line {number}", _parse_line(line, number)
                 return
             for number, row in enumerate(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ","), 1):
                 if None in row or None in row.values():
@@ -105,10 +111,10 @@ def _rows(table: Path) -> Iterator[tuple[str, Row]]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{table} is not UTF-8 ({error.reason}); save it as UTF-8") from error
         except (ValueError, csv.Error, RecursionError) as error:
-            raise ValueError(f"{table} cannot be read ({error}); it must be {WANTED['table']}") from error
+            raise ValueError(f"{table} cannot be read ({error}); it must be {ARGUMENTS['table']}") from error
 
 
-def _loaded(line: str, number: int) -> Any:
+def _parse_line(line: str, number: int) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
@@ -116,33 +122,32 @@ def _loaded(line: str, number: int) -> Any:
 
 
 def _checked(row: object, where: str) -> Row:
-    """The columns that are used and not empty, lists as lists."""
+    """Return the known columns that are not empty, lists as lists."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {row!r:.80} is no object")
-    found: Row = {}
+    columns: Row = {}
     for name, value in row.items():
         if name in LISTS:
             texts = value if isinstance(value, list) else [value]
             if not all(isinstance(text, str) or text is None for text in texts):
                 raise ValueError(f"{where}: {name} is {value!r:.80}; it must be a text or a list of texts")
-            found.setdefault(LISTS[name], []).extend(text.strip() for text in texts if text and text.strip())
+            columns.setdefault(LISTS[name], []).extend(text.strip() for text in texts if text and text.strip())
         elif name in TEXTS and value not in (None, ""):
-            found[name] = str(value).strip()
-    if not found.get("image"):
+            columns[name] = str(value).strip()
+    if not columns.get("image"):
         raise ValueError(f"{where}: it has no image; the columns are {', '.join(row)}")
-    path = PurePosixPath(found["image"])
+    path = PurePosixPath(columns["image"])
     if path.is_absolute() or not path.name:
-        raise ValueError(f"{where}: the image is {found['image']!r}; paths must be of files, relative to --images")
-    if found.get("answers") and "question" not in found:
+        raise ValueError(f"{where}: the image is {columns['image']!r}; paths must be of files, relative to --images")
+    if columns.get("answers") and "question" not in columns:
         raise ValueError(f"{where}: it has an answer and no question")
-    return found
+    return columns
 
 
 def _content(key: str, rows: list[Row]) -> dict[str, Any]:
-    asked = [row for row in rows if "question" in row]
     questions = [
         {"id": row.get("id", f"{key}-{number}"), "question": row["question"], "answers": row.get("answers", [])}
-        for number, row in enumerate(asked)
+        for number, row in enumerate(row for row in rows if "question" in row)
     ]
     captions = list(dict.fromkeys(caption for row in rows for caption in row.get("captions", [])))
     labels = next(({"label": row["label"]} for row in rows if "label" in row), {})

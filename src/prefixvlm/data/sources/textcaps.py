@@ -1,19 +1,28 @@
-"""TextCaps: its annotations and images go in, one sample an image with its captions comes out.
+"""TextCaps: one sample for each image with its captions.
 
-The captions of test are secret. The key is the image's id.
+The captions of test are secret. The key is the image id.
 """
 
 from collections import defaultdict
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, field, identity, image_file, read_given, texts, with_images
+from prefixvlm.data.sources._files import (
+    Record,
+    Samples,
+    field,
+    id_field,
+    image_path,
+    optional_texts,
+    read_required,
+    samples_of,
+)
 
 _URL = "https://dl.fbaipublicfiles.com/textvqa"
 SOURCE = "TextCaps 0.1, https://textvqa.org/textcaps"
 LICENCE = "see https://textvqa.org/textcaps"
 TERMS = ""
 SPLITS = ("train", "val", "test")
-WANTED = {
+ARGUMENTS = {
     "images": f"DIR: the folder that holds train_images/ and test_images/, of {_URL}/images/train_val_images.zip and "
     "test_images.zip",
     "train_annotations": f"TextCaps_0.1_train.json: {_URL}/data/textcaps/TextCaps_0.1_train.json",
@@ -30,13 +39,13 @@ def samples(
     test_annotations: Path | None = None,
 ) -> Samples:
     file = {"train": train_annotations, "val": val_annotations, "test": test_annotations}[split]
-    path, content = read_given(file, f"{split}_annotations", dict, WANTED)
-    captions: dict[str, list[str]] = defaultdict(list)  # in the file an image comes once for each of its captions
+    path, content = read_required(file, f"{split}_annotations", dict, ARGUMENTS)
+    captions: dict[str, list[str]] = defaultdict(list)  # the file repeats an image for each of its captions
     for each in field(content, "data", list, path):
-        captions[identity(each, "image_id", path)] += texts(each, ("caption_str",), path).values()
+        captions[id_field(each, "image_id", path)] += optional_texts(each, ("caption_str",), path).values()
     folder = "test_images" if split == "test" else "train_images"
     records = [
-        Record(image, image_file(images, folder, f"{image}.jpg"), {"captions": found})
-        for image, found in captions.items()
+        Record(image, image_path(images, folder, f"{image}.jpg"), {"captions": texts})
+        for image, texts in captions.items()
     ]
-    return with_images(records, WANTED["images"])
+    return samples_of(records, ARGUMENTS["images"])

@@ -1,6 +1,7 @@
-"""VQAv2: its questions, annotations and COCO images go in, one sample an image with all its questions comes out.
+"""VQAv2: one sample for each COCO image with all its questions.
 
-train, val, and test: the questions of test2015 or test-dev2015, whose answers are secret. The key is the COCO image id.
+train, val, and test with the questions of test2015 or test-dev2015, whose answers are secret. The key is the COCO image
+id.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ SOURCE = "VQA v2.0, https://visualqa.org"
 LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://visualqa.org/terms.html"
 TERMS = ""
 SPLITS = ("train", "val", "test")
-WANTED = {
+ARGUMENTS = {
     "images": "DIR: the folder that holds val2014/, train2014/ or test2015/, as they are wanted, of "
     "http://images.cocodataset.org/zips/val2014.zip, train2014.zip and test2015.zip",
     "train_questions": f"v2_OpenEnded_mscoco_train2014_questions.json: in {_URL}/v2_Questions_Train_mscoco.zip",
@@ -34,9 +35,9 @@ def samples(
     val_annotations: Path | None = None,
     test_questions: Path | None = None,
 ) -> Samples:
-    questions, annotations, part = {
+    questions, annotations, coco_split = {
         "train": (train_questions, train_annotations, "train2014"),
         "val": (val_questions, val_annotations, "val2014"),
         "test": (test_questions, None, "test2015"),
     }[split]
-    return vqa_samples(split, questions, annotations, images, part, WANTED)
+    return vqa_samples(split, questions, annotations, images, coco_split, ARGUMENTS)

@@ -1,0 +1,67 @@
+"""Base class of the loaders for training and evaluation: reads planned batches in worker processes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from prefixvlm.data.loading.bad_samples import BadSamples
+from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
+from prefixvlm.data.loading.planned_batches import Collate, PlannedBatches
+from prefixvlm.data.loading.shard_source import ShardSource
+
+
+class ShardLoader:
+    """Base class of TrainLoader and EvalLoader.
+
+    collate: makes a batch of samples. It runs in the workers, so it must be picklable. Its random generator depends
+        only on (seed, epoch, step), not on the number of workers or ranks.
+    rank, world: must be those of the main process, because a spawned worker has no process group.
+    blind: replace all images by one black image; none is decoded.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ShardSource],
+        batch_size: int,
+        collate: Collate,
+        num_workers: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        blind: bool = False,
+    ) -> None:
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; set them to 1 and 0 or more")
+        self.sources = sources
+        for source in sources:
+            if not source.num_samples:
+                paths = ", ".join(str(shard.path) for shard in source.shards)
+                raise ValueError(f"the shards {paths} hold no samples; set data.shards to others")
+        self.num_samples = sum(source.num_samples for source in sources)
+        self.batch_size, self.collate, self.num_workers, self.seed = batch_size, collate, num_workers, seed
+        self.rank, self.world, self.blind = rank, world, blind
+
+    def _read(
+        self,
+        read_orders: list[ReadOrder],
+        batches: list[Numbers],
+        seeds: list[str],
+        bad_samples: BadSamples,
+        on_bad: str,
+    ) -> Iterator[Any]:
+        loader = DataLoader(
+            PlannedBatches(read_orders, batches, seeds, self.collate, self.blind, on_bad),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # without one, each epoch draws from torch's global generator
+        )
+        for result in loader:
+            if isinstance(result, Exception):
+                raise result
+            batch, bad = result
+            bad_samples.add(bad)
+            if batch is not None:
+                yield batch
