@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
 from prefixvlm.batch import Row
-from prefixvlm.data.sample import BLACK, Sample
+from prefixvlm.data.sample import BLACK_IMAGE, Sample
 from prefixvlm.data.schema import Tagged
 from prefixvlm.model.head import Outputs, RowHead, TokenHead
 from prefixvlm.task.classification_head import ClassificationHead
@@ -142,7 +142,7 @@ def test_scores_of_numbers_are_torchmetrics(seed):
     said = [truth + rng.gauss(0, 1) for truth in truths]
     predictions = []
     for number, (true, guess) in enumerate(zip(truths, said, strict=True)):
-        (row,) = task.prompt_rows(Sample(f"k{number}", BLACK, values={"area": true}))
+        (row,) = task.prompt_rows(Sample(f"k{number}", BLACK_IMAGE, values={"area": true}))
         predictions.append(task.read(row, [(guess - 5) / 2]))
     scores = {name: score.value for name, score in task.scores(predictions).items()}
     guesses, true = torch.tensor(said).double(), torch.tensor(truths).double()
@@ -155,25 +155,25 @@ def test_scores_of_numbers_are_torchmetrics(seed):
 @pytest.mark.parametrize("truths", [[3.0], [0.1, 0.1, 0.1]])
 def test_r2_of_one_value_is_a_number(truths):
     task = Regression("area")
-    given = [task.prompt_rows(Sample(f"k{n}", BLACK, values={"area": true}))[0] for n, true in enumerate(truths)]
+    given = [task.prompt_rows(Sample(f"k{n}", BLACK_IMAGE, values={"area": true}))[0] for n, true in enumerate(truths)]
     assert task.scores([task.read(row, [1.0]) for row in given])["r2"].value == 0
 
 
 def test_large_numbers_are_written_out():
     task = Regression("date")
-    (row,) = task.prompt_rows(Sample("k", BLACK, values={"date": 20230115.0}))
+    (row,) = task.prompt_rows(Sample("k", BLACK_IMAGE, values={"date": 20230115.0}))
     assert row.references == ("20230115",)
 
 
 def test_what_is_not_known_is_predicted_and_neither_scored_nor_trained_on():
-    unknown = Sample("k", BLACK)
+    unknown = Sample("k", BLACK_IMAGE)
     for task in (Regression("area"), ClassificationHead(CLASSES), ClassificationHead(CLASSES, multi_label=True)):
         assert task.training_rows(unknown, random.Random(0)) == []
         (row,) = task.prompt_rows(unknown)
         assert row.references == ()
     both = ClassificationHead(CLASSES, "seen", multi_label=True)
     for seen, reference in ((("b", "a", "b"), "a, b"), ((), "")):
-        (row,) = both.prompt_rows(Sample("k", BLACK, label_sets={"seen": seen}))
+        (row,) = both.prompt_rows(Sample("k", BLACK_IMAGE, label_sets={"seen": seen}))
         assert row.references == (reference,)
         assert both.correct(reference, row.references) == 1
 

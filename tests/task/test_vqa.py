@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from prefixvlm.batch import IGNORE_INDEX
-from prefixvlm.data.collate import continuation_ids
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.data.tokenization import continuation_ids
 from prefixvlm.model.constrained import score_answers
 from prefixvlm.task import interface
 from prefixvlm.task.rows import closed_set as choosing

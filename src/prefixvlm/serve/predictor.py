@@ -9,7 +9,7 @@ from PIL import Image
 
 from prefixvlm.batch import Row
 from prefixvlm.build import rebuild
-from prefixvlm.data.sample import BLACK, Sample, decode_image
+from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode_image
 from prefixvlm.data.schema import Question
 from prefixvlm.serve.asked import Asked, check_images, chosen
 from prefixvlm.task.dialogue import Dialogue
@@ -56,7 +56,7 @@ class Predictor:
         task = self.task(asked, name)
         check_images(task, len(images))
         if not images:
-            return self._of(task, [(None, BLACK)], asked)
+            return self._of(task, [(None, BLACK_IMAGE)], asked)
         found = []
         for first in range(0, len(images), MAX_IMAGES):
             some = images[first : first + MAX_IMAGES]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefixvlm.batch import IGNORE_INDEX
-from prefixvlm.data.sample import BLACK, Sample
+from prefixvlm.data.sample import BLACK_IMAGE, Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.task.detection import Detection
 from prefixvlm.task.results.boxes import Locations, box_iou, format_box, parse_boxes
@@ -67,9 +67,9 @@ def test_boxes_come_in_any_order_and_none_is_an_end():
     task = Detection(["a", "b", "c"], prompt="Things:", max_boxes=2, bins=10)
     boxes = tuple(Box(label, 0.1, 0.2, 0.5, 0.9) for label in "abc")
     rng = random.Random(0)
-    said = {task.training_rows(Sample("k", BLACK, boxes=boxes), rng)[0].target for _ in range(200)}
+    said = {task.training_rows(Sample("k", BLACK_IMAGE, boxes=boxes), rng)[0].target for _ in range(200)}
     assert said == {f" {a} 1 2 4 8; {b} 1 2 4 8" for a in "abc" for b in "abc" if a != b}
-    nothing, unknown = Sample("k", BLACK, boxes=()), Sample("k", BLACK)
+    nothing, unknown = Sample("k", BLACK_IMAGE, boxes=()), Sample("k", BLACK_IMAGE)
     assert task.training_rows(unknown, rng) == []
     assert [row.references for row in task.prompt_rows(unknown) + task.prompt_rows(nothing)] == [(), ("",)]
     model = tiny_model("gpt2")
@@ -107,7 +107,7 @@ def test_what_is_refused(options, message):
 def test_one_class_is_enough():
     task = Detection(["a"], prompt="Things:", bins=10)
     model = tiny_model("gpt2")
-    batch = collator_of(model)(task.prompt_rows(Sample("k", BLACK)), supervised=False)
+    batch = collator_of(model)(task.prompt_rows(Sample("k", BLACK_IMAGE)), supervised=False)
     assert all(box.label == "a" for box, _ in parse_boxes(task.predict(model, batch)[0].prediction, confidences=True))
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from prefixvlm.batch import Row
-from prefixvlm.data.collate import token_ids
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.data.tokenization import token_ids
 from prefixvlm.model.constrained import score_answers
 from prefixvlm.model.decoding import greedy
 from prefixvlm.task.captioning import Captioning

@@ -10,7 +10,7 @@ from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
-from prefixvlm.data.shard_cache import Cache
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.classification_head import ClassificationHead
@@ -56,7 +56,7 @@ def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, worker
     )
     collate = TrainingRows({"classification": TASKS["classification"]}, collator_of(tiny_model("gpt2")))
     loader = TrainLoader(
-        find_sources(str(tmp_path / "shards"), "train", Cache()),
+        find_sources(str(tmp_path / "shards"), "train", ShardCache()),
         batch_size,
         collate,
         max_bad_fraction=0.0,
@@ -65,7 +65,7 @@ def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, worker
     batches = list(loader)
     assert len(batches) == 40 // batch_size
     assert all(batch.head_targets.shape[1] == 1 and len(batch.head_targets) for batch in batches)
-    assert len(loader.budget) == 0
+    assert len(loader.bad_samples) == 0
 
 
 def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
@@ -75,7 +75,7 @@ def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
         {"train": [(f"k{n}", {"png": image, "json": b"{}"}) for n in range(6)]}, tmp_path / "s", "a test", "none"
     )
     collate = TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
-    loader = TrainLoader(find_sources(str(tmp_path / "s"), "train", Cache()), 2, collate)
+    loader = TrainLoader(find_sources(str(tmp_path / "s"), "train", ShardCache()), 2, collate)
     with pytest.raises(
         ValueError, match="has what task classification, regression is trained on.*so it is with a whole"
     ):
