@@ -13,7 +13,7 @@ from torch import Tensor
 from prefixvlm.model import decoding
 from prefixvlm.model.prefix_lm import PrefixLM
 
-NUM_BEAMS = 5
+NUM_BEAMS = 5  # as in ClipCap's released code
 
 
 class Captioning:

@@ -17,7 +17,7 @@ from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 
 WORKERS, RANKS, SHARDS, KINDS = (0, 1, 3), (1, 2), (1, 5), ("plain", "mixture", "buckets")
-SAMPLES, BATCH = 62, 3
+SAMPLES, BATCH = 62, 3  # no multiple of the batch size or of 5 shards, so that both end unevenly
 
 
 def keys(samples: list[Sample], rng: random.Random) -> tuple[list[str], float]:

@@ -63,10 +63,11 @@ def main() -> None:
         finish(start(options, whole))
         last, steps, damaged = folder / "checkpoints" / "last.ckpt", [], 0
         while len(steps) < arguments.kills:
+            # Only after a new checkpoint: a run that is killed before would repeat the same steps for ever.
             process, before = start(options, folder), last.stat().st_mtime_ns if last.is_file() else 0
             while process.poll() is None and not (last.is_file() and last.stat().st_mtime_ns > before):
                 time.sleep(0.005)
-            time.sleep(rng.random() * 0.3)
+            time.sleep(rng.random() * 0.3)  # at times within the write of the next checkpoint
             if process.poll() is not None:
                 break  # the run was over before all the kills
             process.send_signal(signal.SIGKILL)

@@ -63,6 +63,7 @@ def time_gemm(gemm: Gemm) -> Callable[[], None]:
     """Return a function that computes the products of the forward pass and of the gradients."""
     is_conv, rows, width_in, width_out, gradient, weight_gradient = gemm
     inputs, outputs = torch.randn(rows, width_in), torch.randn(rows, width_out)
+    # nn.Linear stores its weight transposed, GPT-2's Conv1D does not; the layout changes the speed of the product.
     weight = torch.randn(width_in, width_out) if is_conv else torch.randn(width_out, width_in).t()
 
     def run() -> None:

@@ -44,6 +44,7 @@ def photo(seed: int) -> bytes:
     """Return a JPEG of smooth colours under fine noise, with about as many bytes as a photo of this size."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+    # Without noise the JPEG would be small, and decoding it unusually fast.
     fine = Image.fromarray(rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
     buffer = io.BytesIO()
     Image.blend(coarse, fine, 0.3).save(buffer, "JPEG", quality=90)
@@ -142,7 +143,7 @@ def stream(tars: list[ShardRef], minutes: float) -> dict[str, Any]:
 
 
 def measure(count: int, rounds: int, minutes: float) -> dict[str, Any]:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as in the worker processes of a DataLoader
     with tempfile.TemporaryDirectory() as folder:
         tars = write(Path(folder), count)
         images = [data for tar in tars for data in jpegs(tar.path)]

@@ -18,7 +18,7 @@ from prefixvlm.mapper.transformer import TransformerMapper
 from prefixvlm.model.prefix_lm import PrefixLM
 
 LENGTHS = Path(__file__).with_name("caption_lengths.tsv")
-FEATURE_WIDTH, PREFIX_LENGTH = 640, 10
+FEATURE_WIDTH, PREFIX_LENGTH = 640, 10  # of ClipCap with CLIP RN50x4
 MAPPERS = {"transformer": TransformerMapper, "mlp": MLPMapper}
 
 
@@ -27,7 +27,7 @@ class Sizes:
     num_layers: int = 12
     width: int = 768
     vocabulary: int = 50257
-    batch: int = 40
+    batch: int = 40  # the default of ClipCap's code
     pool: int = 20  # batches that "by length" sorts together
     images: int = 32
     baseline_images: int = 2  # captioned by the baseline each round, scaled to `images`
@@ -49,7 +49,7 @@ class Features(ImageEncoder):
 class Tokenizer:
     """What CausalLM needs of a tokenizer; the benchmarks have ids alone."""
 
-    eos_token_id = bos_token_id = pad_token_id = 0
+    eos_token_id = bos_token_id = pad_token_id = 0  # one id for all, as in GPT-2
 
     def __init__(self, vocabulary: int) -> None:
         self.vocabulary = vocabulary
@@ -68,7 +68,7 @@ def caption_lengths() -> list[int]:
 
 
 def random_lm(sizes: Sizes) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the same weights for both sides
     ids = {"vocab_size": sizes.vocabulary, "bos_token_id": 0, "eos_token_id": 0}
     # With GPT-2's own initializer_range (0.02) it would repeat its last token, and all searches would agree.
     return GPT2LMHeadModel(GPT2Config(n_layer=sizes.num_layers, n_embd=sizes.width, initializer_range=0.1, **ids))

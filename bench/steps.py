@@ -25,13 +25,14 @@ def our_step(model: PrefixLM, optimizer: torch.optim.Optimizer, batch: Batch) ->
 def baseline_step(
     model: ClipCap, optimizer: torch.optim.Optimizer, features: Tensor, captions: list[list[int]]
 ) -> None:
+    # Also frees the gradients of the language model, which the baseline computes and does not use.
     model.zero_grad()
     model.loss(features, captions, LONGEST).backward()
     optimizer.step()
 
 
 def adamw(model: PrefixLM | ClipCap) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.mapper.parameters(), lr=2e-5)
+    return torch.optim.AdamW(model.mapper.parameters(), lr=2e-5)  # ClipCap's learning rate
 
 
 class Steps:

@@ -146,7 +146,10 @@ def test_answers_are_scored_by_the_ids_of_training(images, choose):
             VICUNA.replace("eos_token", "'</s>'"),
             "ends a turn with '</s>.*', but texts end with '<eos>'; set lm.eos_token",
         ),
-        (VICUNA.replace("m['content'] + eos", "m['content'] + m['content'] + eos"), "does more than put texts between"),
+        (
+            VICUNA.replace("m['content'] + eos", "m['content'] + m['content'] + eos"),
+            "does more than insert texts between",
+        ),
         ("{{ raise_exception('no chats') }}", r"refuses a plain chat \(no chats\); set lm.system"),
     ],
 )

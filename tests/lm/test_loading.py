@@ -88,7 +88,7 @@ def test_packaged_models_have_random_weights_too():
 def test_invalid_options_of_weights_are_errors(tmp_path):
     with pytest.raises(ValueError, match="lm.weights is 'none'; accepted are pretrained and random"):
         CausalLM.from_pretrained(str(tmp_path), weights="none")
-    with pytest.raises(ValueError, match="lm.weights=random are not quantised; set lm.quantization=null"):
+    with pytest.raises(ValueError, match="lm.weights=random cannot be quantized; set lm.quantization=null"):
         CausalLM.from_pretrained(str(tmp_path), weights="random", quantization="nf4")
 
 

@@ -40,7 +40,7 @@ def test_a_head_trains_the_mapper_and_embeddings_act_like_ids(images):
 def test_generating_text_is_an_error_that_names_other_models(images, ask):
     model = tiny_model("bert")
     batch = collator_of(model)([Row((images[0], "Q"), "a")], supervised=ask == "train")
-    with pytest.raises(ValueError, match=r"BertModel reads text and says none: .* task=tagging; .* set lm=gpt2"):
+    with pytest.raises(ValueError, match=r"BertModel generates no text: .* task=tagging; .* set lm=gpt2"):
         {
             "generate": lambda: decoding.greedy(model, batch),
             "beam": lambda: decoding.beam(model, batch),

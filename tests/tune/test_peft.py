@@ -93,7 +93,7 @@ def test_errors_name_the_key():
         Peft("lorra")
     with pytest.raises(ValueError, match="tune.lora.r is 0 and dropout 0"):
         Peft(r=0)
-    with pytest.raises(ValueError, match=r"tune.lora.target_modules is \['nothing'\]; peft says: .*not found"):
+    with pytest.raises(ValueError, match=r"tune.lora.target_modules is \['nothing'\]; the error of peft: .*not found"):
         Peft(target_modules=["nothing"]).apply(tiny_lm("gpt2"))
     with pytest.raises(ValueError, match="adapters are no change of weights"):
         Adapters().merge(tiny_lm("gpt2"))

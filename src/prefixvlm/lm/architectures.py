@@ -50,7 +50,9 @@ def _llama(
 
 
 def _t5(**options: Any) -> Callable[[], PreTrainedConfig]:
-    config: Callable[..., PreTrainedConfig] = T5Config  # mypy does not see tie_word_embeddings, which it pops from kwargs
+    config: Callable[..., PreTrainedConfig] = (
+        T5Config  # mypy does not see tie_word_embeddings, which it pops from kwargs
+    )
     return partial(config, **options)
 
 

@@ -37,7 +37,7 @@ class Chat:
             or prompt.rstrip(" ") != (pieces[0] + PROBES[0] + pieces[1]).rstrip(" ")
             or pieces[1] != pieces[3]
         ):
-            raise ValueError("the chat template does more than put texts between the turns; set lm.chat=false")
+            raise ValueError("the chat template does more than insert texts between the turns; set lm.chat=false")
         first, opening, between, _, end = pieces
         eos = str(tokenizer.eos_token)
         # Generation stops at EOS: with another end of turn it would go on into the user's turn.

@@ -43,7 +43,7 @@ def load_model(
     if weights not in ("pretrained", "random"):
         raise ValueError(f"lm.weights is {weights!r}; accepted are pretrained and random")
     if quantization and weights == "random":
-        raise ValueError("lm.weights=random are not quantised; set lm.quantization=null")
+        raise ValueError("lm.weights=random cannot be quantized; set lm.quantization=null")
     # The dtype changes the numbers of a quantised model, so auto is then the same on all machines.
     torch_dtype = dtype_of("lm.dtype", "bfloat16" if quantization and dtype == "auto" else dtype)
     quantized = quantization_options(quantization, torch_dtype)
@@ -68,7 +68,7 @@ def _errors_of(name: str, attention: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(
-            f"the language model {name!r} is neither a local folder nor to be had from the hub "
+            f"the language model {name!r} is neither a local folder nor available from the hub "
             f"({str(error).splitlines()[0]}); set lm.name"
         ) from error
     except ValueError as error:

@@ -70,6 +70,6 @@ class MaskedLM(LanguageModel):
 
     def require_text(self) -> NoReturn:
         raise ValueError(
-            f"{type(self.model).__name__} reads text and says none: it serves tasks with a head, such as "
+            f"{type(self.model).__name__} generates no text: it is for tasks with a head, such as "
             "task=regression and task=tagging; for this task set lm=gpt2, smollm2 or flan_t5"
         )

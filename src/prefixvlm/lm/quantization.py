@@ -53,7 +53,7 @@ def keep_4bit_frozen(model: nn.Module) -> None:
             # 4-bit quantization works in blocks of 64 values; the CPU kernel misreads rows that end inside a block.
             if not torch.cuda.is_available() and module.in_features % 64:
                 raise ValueError(
-                    "on this CPU bitsandbytes reads 4-bit matrices wrong whose columns are no multiple of 64, as "
-                    f"{name} with {module.in_features}; set lm.quantization=int8"
+                    "on this CPU bitsandbytes needs 4-bit matrices with a multiple of 64 columns, and "
+                    f"{name} has {module.in_features}; set lm.quantization=int8"
                 )
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (mypy takes it for a submodule)

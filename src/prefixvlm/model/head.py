@@ -41,7 +41,7 @@ class RowHead(nn.Module):
         self.outputs, self.pooling = outputs, pooling
 
     def forward(self, model: PrefixLM, batch: Batch, learned: Tensor | None = None) -> Tensor:
-        """Return float32[S, K]. learned: float[E], at LEARNED_ID, whose state then is the last of the row."""
+        """Return float32[S, K]. learned: float[E], at LEARNED_ID; its state is then the last of the row."""
         mask = batch.attention_mask
         lengths = mask.sum(1)
         if learned is None:

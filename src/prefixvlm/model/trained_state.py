@@ -1,6 +1,7 @@
 """Trained tensors of a module, parameter counts, and a fingerprint of its frozen tensors."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Return the numbers of (trained, frozen) parameters; a tied tensor counts once."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return trained, sum(p.numel() for p in module.parameters()) - trained
+
+
+def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts of a model by name, the head of each task as one."""
+    for name, part in model.named_children():
+        if name == "heads":
+            yield from ((f"heads.{task}", head) for task, head in part.named_children())
+        else:
+            yield name, part
 
 
 def fingerprint(module: nn.Module) -> str:
