@@ -1,4 +1,4 @@
-"""A small Hydra program without torch, in a folder whose name asks for quotes, and ways to run and stop it."""
+"""A small Hydra program without torch, in a folder with a name that needs quotes, and a class that runs it."""
 
 import contextlib
 import json
@@ -67,7 +67,7 @@ def app(tmp_path):
 
 
 class Sweep:
-    """A sweep in a session of its own, of which nothing outlives the test."""
+    """A sweep in a session of its own; nothing of it outlives the test."""
 
     def __init__(self, app, *arguments, **env):
         self.dir = app.parent / "swept"
@@ -87,13 +87,13 @@ class Sweep:
     def wait_for(self, condition, timeout=60):
         deadline = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < deadline, "it did not happen"
+            assert time.monotonic() < deadline, "the condition did not become true in time"
             if self.process.poll() is not None and not condition():
                 raise AssertionError(self.process.communicate()[0])
             time.sleep(0.02)
 
     def end(self, code=0, timeout=120):
-        """What it printed."""
+        """Wait for the sweep and return its output."""
         out = self.process.communicate(timeout=timeout)[0]
         assert self.process.returncode == code, out
         return out
@@ -101,21 +101,21 @@ class Sweep:
 
 @pytest.fixture
 def sweep(app):
-    begun = []
+    sweeps = []
 
     def begin(*arguments, **env):
-        begun.append(Sweep(app, *arguments, **env))
-        return begun[-1]
+        sweeps.append(Sweep(app, *arguments, **env))
+        return sweeps[-1]
 
     yield begin
-    for each in begun:
+    for each in sweeps:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(each.process.pid, signal.SIGKILL)  # and the guards end the jobs
         each.process.communicate(timeout=30)
 
 
 def alive(pid):
-    """Whether it runs; one that ended and was not waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them, of a small program: each job its process, its folder and its GPUs."""
+"""Sweeps of a small program as a user starts them: processes, folders, GPUs, signals and resuming."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from hydra_plugins.prefixvlm._processes import least_used, visible_gpus, why
-from hydra_plugins.prefixvlm.launcher import objective
+from hydra_plugins.prefixvlm._processes import failure, least_used, visible_gpus
+from hydra_plugins.prefixvlm.launcher import read_objective
 from tests.hydra_plugins.conftest import alive
 
 
@@ -22,7 +22,7 @@ def test_a_failed_job_is_reported_and_the_others_go_on(sweep):
     assert "error: 1 of 3 jobs failed: 1; see job.log of each in " in out.splitlines()[-1]
     assert "Traceback" not in out
     assert "thirteen" in (grid.job(1) / "job.log").read_text()
-    assert [objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
+    assert [read_objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
     assert grid.starts(2)[0][3] == "a=b, c"
 
 
@@ -30,7 +30,7 @@ def test_several_failed_jobs_are_named(sweep):
     assert "2 of 3 jobs failed: 0, 2;" in sweep("x=13,1", "+y=1", "x=13,2,13").end(code=2)
 
 
-def test_jobs_run_side_by_side_each_on_gpus_of_its_own(sweep):
+def test_parallel_jobs_have_their_own_gpus(sweep):
     grid = sweep(
         "x=1,2,3,4", "seconds=1", "hydra.launcher.n_jobs=2", "+trainer.devices=2", CUDA_VISIBLE_DEVICES="7,1,5,4"
     )
@@ -43,7 +43,7 @@ def test_jobs_run_side_by_side_each_on_gpus_of_its_own(sweep):
     assert sum(start[0] < min(ends) for start in starts) == 2
 
 
-def test_without_gpus_nothing_is_said_of_them(sweep):
+def test_without_gpus_none_are_visible(sweep):
     grid = sweep("x=1,2")
     grid.end()
     assert [grid.starts(n)[0][1] for n in range(2)] == ["", ""]
@@ -85,7 +85,7 @@ def test_options_of_hydra_and_the_choice_of_a_configuration_reach_the_jobs(app, 
     assert (grid.job("x=2") / ".composed" / "config.yaml").exists()
 
 
-def test_what_does_not_compose_is_said_before_anything_runs(sweep):
+def test_configuration_errors_are_raised_before_anything_runs(sweep):
     grid = sweep("x=1", "opt=a,c")
     assert "there is no opt 'c'" in grid.end(code=2)
     assert not grid.job(0).exists()
@@ -117,14 +117,14 @@ def test_a_stopped_sweep_lets_its_jobs_save_and_starts_no_more(sweep, number, co
     grid.wait_for(lambda: grid.starts(0) and grid.starts(1))
     grid.process.send_signal(number)
     out = grid.end(code=code)
-    assert "goes on" in out
+    assert "To resume, run the same command with hydra.sweep.dir=" in out
     assert "Traceback" not in out
     assert (grid.job(0) / "saved").exists() == (number != signal.SIGINT)
     assert not grid.job(2).exists()
     assert not any(alive(pid) for n in range(2) for pid in grid.starts(n)[0][2])
 
 
-def test_nothing_outlives_a_killed_sweep_which_then_goes_on(sweep):
+def test_nothing_outlives_a_killed_sweep_which_then_resumes(sweep):
     options = ["x=1,2,3", "seconds=30", "slow=1", "child=true"]
     grid = sweep(*options)
     grid.wait_for(lambda: grid.starts(1))
@@ -144,19 +144,19 @@ def test_submitit_runs_the_same_sweeps(sweep):
     pytest.importorskip("submitit", reason="pip install submitit hydra-submitit-launcher")
     grid = sweep("hydra/launcher=submitit_local", "x=2,13,4")
     assert "error: thirteen brings bad luck" in grid.end(code=2)
-    assert [objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
+    assert [read_objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
 
 
-def test_why_a_job_failed(tmp_path):
+def test_the_description_of_a_failure(tmp_path):
     log = tmp_path / "job.log"
     log.write_text("10%\r20%\rRuntimeError: no memory\nwandb: bye\n")
-    assert why(1, log) == "failed with exit code 1: RuntimeError: no memory"
-    assert why(137, log) == "was killed (out of memory?)"
+    assert failure(1, log) == "failed with exit code 1: RuntimeError: no memory"
+    assert failure(137, log) == "was killed (out of memory?)"
     log.write_text("")
-    assert why(3, log) == "failed with exit code 3: it said nothing"
+    assert failure(3, log) == "failed with exit code 3: no output"
 
 
 def test_an_objective_that_is_not_there_is_none(tmp_path):
-    assert objective(tmp_path) == (None, False)
+    assert read_objective(tmp_path) == (None, False)
     (tmp_path / "objective.json").write_text(json.dumps({"value": [1, 2], "pruned": True}))
-    assert objective(tmp_path) == ([1, 2], True)
+    assert read_objective(tmp_path) == ([1, 2], True)

@@ -1,4 +1,4 @@
-"""Optuna's sweeps as a user starts, kills and goes on with them; the space and the study by themselves."""
+"""Optuna sweeps as a user starts, kills and resumes them; the search space and the study alone."""
 
 import json
 import os
@@ -58,10 +58,10 @@ SPACE = ("x=interval(-5,5)", "y=tag(log,interval(1e-3,1))", "z=a,b")
 
 
 def searched(path, seed=0, trials=14, stop_at=None, sampler="tpe"):
-    """The parameters of each job; a job that is stopped at is left running."""
+    """Return the parameters of each job, or leave job stop_at running and return None."""
     study = Study(str(path), "s", ["minimize"], sampler, seed)
     study.give_up_running()
-    while study.num_asked() < trials:
+    while study.num_started() < trials:
         job, _, params = study.ask(spaced(*SPACE))
         if job == stop_at:
             return None
@@ -78,7 +78,7 @@ def test_one_seed_proposes_the_same_and_another_does_not(tmp_path, sampler):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_an_interrupted_study_asks_for_what_it_would_have_asked_for(tmp_path, storage):
+def test_an_interrupted_study_proposes_the_same_trials(tmp_path, storage):
     straight = searched(tmp_path / storage)
     for stop_at in (12, 12):
         searched(tmp_path / f"x{storage}", stop_at=stop_at)
@@ -90,7 +90,7 @@ def test_an_interrupted_study_asks_for_what_it_would_have_asked_for(tmp_path, st
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_killed_sweep_goes_on_with_its_study(sweep, tmp_path, storage):
+def test_a_killed_sweep_resumes_its_study(sweep, tmp_path, storage):
     place = f"hydra.sweeper.storage={tmp_path}/{storage}"
     options = [OPTUNA, place, "x=range(0,20)", "hydra.sweeper.n_trials=4", "seconds=60", "slow=2"]
     first = sweep(*options)
@@ -174,7 +174,7 @@ def test_submitit_runs_batches_of_trials(sweep):
     assert all(search.starts(n) for n in range(3))
 
 
-def test_the_pruner_is_told_of_its_study(sweep):
+def test_jobs_get_a_pruner_of_the_study(sweep):
     search = sweep(OPTUNA, "x=1,2", "+callbacks={}", "hydra.sweeper.pruner=median", "hydra.sweeper.n_trials=2")
     search.end()
     text = (search.job(1) / ".hydra" / "config.yaml").read_text()

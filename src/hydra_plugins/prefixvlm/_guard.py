@@ -1,7 +1,8 @@
-"""A command goes in; its exit code comes out, and nothing of it outlives the sweep, which holds our standard input.
+"""Runs a command and ends it, with all processes that it has started, when the sweep ends.
 
-A process of its own between the sweep and a job, and the leader of their group: where the sweep is killed, standard
-input ends, and the whole group with it. A parent-death signal would reach the job, but not what the job has started.
+The guard is a process between the sweep and a job, and the leader of their process group. Its standard input is a pipe
+from the sweep: when the sweep is killed, the pipe closes, and the guard kills the group. A parent-death signal would
+reach the job, but not the processes that the job has started.
 """
 
 import os
@@ -13,9 +14,10 @@ from types import FrameType
 
 
 def main(command: list[str]) -> int:
-    """Signals are handed to the command alone, which tells its workers and ranks what to do."""
+    """Run the command and return its exit code, 128 + N after signal N."""
+    # Signals are forwarded to the command alone, which stops its own workers and ranks in its own way.
     job: subprocess.Popen[bytes] | None = None
-    early: list[int] = []
+    early: list[int] = []  # signals that arrive before the command has started
 
     def forward(number: int, frame: FrameType | None) -> None:
         if job is None:
@@ -28,12 +30,12 @@ def main(command: list[str]) -> int:
     job = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     for sent in early:
         job.send_signal(sent)
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    threading.Thread(target=_kill_group_at_end_of_input, daemon=True).start()
     code = job.wait()
     return code if code >= 0 else 128 - code
 
 
-def _end_with_the_sweep() -> None:
+def _kill_group_at_end_of_input() -> None:
     while os.read(0, 1):
         pass
     os.killpg(0, signal.SIGKILL)

@@ -1,30 +1,27 @@
-"""A folder goes in; it is this sweep's alone until the sweep ends, however it ends."""
+"""Lock of a sweep's folder."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_held: set[Path] = set()
+from filelock import FileLock, Timeout
 
 
 @contextmanager
 def only_sweep(folder: Path) -> Iterator[None]:
-    """Raise ValueError if another sweep runs there. The system gives the lock back when a process dies."""
+    """Lock a folder; the process that holds the lock may lock it again. Raises ValueError if another process has it.
+
+    The operating system releases the lock when the process dies.
+    """
     folder = folder.absolute()
-    if folder in _held:
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another sweep is running in {folder}; wait for it or set another hydra.sweep.dir"
-            ) from None
-        _held.add(folder)
-        try:
-            yield
-        finally:
-            _held.discard(folder)
+    # A singleton, because the sweeper locks the folder around the launcher, which locks it too.
+    lock = FileLock(folder / ".lock", blocking=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another sweep is running in {folder}; wait for it or set another hydra.sweep.dir") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,4 +1,4 @@
-"""Jobs go in, some run side by side, each in its own process group; their exit codes come out as they end."""
+"""Runs jobs as processes, several at a time, with their share of the GPUs and in their own process groups."""
 
 import contextlib
 import os
@@ -16,21 +16,25 @@ from typing import Any
 
 GUARD = Path(__file__).with_name("_guard.py")
 LOG = "job.log"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # how a run ends that was told to
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal of the sweep was closed
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 POLL, GRACE = 0.05, 60.0  # seconds
 
 
 @dataclass
 class Job:
-    """num_gpus: how many it is given; None for all that fall to one of n_jobs. stopped: by a signal, before its end."""
+    """A job and its process.
+
+    num_gpus: the number of GPUs it gets; None for an equal share. info: data for the caller.
+    stopped: whether a signal stopped it before its end.
+    """
 
     number: int
     command: Sequence[str]
     folder: Path
     label: str
     num_gpus: int | None
-    about: Any = None
+    info: Any = None
     gpus: list[str] = field(default_factory=list)
     started: float = 0.0
     stopped: bool = False
@@ -50,7 +54,7 @@ class Job:
             )  # fmt: skip
 
     def signal(self, number: int) -> None:
-        """Tell the job itself; SIGKILL ends its whole group."""
+        """Send a signal to the job, or SIGKILL to its whole process group."""
         assert self.process
         with contextlib.suppress(ProcessLookupError):
             if number == signal.SIGKILL:
@@ -59,7 +63,7 @@ class Job:
                 self.process.send_signal(number)
 
     def has_ended(self) -> bool:
-        """Also ends what the job has left of its group."""
+        """Return whether the job has ended; if so, kill what is left of its process group."""
         assert self.process
         assert self.process.stdin
         if self.process.poll() is None:
@@ -69,22 +73,23 @@ class Job:
         return True
 
 
-def run(jobs: Iterator[Job], n_jobs: int, ended: Callable[[Job, int, float], None], gpus: Sequence[str]) -> int:
-    """Run all jobs, at most n_jobs side by side; a job is taken from the iterator when there is room for it.
+def run(jobs: Iterator[Job], n_jobs: int, on_end: Callable[[Job, int, float], None], gpus: Sequence[str]) -> int:
+    """Run all jobs, at most n_jobs at a time. A job is taken from the iterator when it can start.
 
-    ended: called with each job, its exit code and its seconds. Returns 0, or the signal that stopped the sweep: it is
-    handed to the jobs, which save and stop; at a second one they are killed.
+    on_end: called with each job, its exit code and its duration in seconds.
+    Returns 0, or the signal that stopped the sweep. It is forwarded to the jobs, which save and stop; a second signal
+    kills them.
     """
     running: list[Job] = []
     with _forwarded(running) as received:
         try:
             while True:
                 while not received and len(running) < n_jobs and (job := next(jobs, None)):
-                    wanted = max(len(gpus) // n_jobs, 1) if job.num_gpus is None else job.num_gpus
-                    job.gpus = least_used(gpus, [other.gpus for other in running], wanted)
+                    num_gpus = max(len(gpus) // n_jobs, 1) if job.num_gpus is None else job.num_gpus
+                    job.gpus = least_used(gpus, [other.gpus for other in running], num_gpus)
                     job.start(environment(job.gpus, n_jobs))
                     running.append(job)
-                    for number in received:
+                    for number in received:  # while it was being started
                         job.signal(number)
                 if not running:
                     return received[0] if received else 0
@@ -93,19 +98,19 @@ def run(jobs: Iterator[Job], n_jobs: int, ended: Callable[[Job, int, float], Non
                     running.remove(job)
                     assert job.process
                     job.stopped = job.process.returncode in STOPPED or bool(received and job.process.returncode)
-                    ended(job, job.process.returncode, time.monotonic() - job.started)
+                    on_end(job, job.process.returncode, time.monotonic() - job.started)
         finally:
             _stop(running)
 
 
 @contextlib.contextmanager
 def _forwarded(running: list[Job]) -> Iterator[list[int]]:
-    """Signals to this process go to the jobs, and into the list."""
+    """Forward signals of this process to the jobs, and record them in the yielded list."""
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for job in running:
+        for job in running:  # a run has no handler of SIGHUP that saves
             job.signal(signal.SIGKILL if len(received) > 1 else signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
@@ -117,7 +122,7 @@ def _forwarded(running: list[Job]) -> Iterator[list[int]]:
 
 
 def _stop(running: list[Job]) -> None:
-    """After an error of the sweep itself: the jobs save and stop, and those that do not are killed."""
+    """Stop the jobs after an error of the sweep itself, and kill those that do not stop in time."""
     for job in running:
         job.signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE
@@ -129,23 +134,23 @@ def _stop(running: list[Job]) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or else the numbers of all GPUs."""
+    """Return the names in CUDA_VISIBLE_DEVICES, or else the numbers of all GPUs."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    import torch
+    import torch  # here, because Hydra imports the plugins in every program
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def least_used(gpus: Sequence[str], used: Sequence[Sequence[str]], wanted: int) -> list[str]:
-    """The GPUs of a job: free ones first; where there are too few, those that the fewest jobs share."""
+def least_used(gpus: Sequence[str], used: Sequence[Sequence[str]], num_gpus: int) -> list[str]:
+    """Return the GPUs for a job: those that the fewest running jobs use, in the order of `gpus`."""
     counts = Counter(name for names in used for name in names)
-    return sorted(sorted(gpus, key=lambda name: counts[name])[:wanted], key=list(gpus).index)
+    return sorted(sorted(gpus, key=lambda name: counts[name])[:num_gpus], key=list(gpus).index)
 
 
 def environment(gpus: Sequence[str], n_jobs: int) -> dict[str, str]:
-    """Ours, with a job's own GPUs and its share of the cores."""
+    """Return the environment of a job, with its GPUs and its share of the cores."""
     from prefixvlm import errors
 
     env = errors.environment()
@@ -156,12 +161,12 @@ def environment(gpus: Sequence[str], n_jobs: int) -> dict[str, str]:
     return env
 
 
-def why(code: int, log: Path) -> str:
-    """How a job failed, in one line: its exit code and the line of its log that says most."""
+def failure(code: int, log: Path) -> str:
+    """Describe in a line how a job failed: its exit code and the last error, or else the last line, of its log."""
     if code == 137 or code == -signal.SIGKILL:
         return "was killed (out of memory?)"
     text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    telling = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b", line)]
-    said = (telling or lines or ["it said nothing"])[-1]
-    return f"failed with exit code {code}: {said[:300]}"
+    errors = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b", line)]
+    reason = (errors or lines or ["no output"])[-1]
+    return f"failed with exit code {code}: {reason[:300]}"

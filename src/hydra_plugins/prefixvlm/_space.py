@@ -1,7 +1,7 @@
-"""Hydra's overrides go in; what is fixed, and what a sampler may choose from, come out.
+"""The search space that Hydra's overrides describe.
 
-choice(), a,b,c and glob() are choices, range() is whole numbers or steps, interval() is continuous or, as
-int(interval()), whole numbers; tag(log, ...) makes the last two logarithmic.
+choice(), a,b,c and glob() are categorical; range() has integers or steps; interval() is continuous, or integers as
+int(interval()). tag(log, ...) makes range() and interval() logarithmic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Space:
-    """fixed: overrides as they are. free: the keys of the others, with their `+`, and what each may be."""
+    """A search space. fixed: overrides of one value. free: the distributions of the other keys, which include `+`."""
 
     fixed: Sequence[str]
     free: Mapping[str, "BaseDistribution"]
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """Return all overrides of a job with these parameters."""
         return [*self.fixed, *self.chosen(params)]
 
     def chosen(self, params: Mapping[str, Any]) -> list[str]:
-        """Values of a choice are the texts that they were in the command."""
+        """Return the overrides of the free keys."""
+        # The values of a choice are the texts of the command, quotes included.
         return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in params.items()]
 
 
 def space(overrides: Sequence[Override]) -> Space:
-    """Of two overrides of one key the later counts. Raises ValueError if there is nothing to choose."""
+    """Return the search space; a later override of a key replaces an earlier one. Raises ValueError if none is free."""
     last = {override.get_key_element().lstrip("+"): override for override in overrides}
     fixed = [o.input_line or "" for o in last.values() if not o.is_sweep_override()]
     free = {o.get_key_element(): _distribution(o) for o in last.values() if o.is_sweep_override()}

@@ -1,10 +1,8 @@
-"""A study goes in; its trials are asked for, told of and, after a killed sweep, asked for again."""
+"""An Optuna study whose trials are jobs of a sweep, and which a killed sweep resumes."""
 
 import json
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.prefixvlm._space import Space
@@ -16,13 +14,13 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("tpe", "random")
 DIRECTIONS = ("minimize", "maximize")
-JOB, REPLACED, ERROR = "job", "replaced", "error"  # what we write beside a trial
+JOB, REPLACED, ERROR = "job", "replaced", "error"  # user attributes of a trial
 
 
 class Study:
-    """Optuna's, where each trial is a job with a number and a folder, that stays the same when it is run again.
+    """An Optuna study in which each trial has the number of a job, and so a folder; a trial that is repeated keeps it.
 
-    The sampler is seeded anew for each job: a sweep that goes on after a kill asks for what it would have asked for.
+    The sampler is seeded by the number of the job, so that a resumed sweep proposes what an uninterrupted one would.
     """
 
     def __init__(self, storage: str, name: str, directions: Sequence[str], sampler: str, seed: int) -> None:
@@ -39,57 +37,60 @@ class Study:
         self.directions = [direction.name.lower() for direction in self.optuna_study.directions]
         if self.directions != list(directions):
             raise ValueError(f"the study {name} in {storage} has direction {', '.join(self.directions)}; name another")
-        self.asked: dict[int, Any] = {}
+        self.started: dict[int, Any] = {}
 
     def trials(self) -> list["FrozenTrial"]:
-        """Those that count: one that was run again is replaced by the later one."""
+        """Return the trials without those that were interrupted and repeated."""
         return [t for t in self.optuna_study.get_trials(deepcopy=False) if REPLACED not in t.user_attrs]
 
     def give_up_running(self) -> int:
-        """Trials of a sweep that is dead are failed and will be the next that are asked for. Returns how many."""
+        """Mark the running trials of a killed sweep as failed and enqueue them again. Returns their number."""
         state = self.optuna.trial.TrialState
         running = [trial for trial in self.trials() if trial.state == state.RUNNING]
         for trial in running:
-            again = [t for t in self.trials() if t.user_attrs.get(JOB) == trial.user_attrs.get(JOB, -1)]
-            if len(again) < 2:
+            same_job = [t for t in self.trials() if t.user_attrs.get(JOB) == trial.user_attrs.get(JOB, -1)]
+            if len(same_job) < 2:  # it may have been enqueued before a kill in this loop
                 self.optuna_study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
             self.optuna.Trial(self.optuna_study, trial._trial_id).set_user_attr(REPLACED, True)
             self.optuna_study.tell(trial.number, state=state.FAIL)
         return len(running)
 
     def ask(self, space: Space) -> tuple[int, int, dict[str, Any]]:
-        """The number of the next job, that of its trial, and its parameters."""
+        """Start a trial. Returns the number of its job, its own number, and its parameters."""
         job = max((trial.user_attrs.get(JOB, -1) for trial in self.trials()), default=-1) + 1
         self.optuna_study.sampler = self._sampler(self.seed + job)
         trial = self.optuna_study.ask(dict(space.free))
-        job = trial.user_attrs.get(JOB, job)
+        job = trial.user_attrs.get(JOB, job)  # an enqueued trial has one
         trial.set_user_attr(JOB, job)
-        self.asked[job] = trial
+        self.started[job] = trial
         return job, trial.number, trial.params
 
-    def num_asked(self) -> int:
-        """How many trials there are, without those that still wait to be asked for."""
+    def num_started(self) -> int:
+        """Return the number of trials without those that are enqueued."""
         return sum(trial.state != self.optuna.trial.TrialState.WAITING for trial in self.trials())
 
     def tell(self, job: int, value: Any, pruned: bool, error: str | None) -> None:
-        """How a job ended; what has no finite value for each direction counts as failed."""
-        trial, state = self.asked[job], self.optuna.trial.TrialState
+        """Store the result of a job. It has failed if there is an error, or not a finite value for each direction."""
+        trial, state = self.started[job], self.optuna.trial.TrialState
         values = value if isinstance(value, list | tuple) else [value]
         if error is None and pruned:
             self.optuna_study.tell(trial, state=state.PRUNED)
         elif error is None and len(values) == len(self.directions) and all(map(_is_finite, values)):
             self.optuna_study.tell(trial, list(map(float, values)))
         else:
-            trial.set_user_attr(ERROR, error or f"its value is {value}, {len(self.directions)} finite ones are wanted")
+            trial.set_user_attr(
+                ERROR, error or f"its value is {value}, {len(self.directions)} finite ones are expected"
+            )
             self.optuna_study.tell(trial, state=state.FAIL)
 
     def best(self) -> list["FrozenTrial"]:
-        """The best trial; of several objectives the Pareto front, the best in the first objective first."""
+        """Return the best trial, or with several objectives the Pareto front, sorted by the first objective."""
         sign = 1 if self.directions[0] == "minimize" else -1
         front = sorted(self.optuna_study.best_trials, key=lambda trial: (sign * trial.values[0], trial.number))
         return front if len(self.directions) > 1 else front[:1]
 
     def counts(self) -> dict[str, int]:
+        """Return the number of trials by state."""
         names = [trial.state.name.lower() for trial in self.trials()]
         return {name: names.count(name) for name in sorted(set(names))}
 
@@ -102,15 +103,8 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def write(path: Path, text: str) -> None:
-    """In one step."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def results(study: Study, objectives: Sequence[str]) -> str:
-    """As JSON: what was searched for, and the best trial or the Pareto front."""
+    """Return the objectives, the number of trials, and the best trial or the Pareto front, as JSON."""
     front = [
         {"job": t.user_attrs.get(JOB), "trial": t.number, "values": t.values, "params": t.params} for t in study.best()
     ]

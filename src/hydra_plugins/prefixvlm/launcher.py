@@ -1,4 +1,4 @@
-"""The jobs of a sweep go in, each becomes a process with its own run folder; what each run returned comes out."""
+"""Hydra launcher that runs each job of a sweep as a process with its own run folder."""
 
 import json
 import os
@@ -17,17 +17,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
 from hydra_plugins.prefixvlm._lock import only_sweep
-from hydra_plugins.prefixvlm._processes import Job, run, visible_gpus, why
+from hydra_plugins.prefixvlm._processes import Job, failure, run, visible_gpus
 from prefixvlm.errors import quoted
 
 OBJECTIVE = "objective.json"
-OWN = ("mode", "sweep", "launcher", "run.", "job.num", "job.id")  # of hydra.*: the sweep's, not its jobs'
-PRUNER = "+callbacks.pruner"  # of a job, changes when it is run again
+SWEEP_ONLY = ("mode", "sweep", "launcher", "run.", "job.num", "job.id")  # options of hydra.* that jobs do not get
+PRUNER = "+callbacks.pruner"  # an override of a job that changes when the job is repeated
+
+Proposal = tuple[int, Sequence[str], str]  # number, overrides and label of a job
 
 
 @dataclass
 class ProcessLauncherConf:
-    """n_jobs: how many run side by side. gpus_per_job: null for trainer.devices."""
+    """Options of the launcher. n_jobs: jobs at a time. gpus_per_job: null for the number in trainer.devices."""
 
     _target_: str = "hydra_plugins.prefixvlm.launcher.ProcessLauncher"
     n_jobs: int = 1
@@ -38,7 +40,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="processes", node=Proc
 
 
 class ProcessLauncher(Launcher):
-    """A job is the command of the sweep with its own options and folder. A failed one does not stop the others."""
+    """Runs a job as the command of the sweep with the job's overrides and folder. A failed job does not stop others."""
+
+    # Processes, because Lightning's DDP in Hydra's own process repeats the sweep in each rank (Lightning #11300) and
+    # leaves its environment variables and process group to the next job.
 
     def __init__(self, n_jobs: int = 1, gpus_per_job: int | None = None) -> None:
         self.n_jobs, self.gpus_per_job = n_jobs, gpus_per_job
@@ -49,22 +54,21 @@ class ProcessLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run them all; return in their order."""
+        """Run all jobs and return their results in order."""
         jobs = list(zip(range(initial_job_idx, sys.maxsize), job_overrides, _labels(job_overrides), strict=False))
         return self.run(jobs, len(jobs))
 
     def run(
         self,
-        jobs: Iterable[tuple[int, Sequence[str], str]],
+        jobs: Iterable[Proposal],
         total: int,
         n_jobs: int | None = None,
-        ended: Callable[[int, JobReturn, bool], None] | None = None,
+        on_result: Callable[[int, JobReturn, bool], None] | None = None,
     ) -> list[JobReturn]:
-        """Run them as there is room, return in order.
+        """Run the jobs, n_jobs at a time, and return their results in order.
 
-        jobs: number, options and label; taken when there is room, so that a sampler may know of the last ones' ends.
-
-        ended: called with a job's number, what it returned, and whether it was pruned; not for one that was stopped.
+        jobs: each is taken when it can start, so that a sampler may use the results before it.
+        on_result: called with a job's number, its result and whether it was pruned; not for a job that was stopped.
         """
         setup_globals()
         n_jobs = n_jobs or self.n_jobs
@@ -73,28 +77,29 @@ class ProcessLauncher(Launcher):
         with only_sweep(sweep_dir), tqdm(total=total, disable=None, unit="job") as bar:
             say(f"{total} jobs, {min(n_jobs, total)} at a time, in {sweep_dir}")
 
-            def on_end(job: Job, code: int, time: str) -> None:
-                result, how, pruned = _outcome(job, code)
+            def on_end(job: Job, code: int, time: float | str) -> None:
+                result, description, pruned = _outcome(job, code)
                 results[job.number] = result
-                if ended and not job.stopped:
-                    ended(job.number, result, pruned)
+                if on_result and not job.stopped:
+                    on_result(job.number, result, pruned)
                 bar.update()
-                say(f"[{len(results)}/{total}] {job.label}: {how}" + (f"; see {job.log}" if code else f", {time}"))
+                suffix = f"; see {job.log}" if code else f", {time if isinstance(time, str) else f'{time:.0f} s'}"
+                say(f"[{len(results)}/{total}] {job.label}: {description}{suffix}")
 
-            def unfinished() -> Iterator[Job]:
-                for job in (self._job(*each) for each in jobs):
-                    if _is_finished(job):
-                        on_end(job, 0, "finished before")
-                    else:
-                        yield job
-
-            gpus = visible_gpus()
-            stopped_by = run(unfinished(), n_jobs, lambda job, code, s: on_end(job, code, f"{s:.0f} s"), gpus)
+            stopped_by = run(self._unfinished(jobs, on_end), n_jobs, on_end, visible_gpus())
         if stopped_by:
-            say(f"The same command with hydra.sweep.dir={quoted(str(sweep_dir))} goes on.")
+            say(f"To resume, run the same command with hydra.sweep.dir={quoted(str(sweep_dir))}.")
             sys.exit(128 + stopped_by)
-        _sum_up(results, sweep_dir)
+        _set_errors(results, sweep_dir)
         return [results[number] for number in sorted(results)]
+
+    def _unfinished(self, jobs: Iterable[Proposal], on_end: Callable[[Job, int, str], None]) -> Iterator[Job]:
+        """Yield the jobs to run; those that a former sweep in this folder has finished go to on_end."""
+        for job in (self._job(*each) for each in jobs):
+            if _is_finished(job):
+                on_end(job, 0, "finished before")
+            else:
+                yield job
 
     def _job(self, number: int, overrides: Sequence[str], label: str) -> Job:
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -102,9 +107,9 @@ class ProcessLauncher(Launcher):
             cfg.hydra.job.id = cfg.hydra.job.num = number
         HydraConfig.instance().set_config(cfg)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute() / str(cfg.hydra.sweep.subdir)
-        command = [sys.executable, os.path.abspath(sys.argv[0]), *flags(cfg), *overrides, *_handed(cfg)]
-        place = [f"hydra.job.num={number}", f"hydra.job.id={number}", f"hydra.run.dir={quoted(str(folder))}"]
-        return Job(number, [*command, *place], folder, label, self._num_gpus(cfg), (list(overrides), cfg))
+        command = [sys.executable, os.path.abspath(sys.argv[0]), *config_flags(cfg), *overrides, *_hydra_overrides(cfg)]
+        own = [f"hydra.job.num={number}", f"hydra.job.id={number}", f"hydra.run.dir={quoted(str(folder))}"]
+        return Job(number, [*command, *own], folder, label, self._num_gpus(cfg), (list(overrides), cfg))
 
     def _num_gpus(self, cfg: DictConfig) -> int | None:
         trainer = cfg.get("trainer") or {}
@@ -119,53 +124,53 @@ class ProcessLauncher(Launcher):
 
 
 def say(line: str) -> None:
-    """On the terminal above the bar."""
+    """Print a line above the progress bar."""
     tqdm.write(line)
     sys.stdout.flush()
 
 
-def flags(cfg: DictConfig) -> list[str]:
-    """The flags of the sweep that choose its configuration."""
+def config_flags(cfg: DictConfig) -> list[str]:
+    """Return the flags that choose the configuration of the sweep."""
     folders = [source.path for source in cfg.hydra.runtime.config_sources if source.provider == "command-line"]
     return ["--config-name", cfg.hydra.job.config_name, *(word for path in folders for word in ("--config-dir", path))]
 
 
-def _handed(cfg: DictConfig) -> list[str]:
-    """The options of Hydra itself that its jobs are to have too."""
-    return [o for o in cfg.hydra.overrides.hydra if not o.lstrip("+~")[len("hydra.") :].startswith(OWN)]
+def _hydra_overrides(cfg: DictConfig) -> list[str]:
+    """Return the overrides of hydra.* that the jobs get too."""
+    return [o for o in cfg.hydra.overrides.hydra if not o.lstrip("+~")[len("hydra.") :].startswith(SWEEP_ONLY)]
 
 
 def _labels(job_overrides: Sequence[Sequence[str]]) -> list[str]:
-    """What tells each job from the others."""
+    """Return for each job the overrides that not all jobs have."""
     common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
     return [" ".join(o for o in overrides if o not in common) or "the job" for overrides in job_overrides]
 
 
 def _is_finished(job: Job) -> bool:
-    """Whether it ran to its end before. Raises ValueError if its folder is another job's."""
-    overrides, _ = job.about
+    """Return whether a former sweep has finished the job. Raises ValueError if its folder is another job's."""
+    overrides, _ = job.info
     written = job.folder / ".hydra" / "overrides.yaml"
     if not written.is_file():
         return False
     before = OmegaConf.to_container(OmegaConf.load(written))
     assert isinstance(before, list)
-    if _lasting(before) != _lasting(overrides):
+    if _without_pruner(before) != _without_pruner(overrides):
         raise ValueError(f"{job.folder} is a run with other options, {' '.join(before)}; set another hydra.sweep.dir")
     return (job.folder / OBJECTIVE).is_file()
 
 
-def _lasting(overrides: Sequence[str]) -> list[str]:
+def _without_pruner(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.startswith(PRUNER)]
 
 
 def _outcome(job: Job, code: int) -> tuple[JobReturn, str, bool]:
-    """What Hydra is told, what the user is told, and whether the run was pruned."""
-    overrides, cfg = job.about
+    """Return the result of a job for Hydra, its description for the user, and whether it was pruned."""
+    overrides, cfg = job.info
     result = JobReturn(overrides=overrides, working_dir=os.getcwd(), task_name=cfg.hydra.job.name)
     if code:
         result.status = JobStatus.FAILED
-        return result, "was stopped" if job.stopped else why(code, job.log), False
-    value, pruned = objective(job.folder)
+        return result, "was stopped" if job.stopped else failure(code, job.log), False
+    value, pruned = read_objective(job.folder)
     result.status, result.return_value = JobStatus.COMPLETED, value
     values = value if isinstance(value, list) else [] if value is None else [value]
     names = cfg.get("objectives") or [cfg.get("monitor") or "value"]
@@ -173,8 +178,8 @@ def _outcome(job: Job, code: int) -> tuple[JobReturn, str, bool]:
     return result, ", ".join(["pruned" if pruned else "done", *figures]), pruned
 
 
-def objective(folder: Path) -> tuple[Any, bool]:
-    """The value that a run has left, a float, several or None, and whether it was pruned."""
+def read_objective(folder: Path) -> tuple[Any, bool]:
+    """Return the value of a run, a float, a list or None if it has none, and whether it was pruned."""
     path = folder / OBJECTIVE
     if not path.is_file():
         return None, False
@@ -182,8 +187,8 @@ def objective(folder: Path) -> tuple[Any, bool]:
     return written["value"], bool(written.get("pruned"))
 
 
-def _sum_up(results: dict[int, JobReturn], sweep_dir: Path) -> None:
-    """The one error that the sweep ends with names all jobs that failed."""
+def _set_errors(results: dict[int, JobReturn], sweep_dir: Path) -> None:
+    """Give the failed jobs an error that names all of them, because Hydra raises only the first one."""
     failed = sorted(number for number, result in results.items() if result.status == JobStatus.FAILED)
     for number in failed:
         named = ", ".join(map(str, failed))

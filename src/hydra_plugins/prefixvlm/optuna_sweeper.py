@@ -1,4 +1,4 @@
-"""A search space goes in; Optuna proposes, the launcher runs, and the best set-up found comes out as an experiment."""
+"""Hydra sweeper that searches with Optuna and writes the best set-up as an experiment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.prefixvlm._experiment import experiment
 from hydra_plugins.prefixvlm._lock import only_sweep
-from hydra_plugins.prefixvlm.launcher import PRUNER, ProcessLauncher, objective, say
+from hydra_plugins.prefixvlm.launcher import PRUNER, ProcessLauncher, read_objective, say
+from prefixvlm.atomic import write_text
 from prefixvlm.errors import quoted
 
 
 @dataclass
 class OptunaSweeperConf:
-    """n_trials: of the whole study. n_jobs: null for the launcher's. params: the search space, as in a command.
+    """Options of the sweeper.
 
-    direction: null for monitor_mode's; a list for several objectives. storage: null for study.db in the sweep's folder;
-    FILE.log is a journal. sampler: tpe or random. pruner: none, median or hyperband.
+    n_trials: number of trials of the whole study. n_jobs: number of jobs at a time; null for that of the launcher.
+    direction: minimize or maximize; null for that of monitor_mode; a list for several objectives.
+    storage: see open_storage; null for study.db in the sweep's folder. sampler: tpe or random.
+    pruner: none, median or hyperband. params: the search space, by key as in a command.
     """
 
     _target_: str = "hydra_plugins.prefixvlm.optuna_sweeper.OptunaSweeper"
@@ -44,7 +47,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaSw
 
 
 class OptunaSweeper(Sweeper):
-    """See OptunaSweeperConf. A sweep that is started again in its folder goes on with its study."""
+    """Runs trials of a study; see OptunaSweeperConf. A sweep that is started again in its folder resumes its study."""
 
     def __init__(
         self,
@@ -68,14 +71,15 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Ask, run and tell until the study has n_trials. Raises the error of a job that failed, when all have run."""
+        """Run jobs until the study has n_trials. Raises the error of a failed job after all have run."""
+        # Here, because Hydra imports this module in every program, also without Optuna.
         from hydra_plugins.prefixvlm._space import space
         from hydra_plugins.prefixvlm._study import Study
         from prefixvlm.sweep.study import import_optuna, make_pruner
 
         import_optuna()
-        given = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        self.space = space(OverridesParser.create(config_loader=self.loader).parse_overrides(given))
+        overrides = [f"{key}={value}" for key, value in self.params.items()] + arguments
+        self.space = space(OverridesParser.create(config_loader=self.loader).parse_overrides(overrides))
         cfg = self._compose_each_choice()
         directions = self._directions(cfg)
         self.objectives = list(cfg.get("objectives") or [cfg.get("monitor") or "value"])
@@ -93,7 +97,7 @@ class OptunaSweeper(Sweeper):
             self._save_best()
             self._report()
         for result in results:
-            _ = result.return_value  # raises the error of a failed one
+            _ = result.return_value  # a property that raises the error of a failed job
         if not self.study.best():
             raise ValueError(f"no trial gave {len(directions)} values; see {self.dir}")
         return results
@@ -104,40 +108,40 @@ class OptunaSweeper(Sweeper):
         return [self.direction] if isinstance(self.direction, str) else list(self.direction)
 
     def _compose_each_choice(self) -> DictConfig:
-        """A choice that does not compose is said before anything runs."""
+        """Compose a job with each choice, to raise errors before anything runs. Returns the first one."""
         from optuna.distributions import CategoricalDistribution
 
-        def some(value: Any) -> Any:
+        def first_value(value: Any) -> Any:
             return value.choices[0] if isinstance(value, CategoricalDistribution) else value.low
 
-        first = {key: some(value) for key, value in self.space.free.items()}
+        first = {key: first_value(value) for key, value in self.space.free.items()}
         for key, value in self.space.free.items():
             for choice in value.choices[1:] if isinstance(value, CategoricalDistribution) else ():
                 self.loader.load_sweep_config(self._config, self.space.overrides(first | {key: choice}))
         return self.loader.load_sweep_config(self._config, self.space.overrides(first))
 
     def _proposals(self, total: int) -> Iterator[tuple[int, list[str], str]]:
-        """Number, overrides and label of each job, asked for when it is about to run."""
+        """Yield number, overrides and label of each job. Each is proposed when it can run, to learn from the others."""
         waiting = self.study.counts().get("waiting", 0)
-        while waiting or self.study.num_asked() < self.n_trials:
+        while waiting or self.study.num_started() < self.n_trials:
             job, trial, params = self.study.ask(self.space)
             waiting = max(waiting - 1, 0)
             overrides = self.space.overrides(params)
             if self.pruner != "none":
-                overrides.append(self._pruner(trial))
+                overrides.append(self._pruner_override(trial))
             yield job, overrides, " ".join(self.space.chosen(params))
 
-    def _pruner(self, trial: int) -> str:
+    def _pruner_override(self, trial: int) -> str:
         place = quoted(self.place if "://" in self.place else str(Path(self.place).absolute()))
         study, monitor = quoted(self.study_name), quoted(self.objectives[0])
-        where = f"storage: {place}, study: {study}, trial: {trial}"
-        how = f"monitor: {monitor}, pruner: {self.pruner}"
-        return f"{PRUNER}={{_target_: prefixvlm.callbacks.pruner.Pruner, {where}, {how}}}"
+        options = f"storage: {place}, study: {study}, trial: {trial}, monitor: {monitor}, pruner: {self.pruner}"
+        return f"{PRUNER}={{_target_: prefixvlm.callbacks.pruner.Pruner, {options}}}"
 
     def _run(self) -> list[JobReturn]:
-        total = max(self.n_trials - self.study.num_asked(), 0)
+        total = max(self.n_trials - self.study.num_started(), 0)
         if isinstance(self._launcher, ProcessLauncher):
             return self._launcher.run(self._proposals(total), total, self.n_jobs, self._tell)
+        # Another launcher, as submitit: in batches, each of consecutive job numbers, because launch() counts them.
         results: list[JobReturn] = []
         proposals = self._proposals(total)
         while batch := list(islice(proposals, self.n_jobs or 1)):
@@ -146,7 +150,7 @@ class OptunaSweeper(Sweeper):
                 returned = self._launcher.launch([overrides for _, overrides, _ in jobs], initial_job_idx=jobs[0][0])
                 for (number, _, _), result in zip(jobs, returned, strict=True):
                     assert result.hydra_cfg
-                    value, pruned = objective(Path(result.hydra_cfg.hydra.runtime.output_dir))
+                    value, pruned = read_objective(Path(result.hydra_cfg.hydra.runtime.output_dir))
                     if result.status == JobStatus.COMPLETED and result.return_value is None:
                         result.return_value = value
                     self._tell(number, result, pruned)
@@ -160,16 +164,16 @@ class OptunaSweeper(Sweeper):
         self._save_best()
 
     def _save_best(self) -> None:
-        from hydra_plugins.prefixvlm._study import JOB, results, write
+        from hydra_plugins.prefixvlm._study import JOB, results
 
-        write(self.dir / "results.json", results(self.study, self.objectives))
+        write_text(self.dir / "results.json", results(self.study, self.objectives))
         if best := self.study.best():
             values = ", ".join(f"{n} {v:.6g}" for n, v in zip(self.objectives, best[0].values, strict=False))
             title = [f"Job {best[0].user_attrs.get(JOB)} of the sweep in {self.dir}: {values}."]
             if len(self.study.directions) > 1:
                 title.append(f"The best in {self.objectives[0]}; results.json has the whole Pareto front.")
             title.append("Copy it to conf/experiment/NAME.yaml and train with experiment=NAME.")
-            write(self.dir / "best.yaml", experiment(self.space.overrides(best[0].params), self.loader, title))
+            write_text(self.dir / "best.yaml", experiment(self.space.overrides(best[0].params), self.loader, title))
 
     def _report(self) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in self.study.counts().items())

@@ -42,9 +42,8 @@ def write_features(
     encode = ImageShardEncoder(encoder.eval().to(device_of(device)), batch_size)
     identity = identify(encoder, node)
     mark = _mark(identity, shards, images, captions is not None)
-    of = "of the captions of" if captions else "of"
-    expected = Manifest(f"features {mark} {of}: {images.source}", images.licence, images.samples_per_shard,
-                        {split: Split() for split in images.splits})  # fmt: skip
+    source = f"features {mark} of{' the captions of' if captions else ''}: {images.source}"
+    expected = Manifest(source, images.licence, images.samples_per_shard, {split: Split() for split in images.splits})
 
     def jobs(folder: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
@@ -53,8 +52,8 @@ def write_features(
                 path, sidecar = folder.shards / shard.name, folder.done / f"{shard.name}.json"
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256))
 
-    if manifest := existing_manifest(out, expected, "features", IDENTITY):
-        return manifest
+    if existing := existing_manifest(out, expected, "features", IDENTITY):
+        return existing
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")
     manifest = make_shards(expected, staging, jobs, write_tar, 1, sum(map(images.num_samples, images.splits)))

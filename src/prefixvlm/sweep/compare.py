@@ -66,6 +66,7 @@ def choose_metric(jobs: Sequence[Job], name: str | None) -> tuple[str, bool]:
     metric = name or objectives[0]
     if metric in objectives[:1]:
         return metric, jobs[0].lower_is_better
+    # Only the objective has a direction in the configuration.
     return metric, "loss" in metric or "perplexity" in metric
 
 
@@ -97,6 +98,7 @@ def effects(jobs: Sequence[Job], metric: str) -> list[Effect]:
         for group, (_, value) in zip(_groups([job for job, _ in done], option), done, strict=True):
             groups.setdefault(group, []).append(value)
         between = sum(len(values) * (statistics.fmean(values) - center) ** 2 for values in groups.values())
+        # Under the null hypothesis eta squared has the mean (k - 1) / (n - 1), large for options of many values.
         share, chance = between / total if total else 0.0, (len(groups) - 1) / max(len(done) - 1, 1)
         result.append(Effect(option, share, min(chance, 1.0), len(groups), len(done)))
     return sorted(result, key=lambda effect: effect.by_chance - effect.eta_squared)

@@ -52,7 +52,7 @@ def _by_number(text: str) -> list[tuple[int, str]]:
 def _job(run: Path, folder: Path) -> Job:
     overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
     config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text(encoding="utf-8")) or {}
-    path = run / "objective.json"
+    path = run / "objective.json"  # written when a run has ended
     written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"value": None}
     values = written["value"] if isinstance(written["value"], list) else [written["value"]]
     names = config.get("objectives") or [config.get("monitor") or "value"]
@@ -84,7 +84,7 @@ def _curves(run: Path) -> dict[str, Points]:
                 for name, text in row.items():
                     if text and name not in ("step", "epoch"):
                         curves.setdefault(name, []).append((float(row["step"]), float(text)))
-    if not files:
+    if not files:  # the run had another logger
         for record in _history(run):
             curves.setdefault(record["name"], []).append((record["step"], record["value"]))
     finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
@@ -95,7 +95,6 @@ def _history(run: Path) -> Sequence[dict[str, Any]]:
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         return []
-    from prefixvlm.run import history
-    from prefixvlm.training.checkpoint import load
+    from prefixvlm.training.checkpoint import history, load
 
-    return history(load(checkpoint))
+    return history(load(checkpoint))["records"]

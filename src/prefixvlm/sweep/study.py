@@ -46,6 +46,6 @@ def make_pruner(name: str) -> "BasePruner":
     pruners = import_optuna().pruners
     if name not in PRUNERS:
         raise ValueError(f"pruner is {name!r}; accepted are {', '.join(PRUNERS)}")
-    if name == "median":
+    if name == "median":  # not before 4 runs have ended, nor at the first validation of a run
         return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     return pruners.HyperbandPruner() if name == "hyperband" else pruners.NopPruner()
