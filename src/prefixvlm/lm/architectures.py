@@ -50,9 +50,8 @@ def _llama(
 
 
 def _t5(**options: Any) -> Callable[[], PreTrainedConfig]:
-    config: Callable[..., PreTrainedConfig] = (
-        T5Config  # mypy does not see tie_word_embeddings, which it pops from kwargs
-    )
+    # Typed as any callable: mypy does not see tie_word_embeddings, which T5Config takes from its kwargs.
+    config: Callable[..., PreTrainedConfig] = T5Config
     return partial(config, **options)
 
 

@@ -54,9 +54,8 @@ class Peft(Tuning):
             except ValueError as error:
                 reason = str(error).split(". ")[0]
                 key = "tune.ia3" if self.method == "ia3" else "tune.lora"
-                raise ValueError(
-                    f"{key}.target_modules is {self.target_modules}; the error of peft: {reason}"
-                ) from error
+                targets = self.target_modules
+                raise ValueError(f"{key}.target_modules is {targets}; the error of peft: {reason}") from error
         # peft has frozen all parameters but its own, also those of Tunings applied before.
         for parameter in trained:
             parameter.requires_grad_(True)
