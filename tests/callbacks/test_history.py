@@ -4,9 +4,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from prefixvlm import run
 from prefixvlm.callbacks.history import History
 from prefixvlm.task.captioning import Captioning
+from prefixvlm.training.checkpoint import history
 from tests.training.test_module import (  # noqa: F401
     data_of,
     fit_with_two_validations,
@@ -28,7 +28,7 @@ def checkpoint(shards, tmp_path_factory):  # noqa: F811
 
 
 def test_it_has_the_first_predictions_of_each_task_at_each_validation(checkpoint):
-    examples = run.examples(checkpoint["last"])
+    examples = history(checkpoint["last"])["examples"]
     expected = [("captioning", "val-000"), ("captioning", "val-001"), ("vqa", "val-000"), ("vqa", "val-000")]
     assert [(e["step"], e["task"], e["key"]) for e in examples] == [(s, *rest) for s in (1, 2) for rest in expected]
     assert [e["id"] for e in examples[2:4]] == ["val-000-0", "val-000-1"]
@@ -39,11 +39,11 @@ def test_it_has_the_first_predictions_of_each_task_at_each_validation(checkpoint
 
 
 def test_a_checkpoint_of_a_validation_has_that_validation(checkpoint):
-    assert {e["step"] for e in run.examples(checkpoint["x"])} == {1, 2}
+    assert {e["step"] for e in history(checkpoint["x"])["examples"]} == {1, 2}
 
 
 def test_it_has_the_curves_of_losses_and_scores(checkpoint):
-    records = run.history(checkpoint["last"])
+    records = history(checkpoint["last"])["records"]
     assert {r["step"] for r in records if r["name"] == "train/loss"} == {1, 2}
     for name in ("val/loss", "val/vqa_accuracy", "val/captioning_cider"):
         assert [r["step"] for r in records if r["name"] == name] == [1, 2], name
@@ -51,25 +51,25 @@ def test_it_has_the_curves_of_losses_and_scores(checkpoint):
 
 def test_a_resumed_history_continues_and_reads_states_without_examples(checkpoint):
     state = checkpoint["last"]["callbacks"]["History"]
-    history = History()
-    history.load_state_dict(state)
-    assert history.state_dict() == state
-    history.examples.append({})
+    callback = History()
+    callback.load_state_dict(state)
+    assert callback.state_dict() == state
+    callback.examples.append({})
     assert len(state["examples"]) == 8
-    history.load_state_dict({"records": []})
-    assert history.examples == []
-    assert run.examples({"callbacks": {}}) == []
+    callback.load_state_dict({"records": []})
+    assert callback.examples == []
+    assert history({"callbacks": {}})["examples"] == []
 
 
 def test_no_examples_of_no_predictions(shards):  # noqa: F811
-    history = History()
-    fit_with_two_validations(module_of(tasks={"captioning": Captioning()}), shards, history, limit=0)
-    assert history.examples == []
+    callback = History()
+    fit_with_two_validations(module_of(tasks={"captioning": Captioning()}), shards, callback, limit=0)
+    assert callback.examples == []
 
 
 def test_the_sanity_check_adds_no_examples(shards):  # noqa: F811
-    module, history = module_of(), History()
-    trainer = trainer_of(history, max_steps=1, val_check_interval=1)
+    module, callback = module_of(), History()
+    trainer = trainer_of(callback, max_steps=1, val_check_interval=1)
     trainer.num_sanity_val_steps = 1
     trainer.fit(module, data_of(module, shards))
-    assert {e["step"] for e in history.examples} == {1}
+    assert {e["step"] for e in callback.examples} == {1}

@@ -123,11 +123,11 @@ def module_of(folder):
 @torch.no_grad()
 @pytest.mark.parametrize(("size", "kind", "buffers"), CASES)
 def test_logits_losses_and_captions_are_clipcaps(size, kind, buffers, imported, images):
-    heads, images = SIZES[size][2], images[1:4]  # of which at least two have texts of their own
+    heads, images = SIZES[size][2], images[1:4]  # at least two get different captions
     state = weights_of(size, kind, buffers)
     module = module_of(imported(state, *([] if size == "wide" else ["--num-heads", heads])))  # wide has heads of 64
     task, model = module.tasks["captioning"], module.model
-    collate = module.train_collate.collate
+    collate = module.collate
     pixel_values = torch.stack([module.model.encoder.transform(image) for image in images])
     features = model.encoder(pixel_values)[:, 0]
     prompts = collate([Row((image, "")) for image in images], supervised=False)

@@ -42,7 +42,7 @@ def rebuilt(path):
 
 def losses(module, images):
     rows = [Row((images[0], "Caption:"), " red"), Row((images[1],), " blue square")]
-    return module.model(module.train_collate.collate(rows))
+    return module.model(module.collate(rows))
 
 
 @pytest.mark.slow

@@ -19,12 +19,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from prefixvlm import cli
-from prefixvlm.build import build_data, build_module, encoder_choice, evaluation, make
+from prefixvlm.build import build_data, build_module, make
+from prefixvlm.config import encoder_choice
 from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, verify
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.encoder.cached import IDENTITY, read_identity
 from prefixvlm.encoder.openclip import OpenClipEncoder
+from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.features.encode_captions import caption_encoder_for
 from prefixvlm.features.write import write_features
 from prefixvlm.serve.predictor import Predictor
@@ -340,7 +342,7 @@ EVALUATION = {"benchmark": None, "task": None, "shards": None, "split": None, "l
 
 def evaluated(checkpoint, **changes):
     """Build a module as eval.py does. Returns it with its loss and its blind loss."""
-    cfg = evaluation(OmegaConf.create(EVALUATION | changes), checkpoint[KEY]["config"])
+    cfg = evaluation_config(EVALUATION | changes, checkpoint[KEY]["config"])
     module = build_module(cfg)
     module.load_trained(checkpoint)
     return module, [loss_of(module, build_data(cfg, module, blind=blind)) for blind in (False, True)]

@@ -50,7 +50,7 @@ def test_without_gpus_none_are_visible(sweep):
 
 
 @pytest.mark.parametrize(
-    ("used", "wanted", "given"),
+    ("used", "num_gpus", "expected"),
     [
         ([], 1, ["a"]),
         ([["a"]], 1, ["b"]),
@@ -61,8 +61,8 @@ def test_without_gpus_none_are_visible(sweep):
         ([], 0, []),
     ],
 )
-def test_gpus_are_shared_only_where_there_are_too_few(used, wanted, given):
-    assert least_used(["a", "b", "c"], used, wanted) == given
+def test_gpus_are_shared_only_where_there_are_too_few(used, num_gpus, expected):
+    assert least_used(["a", "b", "c"], used, num_gpus) == expected
 
 
 def test_an_outer_cuda_visible_devices_is_respected(monkeypatch):

@@ -149,11 +149,11 @@ def test_one_run_per_folder_goes_on_under_its_id_and_keeps_its_exit_code(tmp_pat
 
 def test_never_is_another_run_and_so_is_another_folder(tmp_path):
     first, again = (wandb_logger(str(tmp_path / "a")).version for _ in range(2))
-    anew = wandb_logger(str(tmp_path / "a"), resume="never").version
+    new = wandb_logger(str(tmp_path / "a"), resume="never").version
     other = wandb_logger(str(tmp_path / "b")).version
     assert first == again
-    assert len({first, anew, other}) == 3
-    assert wandb_logger(str(tmp_path / "a")).version == anew
+    assert len({first, new, other}) == 3
+    assert wandb_logger(str(tmp_path / "a")).version == new
 
 
 def test_other_ranks_write_and_import_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""An Optuna study whose trials are jobs of a sweep, and which a killed sweep resumes."""
+"""Optuna study of a sweep: numbers the trials as jobs, and resumes after a kill."""
 
 import json
 import math

@@ -12,7 +12,7 @@ class Pruner(Callback):
     """Reports `monitor` to the study after each validation and stops the fit if the study's pruner decides so.
 
     storage: see open_storage. study: its name. trial: the number of this run's trial. pruned: whether it was stopped.
-    Only rank 0 opens the storage, and broadcasts the decision. A run whose storage cannot be opened is not stopped.
+    Only rank 0 opens the storage, and broadcasts the decision. If it cannot be opened, the run is not stopped.
     """
 
     def __init__(self, storage: str, study: str, trial: int, monitor: str, pruner: str = "median") -> None:

@@ -104,8 +104,8 @@ def _tokenizer(name: str, num_tokens: int) -> PreTrainedTokenizerBase:
         ) from error
     if len(tokenizer) > num_tokens or len(tokenizer(EOS, add_special_tokens=False).input_ids) != 1:
         raise ValueError(
-            f"the tokenizer {name!r} has {len(tokenizer)} tokens, and the weights' GPT-2 has {num_tokens}, of which "
-            f"{EOS!r} must be one; set --tokenizer"
+            f"the tokenizer {name!r} has {len(tokenizer)} tokens, but it must have at most the {num_tokens} of the "
+            f"weights' GPT-2, and {EOS!r} must be one token; set --tokenizer"
         )
     return tokenizer
 

@@ -1,4 +1,4 @@
-"""CSV and TensorBoard loggers whose files a resumed run continues.
+"""CSV and TensorBoard loggers that continue the files of a resumed run.
 
 A resumed run logs the steps after its last checkpoint again; the new values replace the former ones.
 """
