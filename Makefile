@@ -44,8 +44,8 @@ bench: install ## speed and memory: steps, captioning, scoring, reading shards, 
 	$(BIN)/python bench/reading.py --padding
 	$(BIN)/python bench/features.py
 
-# Scores and report of a benchmark: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='few_shot.shots=4 clip=vit_b32']
-eval-coco: ## captions, Karpathy test: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='limit=100 clip=vit_b32']
+# Scores and report of a benchmark: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='few_shot.shots=4 clip_scorer=vit_b32']
+eval-coco: ## captions, Karpathy test: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='limit=100 clip_scorer=vit_b32']
 eval-nocaps: ## captions of new objects, by domain
 eval-flickr30k: ## captions, Karpathy test
 eval-vqav2: ## VQAv2 validation, the official accuracy

@@ -1,6 +1,6 @@
-"""The story of the demo: write shards, pretrain a tiny CLIP, train a mapper to a frozen SmolLM2, evaluate, sum up.
+"""The demo: write shards, pretrain a tiny CLIP, train a mapper to a frozen SmolLM2, evaluate, and print a table.
 
-A finished stage is not done again; an interrupted one goes on. Delete outputs/demo to begin anew.
+A finished stage is not run again, and an interrupted one resumes. Delete outputs/demo to start over.
 """
 
 import json
@@ -16,7 +16,7 @@ OUT = Path("outputs/demo")
 SHARDS = "data/easy-vqa"
 STAGES = {
     "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
-    "convert_lm": [sys.executable, "-m", "prefixvlm.lm.packaged"],
+    "convert_lm": [sys.executable, "-m", "prefixvlm.cli", "convert-lm"],
     "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
     "train": [sys.executable, "train.py", "test=false", "trainer.limit_train_batches=84", f"hydra.run.dir={OUT}/train"],
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],

@@ -1,4 +1,4 @@
-"""The story of a run: build model, data and trainer; fit; test the best checkpoint; return the monitored value."""
+"""Train: build the module, the data and the trainer; fit; test the best checkpoint; return the monitored value."""
 
 import sys
 from pathlib import Path
@@ -11,11 +11,12 @@ from hydra.types import RunMode
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from prefixvlm import config, run
-from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain
+from prefixvlm import config, plugins, run
+from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain, score_kinds
 from prefixvlm.distributed import launch, world
 from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
+from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps
 from prefixvlm.training.checkpoint import load
 
@@ -23,29 +24,28 @@ CONF = Path(__file__).parent / "conf"
 
 
 def train(cfg: DictConfig) -> Any:
-    """One run in cfg.run_dir. Returns the best value of cfg.monitor, or of each of cfg.objectives, for a sweep."""
+    """Train in cfg.run_dir. Returns the best value of cfg.monitor, or the values of cfg.objectives, for a sweep."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    run.check_monitor(cfg.monitor, cfg.monitor_mode)
+    run.check_monitor(cfg.monitor, cfg.monitor_mode, score_kinds(cfg))
     resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
-    module = build_module(cfg)
+    module = build_module(cfg, provenance())
     if cfg.init_from and not resume:
         module.start_from(cfg.init_from)
-    torch.manual_seed(cfg.seed + world.rank())  # all ranks begin with the same weights, but not with the same dropout
-    data = build_data(cfg, module)
-    trainer = build_trainer(cfg)
-    with run.ended(trainer, cfg.run_dir):
-        run.announce(module, redact(plain(cfg)), trainer)
+    torch.manual_seed(cfg.seed + world.rank())  # all ranks start with the same weights, but draw different dropout
+    data, trainer = build_data(cfg, module), build_trainer(cfg)
+    with run.finish_run(trainer, cfg.run_dir):
+        run.print_summary(module, redact(plain(cfg)), trainer)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         value = run.finish_fit(trainer, module, data, cfg.run_dir, cfg.monitor)
         logged = dict(trainer.callback_metrics)
-        if cfg.test and module.test_collates:
+        if cfg.test and data.collates.test:
             module.load_trained(load(run.best_checkpoint(trainer, cfg.run_dir)))
             trainer.test(module, data, verbose=False)
             run.print_scores(module)
         if cfg.objectives:
-            value = run.values_of(cfg.objectives, logged | dict(trainer.callback_metrics))
+            value = run.logged_values(cfg.objectives, logged | dict(trainer.callback_metrics))
         run.write_objective(cfg.run_dir, value, trainer)
         if trainer.is_global_zero:
             print(f"Run folder: {cfg.run_dir}")
@@ -58,12 +58,13 @@ def main(cfg: DictConfig) -> Any:
     if world.rank() == 0:
         redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
+    plugins.enable(cfg.plugins)
     if (count := world.num_processes(cfg.trainer)) > 1:
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
-        if engine := HydraConfig.get().mode == RunMode.MULTIRUN:  # a worker of submitit or Ray, with its own sys.argv
+        if is_worker := HydraConfig.get().mode == RunMode.MULTIRUN:  # of submitit or Ray, with its own sys.argv
             sys.argv = [__file__, *HydraConfig.get().overrides.task]
         if code := launch.launch(count, cfg.run_dir, *overrides):
-            if engine:
+            if is_worker:
                 raise ValueError(f"one of the job's {count} processes failed with exit code {code}")
             sys.exit(code)
         return run.read_objective(cfg.run_dir)

@@ -1,7 +1,6 @@
-"""A configuration goes in; module, data and trainer come out: the only caller of Hydra's instantiate."""
+"""Build the module, the data and the trainer that a configuration names: the only caller of Hydra's instantiate."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,104 +8,127 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from prefixvlm.component_check import check, nearest
-from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.shards.manifest import resolve_shards
-from prefixvlm.data.sources import how_to_make
-from prefixvlm.encoder.cached import CachedEncoder, identity_of, local
+from prefixvlm.callbacks.throughput import Throughput
+from prefixvlm.component_check import check, parameters_of, resolve_target
+from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.features.write import check_features
+from prefixvlm.metrics.score_kind import LOSS, ScoreKind
 from prefixvlm.provenance.redaction import redact
+from prefixvlm.task.interface import Task
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
 from prefixvlm.training.module import PrefixModule
+from prefixvlm.training.run_record import RunRecord
+from prefixvlm.training.sharding import RankSynchronizer, trainer_options
+
+NOT_STORED = ("run_dir", "callbacks", "logger", "plugins")  # where a run writes, and whose code it may import
 
 
 def plain(cfg: Any) -> Any:
-    """The configuration as plain containers, every reference resolved."""
+    """Return a configuration as plain containers, with every interpolation resolved."""
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
 
 
-def make(axis: str, node: Any, **handed: Any) -> Any:
-    """Build what a node of the configuration names, with what is handed along added where it is wanted."""
+def make(axis: str, node: Any, **passed: Any) -> Any:
+    """Build what a node of the configuration names, with those of the passed arguments that its signature takes."""
     node = plain(node)
-    check(axis, node, handed)
+    check(axis, node, passed)
+    if "_target_" not in node:
+        raise ValueError(f"{axis} has no _target_; choose one as {axis}=NAME")
+    accepted = parameters_of(resolve_target(axis, node["_target_"]))
+    taken = {name: value for name, value in passed.items() if name in accepted or not accepted}
     try:
-        return instantiate(node, **handed, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
+        # Arguments that are objects of ours do not go through OmegaConf, which would convert or refuse some of them.
+        return instantiate(node, _partial_=True, _convert_="all")(**taken)
+    except Exception as error:
+        cause = (error.__cause__ or error) if isinstance(error, InstantiationException) else error
         if isinstance(cause, ValueError | OSError):
             raise cause from error
         reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise ValueError(f"{axis} cannot be built: {reason.strip()}") from error
 
 
-def encoder_choice(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The node of conf/encoder/NAME.yaml, here or beside the package, with `encoder.key=value` in it changed."""
-    folders = [folder for folder in (Path("conf"), Path(__file__).parents[2] / "conf") if (folder / "encoder").is_dir()]
-    choices = {path.stem: path for folder in reversed(folders) for path in (folder / "encoder").glob("*.yaml")}
-    if name not in choices:
-        raise ValueError(f"there is no encoder {name!r}{nearest(name, list(choices))}")
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"{override!r} is not encoder.KEY=VALUE")
-    changes = OmegaConf.from_dotlist([override.removeprefix("encoder.") for override in overrides])
-    return plain(OmegaConf.merge(OmegaConf.load(choices[name]), changes))
+def build_module(cfg: Any, provenance: Mapping[str, Any] | None = None) -> LightningModule:
+    """Build the LightningModule: an encoder, a language model and a mapper that takes its widths from both.
 
-
-def build_module(cfg: DictConfig) -> LightningModule:
-    """Encoder, language model, and the mapper between them, whose widths are theirs; then the steps around them."""
+    provenance: of the run, for its checkpoints.
+    """
+    cfg = plain(cfg)
     parts: dict[str, Any] = {}
     if cfg.get("encoder"):
-        with torch.random.fork_rng(devices=[]):  # the mapper is the same whether features are computed or stored
-            parts["encoder"] = make("encoder", cfg.encoder)
+        with torch.random.fork_rng(devices=[]):  # the mapper starts the same whether features are computed or stored
+            parts["encoder"] = make("encoder", cfg["encoder"])
     if cfg.get("lm"):
-        parts["lm"] = make("lm", cfg.lm)
-        with torch.random.fork_rng(devices=[]):  # the mapper is the same whatever is tuned
-            for way in _ways(cfg):
-                way.apply(parts["lm"])
+        parts["lm"] = make("lm", cfg["lm"])
+        with torch.random.fork_rng(devices=[]):  # and whatever is tuned
+            for method in _tuning_methods(cfg):
+                method.apply(parts["lm"])
     if cfg.get("mapper"):
-        if not {"encoder", "lm"} <= parts.keys():
-            raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
-        encoder = parts["encoder"]
-        parts["mapper"] = make(
-            "mapper",
-            cfg.mapper,
-            feature_width=encoder.feature_width,
-            num_features=encoder.num_features,
-            lm_width=parts["lm"].width,
-            grid=encoder.grid,
-        )
+        parts["mapper"] = _build_mapper(cfg["mapper"], parts)
     if cfg.get("task"):
-        parts["task"] = {name: make(f"task.{name}", _chosen(name, node)) for name, node in cfg.task.items()}
+        parts["task"] = build_tasks(cfg)
     if cfg.get("optim"):
-        parts["optim"] = make("optim", cfg.optim)
-    module = make("module", cfg.module, **parts)
-    # What the run was, for the checkpoint; where it ran is not part of it.
-    kept = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
-    if "lm" in parts and parts["lm"].own_weights_tuned:  # auto would be another on a machine that is fast at it
-        kept["lm"]["dtype"] = "float32"
-    module.config = redact(kept)
-    if "encoder" in parts and parts["encoder"].identity is not None:  # the checkpoint reads images as well as features
-        module.config["encoder"] = parts["encoder"].identity.encoder
-    return module
+        parts["optim"] = make("optim", cfg["optim"])
+    record = RunRecord(redact(_stored_config(cfg, parts)), provenance or {})
+    return make("module", cfg["module"], **parts, record=record)
 
 
-def _chosen(name: str, node: Any) -> Any:
-    """Raises ValueError for options of a task that was not chosen, as an experiment's are when task= is another."""
-    if "_target_" not in (node or ()):
-        raise ValueError(f"task.{name} has options, but task {name} is not chosen; set ~task.{name}, or task to it too")
-    return node
+def _build_mapper(node: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
+    if not {"encoder", "lm"} <= parts.keys():
+        raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
+    encoder, lm = parts["encoder"], parts["lm"]
+    widths = {"feature_width": encoder.feature_width, "num_features": encoder.num_features, "lm_width": lm.width}
+    return make("mapper", node, **widths, grid=encoder.grid)
 
 
-def _ways(cfg: DictConfig) -> list[Any]:
+def build_tasks(cfg: Any) -> dict[str, Task]:
+    """Build the tasks by name. Raises ValueError for options of a task that is not chosen."""
+    tasks = {}
+    for name, node in (plain(cfg).get("task") or {}).items():
+        if "_target_" not in (node or ()):  # as an experiment's options are left over when task= is another
+            raise ValueError(
+                f"task.{name} has options, but task {name} is not chosen; set ~task.{name}, or task to it too"
+            )
+        tasks[name] = make(f"task.{name}", node)
+    return tasks
+
+
+def score_kinds(cfg: Any) -> dict[str, ScoreKind]:
+    """Return the direction and digits of the values that a run may monitor, by their logged names."""
+    cfg = plain(cfg)
+    kinds = {"val/loss": LOSS, "train/loss": LOSS}
+    kinds |= getattr(resolve_target("module", cfg["module"]["_target_"]), "score_kinds", {})
+    for name, task in build_tasks(cfg).items():
+        kinds |= {f"{stage}/{name}_{score}": k for stage in ("val", "test") for score, k in task.score_kinds.items()}
+    return kinds
+
+
+def stored_config(cfg: Any) -> dict[str, Any]:
+    """Return the part of a run's configuration that its checkpoints hold."""
+    return {key: value for key, value in plain(cfg).items() if key not in NOT_STORED}
+
+
+def _stored_config(cfg: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    config = stored_config(cfg)
+    if "lm" in parts and parts["lm"].own_weights_tuned:  # auto would be another dtype on another machine
+        config["lm"] = {**config["lm"], "dtype": "float32"}
+    if "encoder" in parts and parts["encoder"].reads_features:  # so that the checkpoint reads images too
+        config["encoder"] = parts["encoder"].identity.encoder
+    return config
+
+
+def _tuning_methods(cfg: Mapping[str, Any]) -> list[Any]:
     return [make(f"tune.{name}", node) for name, node in (cfg.get("tune") or {}).items() if node]
 
 
-def rebuild(cfg: DictConfig, checkpoint: dict[str, Any]) -> PrefixModule:
-    """What was trained with the configuration, from its checkpoint. Random weights that were frozen are drawn anew."""
+def rebuild(cfg: Any, checkpoint: dict[str, Any]) -> PrefixModule:
+    """Build a module and load the trained tensors of its checkpoint.
+
+    Random weights that were frozen are in no checkpoint: the run's seed draws the same ones.
+    """
     with torch.random.fork_rng():
-        torch.manual_seed(cfg.get("seed", 0))
+        torch.manual_seed(plain(cfg).get("seed", 0))
         module = build_module(cfg)
     assert isinstance(module, PrefixModule)
     module.load_trained(checkpoint)
@@ -114,101 +136,58 @@ def rebuild(cfg: DictConfig, checkpoint: dict[str, Any]) -> PrefixModule:
 
 
 def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
-    """What a checkpoint holds, in float32, with what was tuned of the language model merged into its weights.
+    """Build a checkpoint's module in float32, with what was tuned of the language model merged into its weights.
 
     Raises ValueError if nothing was tuned, or if it cannot be merged.
     """
-    cfg = OmegaConf.create(checkpoint[KEY]["config"])
+    cfg = checkpoint[KEY]["config"]
     if not cfg.get("tune"):
         raise ValueError("the checkpoint has nothing to merge: it was trained without tune; set --ckpt to another")
-    if cfg.lm.get("quantization"):
+    if cfg["lm"].get("quantization"):
         raise ValueError("a quantised language model cannot be merged into; train with lm.quantization=null")
-    cfg.lm.dtype = "float32"
+    cfg = {**cfg, "lm": {**cfg["lm"], "dtype": "float32"}}
     module = rebuild(cfg, checkpoint)
-    for way in _ways(cfg):
-        way.merge(module.model.lm)
+    for method in _tuning_methods(cfg):
+        method.merge(module.model.lm)
     return module
 
 
-def evaluation(cfg: DictConfig, trained: Mapping[str, Any]) -> DictConfig:
-    """What was trained, with what an evaluation changes: its tasks, its data.
-
-    A benchmark's task begins with what was trained of that name; what the benchmark leaves null stays.
-    """
-    changed: dict[str, Any] = dict(trained)
-    benchmark = plain(cfg.benchmark) or {}
-    known = trained.get("task") or {}
-    for name, options in (benchmark.get("task") or {}).items():
-        given = {key: value for key, value in options.items() if value is not None}
-        changed["task"] = {name: {**known.get(name, {}), **given}}
-    if cfg.task:
-        changed["task"] = plain(cfg.task)
-    changed["data"] = dict(trained["data"]) | data_changes(cfg)
-    stored = [folder for folder in local(changed["data"]["shards"]) if identity_of(folder) is not None]
-    if changed.get("encoder") and stored:  # whose features these are is held against the checkpoint
-        target = f"{CachedEncoder.__module__}.{CachedEncoder.__qualname__}"
-        changed["encoder"] = {"_target_": target, "features_of": stored[0]}
-    return OmegaConf.create(changed)
-
-
-def data_changes(cfg: DictConfig) -> dict[str, Any]:
-    """What an evaluation says of the data."""
-    benchmark = plain(cfg.benchmark) or {}
-    wanted = {
-        "shards": cfg.shards or benchmark.get("shards"),
-        "test_split": cfg.split or benchmark.get("split"),
-        "limit_test": cfg.limit,
-        "eval_batch_size": cfg.batch_size,
-        "blind": False,
-    }
-    return {key: value for key, value in wanted.items() if value is not None}
-
-
-def check_benchmark(cfg: DictConfig) -> None:
-    """Raise ValueError, with the files that are wanted and the command that makes shards of them, if there are none."""
-    if cfg.benchmark:
-        wanted = data_changes(cfg)
-        name = cfg.benchmark.source.replace("_", "-")
-        shots = cfg.few_shot.shots
-        try:
-            for split in (wanted["test_split"], *(["train"] if shots else [])):
-                resolve_shards(wanted["shards"], split, "make them as follows")
-        except ValueError as error:
-            error.add_note(how_to_make(name, None if shots else wanted["test_split"], wanted["shards"]))
-            raise
-
-
-def check_data(cfg: DictConfig, *stages: str) -> None:
-    """Raise ValueError now, before anything is loaded or written, if shards of a stage are missing or cut short."""
-    data = make("data", cfg.data)
+def check_data(cfg: Any, *stages: str) -> None:
+    """Raise ValueError, before anything is loaded or written, if shards of a stage are missing or cut short."""
+    data = make("data", plain(cfg)["data"])
     for stage in stages:
         data.setup(stage)
 
 
-def build_data(cfg: DictConfig, module: Any, **changes: Any) -> ShardDataModule:
-    """The data, collated as the module wants it."""
-    data = make("data", {**plain(cfg.data), **changes})
+def build_data(cfg: Any, module: Any, collates: Collates | None = None, **changes: Any) -> ShardDataModule:
+    """Build the data module. collates: the module's own, unless given. changes: of its options."""
+    data = make("data", {**plain(cfg)["data"], **changes}, collates=collates or module.collates)
     if isinstance(module, PrefixModule):
         check_features(module.model.encoder, data.shards)
-    data.train_collate = module.train_collate
-    data.val_collate = module.val_collate
-    data.test_collates = module.test_collates
     return data
 
 
-def build_trainer(cfg: DictConfig) -> Trainer:
-    """Trainer, loggers and callbacks; checkpoints are written atomically.
+def build_trainer(cfg: Any) -> Trainer:
+    """Build the Trainer with its loggers and callbacks; it writes checkpoints atomically.
 
-    Raises ValueError for a precision in which what is trained loses small steps.
+    Raises ValueError for a precision in which small updates of what is trained are lost.
     """
-    if (precision := str(cfg.trainer.get("precision"))) in ("bf16-true", "16-true"):
+    cfg = plain(cfg)
+    trainer = cfg["trainer"]
+    if (precision := str(trainer.get("precision"))) in ("bf16-true", "16-true"):
         raise ValueError(
-            f"trainer.precision is {precision}, in which small steps of what is trained are lost; set it to "
+            f"trainer.precision is {precision}, in which small updates of what is trained are lost; set it to "
             f"{precision.removesuffix('true')}mixed, and lm.dtype for what is frozen"
         )
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
+    options = trainer_options(trainer.get("strategy"))
+    if options:
+        callbacks.insert(0, RankSynchronizer())  # before callbacks that wait for the other ranks
     loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # LastCheckpoint saves; Lightning looks in no run's folder
-    return make("trainer", cfg.trainer, callbacks=callbacks, logger=loggers or False, plugins=plugins)
+    # Lightning tells only its profiler how long it waits for data; a profiler of the user's comes first.
+    if not trainer.get("profiler"):
+        options["profiler"] = Throughput()
+    return make("trainer", trainer, callbacks=callbacks, logger=loggers or False, plugins=plugins, **options)

@@ -1,10 +1,12 @@
-"""The `prefixvlm` command: arguments go in, one of its subcommands runs."""
+"""The `prefixvlm` command and its subcommands."""
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from prefixvlm import plugins
 from prefixvlm.data.shards.command import add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
@@ -13,60 +15,78 @@ from prefixvlm.sweep.command import add_sweep
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line of this process."""
     one_sentence(_main)()
 
 
 def _main() -> None:
+    # The data sets of plug-ins are subcommands, so plug-ins are imported before the other arguments are parsed.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_plugins(first)
+    known, _ = first.parse_known_args()
+    plugins.enable(known.plugins)
     arguments = _parser().parse_args()
     arguments.run(arguments)
 
 
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugins", type=lambda text: text.split(","), default=[], metavar="MODULE[,MODULE]",
+        help="before the command: modules of your own, whose classes and data sets it may use",
+    )  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="prefixvlm", description="Shards for training, scores, and captions and answers from a trained checkpoint."
+        prog="prefixvlm",
+        description="Write shards, score predictions, describe runs, and use trained checkpoints.",
+        allow_abbrev=False,
     )
+    _add_plugins(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
     _add_features(add_shards(shards))
 
-    score = commands.add_parser("score", help="score the files of any system, or compare two evaluations")
+    score = commands.add_parser("score", help="score prediction files of any system, or compare two evaluations")
     add_score(score)
 
     add_sweep(commands.add_parser("sweep", help="compare the jobs of a sweep"))
 
-    add_predict(commands.add_parser("predict", help="say of images what a checkpoint was trained to say of them"))
+    add_predict(commands.add_parser("predict", help="caption images or answer questions with a checkpoint"))
 
-    merge = commands.add_parser("merge", help="put LoRA into the weights of the language model that it was trained on")
+    merge = commands.add_parser(
+        "merge", help="merge LoRA into the weights of the language model that it was trained on"
+    )
     merge.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run with tune")
     merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and merged.ckpt")
     merge.set_defaults(run=_merge)
 
-    describe = commands.add_parser("describe", help="what train.py would train, and how, without reading any weights")
-    describe.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as train.py takes them: experiment=frozen")
-    describe.add_argument("--json", action="store_true", help="the same for programs")
+    describe = commands.add_parser("describe", help="show what train.py would train, without reading any weights")
+    describe.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py: experiment=frozen")
+    describe.add_argument("--json", action="store_true", help="print JSON")
     describe.set_defaults(run=_describe)
 
-    clipcap = commands.add_parser("import-clipcap", help="make a checkpoint of the weights of ClipCap's own code")
+    clipcap = commands.add_parser("import-clipcap", help="convert the weights of ClipCap's own code to a checkpoint")
     _add_import_clipcap(clipcap)
+
+    convert = commands.add_parser("convert-lm", help="convert the packaged SmolLM2 now, and not at its first use")
+    convert.set_defaults(run=_convert_lm)
     return parser
 
 
 def _add_features(names: Any) -> None:
-    command = names.add_parser(
-        "features", help="run a frozen encoder once over a folder of shards: its images or texts"
-    )
+    command = names.add_parser("features", help="encode the images or captions of a folder of shards once")
     command.add_argument("--shards", type=Path, required=True, metavar="DIR", help="a folder of image shards")
     command.add_argument(
         "--encoder", nargs="+", required=True, metavar=("NAME", "KEY=VALUE"),
-        help="a choice of conf/encoder, and what of it is changed, as encoder.features=patch",
+        help="a choice of conf/encoder with overrides, as encoder.features=patch",
     )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the feature shards")
-    texts = "features of the captions in the place of those of images, one sample each (CapDec)"
+    texts = "encode the captions in place of the images, a sample for each (CapDec)"
     command.add_argument("--texts", action="store_true", help=texts)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (%(default)s)")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
     command.set_defaults(run=_features)
 
 
@@ -75,27 +95,28 @@ def _add_import_clipcap(command: Any) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and clipcap.ckpt")
     command.add_argument(
         "--encoder", nargs="+", default=[None], metavar=("NAME", "KEY=VALUE"),
-        help="a choice of conf/encoder, and what of it is changed; default: by the features' width",
+        help="a choice of conf/encoder with overrides; default: by the width of the features",
     )  # fmt: skip
     command.add_argument(
         "--normalize", action="store_true", help="the features were divided by their norm, as for ClipCap's transformer"
     )
     command.add_argument("--tokenizer", default="gpt2", metavar="NAME", help="a local folder or a hub id (%(default)s)")
-    command.add_argument("--num-heads", type=int, metavar="N", help="of GPT-2; default: as many as are 64 wide")
+    command.add_argument("--num-heads", type=int, metavar="N", help="heads of GPT-2; default: its width / 64")
     command.set_defaults(run=_import_clipcap)
 
 
 def _features(arguments: argparse.Namespace) -> None:
-    from prefixvlm.build import encoder_choice, make
+    from prefixvlm.build import make
+    from prefixvlm.config import encoder_choice
     from prefixvlm.features.write import write_features
 
     node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
     encoder = make("encoder", node)
     options, texts = (arguments.batch_size, arguments.device), None
     if arguments.texts:
-        from prefixvlm.features.encode_captions import texts_of
+        from prefixvlm.features.encode_captions import caption_encoder_for
 
-        texts = texts_of(encoder, node, *options)
+        texts = caption_encoder_for(encoder, node, *options)
     manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts)
     for split in manifest.splits:
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
@@ -111,31 +132,36 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
-    from prefixvlm.config import composed_run
+    from prefixvlm.config import compose_run
     from prefixvlm.describe import describe, text_description
 
-    found = describe(composed_run(arguments.overrides))
-    print(json.dumps(found, indent=1) if arguments.json else text_description(found))
+    description = describe(compose_run(arguments.overrides))
+    print(json.dumps(description, indent=1) if arguments.json else text_description(description))
 
 
 def _import_clipcap(arguments: argparse.Namespace) -> None:
     import torch
 
-    from prefixvlm.build import make, plain
-    from prefixvlm.config import composed_run
+    from prefixvlm.build import make, stored_config
+    from prefixvlm.config import compose_run
     from prefixvlm.convert.clipcap import write_clipcap
     from prefixvlm.convert.clipcap_weights import read_clipcap
 
     weights = read_clipcap(arguments.weights)
-    encoder, *changes = arguments.encoder
-    cfg = composed_run([*weights.overrides(encoder, arguments.normalize), *changes])
-    with torch.device("meta"):  # nothing is downloaded
-        shape = make("encoder", cfg.encoder)
-    given = {"feature_width": weights.feature_width, "num_features": 1, "lm_width": weights.lm_width, "grid": None}
-    mapper = make("mapper", cfg.mapper, **given)
-    kept = {key: value for key, value in plain(cfg).items() if key not in ("run_dir", "callbacks", "logger")}
-    write_clipcap(weights, arguments.out, kept, shape, mapper, arguments.tokenizer, arguments.num_heads)
+    name, *changes = arguments.encoder
+    cfg = compose_run([*weights.overrides(name, arguments.normalize), *changes])
+    with torch.device("meta"):  # the shapes alone: nothing is downloaded
+        encoder = make("encoder", cfg.encoder)
+    widths = {"feature_width": weights.feature_width, "num_features": 1, "lm_width": weights.lm_width}
+    mapper = make("mapper", cfg.mapper, **widths, grid=None)
+    write_clipcap(weights, arguments.out, stored_config(cfg), encoder, mapper, arguments.tokenizer, arguments.num_heads)
     print(f"{arguments.out}: lm for transformers, clipcap.ckpt for eval.py and prefixvlm predict")
+
+
+def _convert_lm(arguments: argparse.Namespace) -> None:
+    from prefixvlm.lm.packaged import smollm2
+
+    smollm2()
 
 
 if __name__ == "__main__":

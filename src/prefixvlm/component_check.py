@@ -1,23 +1,28 @@
-"""A node of a configuration goes in; a ValueError comes out if what it names is not allowed or takes no such option."""
+"""Check a node of a configuration before it is built: whether its `_target_` is allowed and takes its options."""
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from hydra.utils import get_object
 from omegaconf import MISSING
 
-# Hydra would call anything that a configuration names, also one read from a checkpoint.
+from prefixvlm import plugins
+
+# Hydra calls whatever a configuration names, and a configuration may come from a checkpoint.
 ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
 
 
-def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None:
-    """Every `_target_` is allowed and takes every key given to it; a ValueError names the nearest key that it takes."""
+def check(axis: str, node: Any, passed: Collection[str] = ()) -> None:
+    """Raise ValueError for a `_target_` that is not allowed, or a key that it does not take, with the nearest one.
+
+    passed: arguments that the program passes and a configuration may not set.
+    """
     if isinstance(node, Mapping):
         if "_target_" in node:
-            _check_target(axis, node, handed or {})
+            _check_target(axis, node, passed)
         for key, value in node.items():
             check(f"{axis}.{key}", value)
     elif isinstance(node, list | tuple):
@@ -25,23 +30,37 @@ def check(axis: str, node: Any, handed: Mapping[str, Any] | None = None) -> None
             check(f"{axis}[{index}]", value)
 
 
-def _check_target(axis: str, node: Mapping[str, Any], handed: Mapping[str, Any]) -> None:
-    target = node["_target_"]
-    allowed = isinstance(target, str) and target.startswith(ALLOWED_TARGETS)
+def resolve_target(axis: str, target: Any) -> Any:
+    """Return the class or function that a `_target_` names. Raises ValueError if it is not allowed."""
+    allowed = isinstance(target, str) and (target.startswith(ALLOWED_TARGETS) or plugins.defines(target))
     try:
-        found = get_object(target) if allowed else None
+        component = get_object(target) if allowed else None
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{axis}._target_ is {target!r}, which there is not") from error
-    # prefixvlm.some_module.torch.load has the right beginning, but it is not ours.
-    if found is None or not f"{getattr(found, '__module__', '')}.".startswith(ALLOWED_TARGETS):
-        raise ValueError(f"{axis}._target_ is {target!r}; accepted are names under {', '.join(ALLOWED_TARGETS)}")
-    parameters = inspect.signature(found).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    accepted = [name for name in parameters if name not in handed]
-    for key, value in node.items():
+        raise ValueError(f"{axis}._target_ is {target!r}, which does not exist") from error
+    # prefixvlm.some_module.torch.load begins with an allowed name, but is defined elsewhere.
+    home = f"{getattr(component, '__module__', '')}."
+    if component is None or not (home.startswith(ALLOWED_TARGETS) or plugins.defines(home)):
+        module = str(target).rpartition(".")[0]
+        raise ValueError(
+            f"{axis}._target_ is {target!r}; accepted are names under {', '.join(ALLOWED_TARGETS)} and those of "
+            f"modules of your own, which the command line names: plugins=[{module}]"
+        )
+    return component
+
+
+def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a component by name, or nothing if it takes any keyword."""
+    parameters = inspect.signature(component).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {} if takes_any else parameters
+
+
+def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str]) -> None:
+    parameters = parameters_of(resolve_target(axis, node["_target_"]))
+    accepted = [name for name in parameters if name not in passed]
+    for key, value in node.items() if parameters else ():
         if not (key.startswith("_") and key.endswith("_")) and key not in parameters:
-            raise ValueError(f"{axis}.{key} is not an option of {target}{nearest(key, accepted, f'{axis}.')}")
+            raise ValueError(f"{axis}.{key} is not an option of {node['_target_']}{nearest(key, accepted, f'{axis}.')}")
         if key in parameters:
             _check_value(f"{axis}.{key}", value, parameters[key].annotation)
 
@@ -50,7 +69,7 @@ KINDS = {int: "an int", float: "a float", bool: "true or false", str: "a text", 
 
 
 def _check_value(key: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError for another type than is annotated; annotations of other kinds than these say nothing."""
+    """Raise ValueError for a value of another type than annotated; only annotations made of KINDS are checked."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     fits = type(value) in kinds or (type(value) is int and float in kinds) or value == MISSING
     if not fits and all(kind in KINDS for kind in kinds):

@@ -1,4 +1,4 @@
-"""Typed root schema: every root value that train.py and eval.py read; a key that is not here is an error."""
+"""Typed schema of the root values of train.py and eval.py; a key that is not in it is an error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from prefixvlm import plugins
+from prefixvlm.component_check import nearest
 from prefixvlm.distributed.world import rank, run_id
+
+CONF_FOLDERS = (Path("conf"), Path(__file__).parents[2] / "conf")  # of the working directory, or beside the package
 
 
 @dataclass
@@ -35,6 +39,7 @@ class TrainConfig:
     monitor: str = "val/loss"
     monitor_mode: str = "min"
     objectives: Any = None
+    plugins: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -42,9 +47,10 @@ class EvalConfig:
     """See conf/eval.yaml."""
 
     ckpt: str = MISSING
+    plugins: list[str] = field(default_factory=list)
     task: Any = None
     benchmark: Any = None
-    clip: Any = None
+    clip_scorer: Any = None
     few_shot: Any = MISSING
     trials: int = 1
     out: str | None = None
@@ -59,7 +65,7 @@ class EvalConfig:
 
 
 def register() -> None:
-    """Make the schemas, and what conf/ interpolates, known to Hydra."""
+    """Register the schemas, and the resolvers that conf/ interpolates, with Hydra."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("rank_zero", lambda name: None if rank() else name, replace=True)
     store = ConfigStore.instance()
@@ -67,18 +73,31 @@ def register() -> None:
     store.store("eval_schema", EvalConfig)
 
 
-def composed_run(overrides: Sequence[str]) -> DictConfig:
-    """What train.py would run with these words, of conf here or beside the package, every reference resolved.
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/train.yaml, here or beside the package, with overrides, and resolve every interpolation.
 
     run_dir is outputs, for there is no run. Raises ValueError if there is no conf.
     """
-    folders = [
-        folder for folder in (Path("conf"), Path(__file__).parents[2] / "conf") if (folder / "train.yaml").is_file()
-    ]
+    folders = [folder for folder in CONF_FOLDERS if (folder / "train.yaml").is_file()]
     if not folders:
         raise ValueError("there is no conf/train.yaml here; run this in a folder of prefixvlm")
     register()
     with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
         cfg = compose("train", ["run_dir=outputs", *overrides])
     OmegaConf.resolve(cfg)
+    plugins.enable(cfg.plugins)
     return cfg
+
+
+def encoder_choice(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the node of conf/encoder/NAME.yaml with overrides such as `encoder.features=patch`."""
+    folders = [folder for folder in CONF_FOLDERS if (folder / "encoder").is_dir()]
+    choices = {path.stem: path for folder in reversed(folders) for path in (folder / "encoder").glob("*.yaml")}
+    if name not in choices:
+        raise ValueError(f"there is no encoder {name!r}{nearest(name, list(choices))}")
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"{override!r} is not encoder.KEY=VALUE")
+    changes = OmegaConf.from_dotlist([override.removeprefix("encoder.") for override in overrides])
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(choices[name]), changes), resolve=True)
+    return merged

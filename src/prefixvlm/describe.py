@@ -1,30 +1,29 @@
-"""A configuration goes in; the shapes and sizes of its parts, and how they are trained, come out, without weights."""
+"""Describe what a configuration trains: shapes, parameters and optimisation, without reading any weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import nn
 from torchvision.transforms import Normalize
 
 from prefixvlm.build import build_module, plain
+from prefixvlm.data.sample import BLACK_IMAGE
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.model.trained_state import count_parameters
+from prefixvlm.model.trained_state import count_parameters, named_parts
 from prefixvlm.training.module import PrefixModule
 
 Description = dict[str, Any]
 
 
 def describe(cfg: Any) -> Description:
-    """{parts: {name: {trained, frozen, its shape}}, trained_parameters, frozen_parameters, optimisation}.
+    """Return {parts: {name: {trained, frozen, its shape}}, trained_parameters, frozen_parameters, optimisation}.
 
-    cfg: of a run, composed. The module is the real one, on torch's meta device.
+    cfg: the composed configuration of a run. The module is the real one, on torch's meta device.
     """
     with torch.device("meta"):
         module: Any = build_module(cfg)
     parts = {}
-    for name, part in _parts(module.model):
+    for name, part in named_parts(module.model):
         trained, frozen = count_parameters(part)
         parts[name] = {"trained": trained, "frozen": frozen}
     if isinstance(module, PrefixModule):
@@ -39,21 +38,12 @@ def describe(cfg: Any) -> Description:
     }
 
 
-def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Those with parameters; each task's head is one."""
-    for name, part in model.named_children():
-        if name == "heads":
-            yield from ((f"heads.{task}", head) for task, head in part.named_children())
-        else:
-            yield name, part
-
-
 def _shapes(module: PrefixModule) -> dict[str, Description]:
     encoder, mapper, lm = module.model.encoder, module.model.mapper, module.model.lm
     vocabulary = lm.model.get_input_embeddings().num_embeddings
     return {
         "encoder": {
-            "image_size": None if encoder.identity is not None else _image_size(encoder),
+            "image_size": None if encoder.reads_features else _image_size(encoder),
             "num_features": encoder.num_features,
             "feature_width": encoder.feature_width,
             "grid": encoder.grid and list(encoder.grid),
@@ -64,16 +54,16 @@ def _shapes(module: PrefixModule) -> dict[str, Description]:
 
 
 def _image_size(encoder: ImageEncoder) -> list[int]:
-    """Height and width of pixel_values."""
-    image: Any = Image.new("RGB", (64, 64))
+    """The height and width of pixel_values."""
+    image: Any = BLACK_IMAGE
     for step in getattr(encoder.transform, "transforms", [encoder.transform]):
-        if not isinstance(step, Normalize):  # its mean is on the meta device
+        if not isinstance(step, Normalize):  # its mean is a tensor on the meta device
             image = step(image)
     return list(image.shape[1:])
 
 
 def _optimisation(module: Any, cfg: Description) -> Description:
-    """batch_size: images a step on each process; lr, weight_decay: by parameter group."""
+    """batch_size: images a step on each process. lr, weight_decay: by parameter group."""
     optim, trainer = module.optim, cfg["trainer"]
     groups = optim.groups(module.named_parameters())
     return {
@@ -93,7 +83,7 @@ def _optimisation(module: Any, cfg: Description) -> Description:
 
 
 def text_description(description: Description) -> str:
-    """A line a part, then how it is trained."""
+    """Return a table of the parts, then the optimisation."""
     rows: list[tuple[str, ...]] = [("part", "shape", "trained", "frozen")]
     for name, part in description["parts"].items():
         rows.append((name, _shape(name, part), millions(part["trained"]), millions(part["frozen"])))
@@ -138,7 +128,7 @@ def _how(how: Description) -> list[str]:
 
 
 def _each(values: Mapping[str, float]) -> str:
-    """One value where all are the same."""
+    """A single value if all are equal, or else each with its name."""
     if len(set(values.values())) == 1:
         return f"{next(iter(values.values())):g}"
     return ", ".join(f"{value:g} for {name}" for name, value in values.items())

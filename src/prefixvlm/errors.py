@@ -1,4 +1,8 @@
-"""A function goes in; the same function comes out, its errors one clear sentence and exit code 2."""
+"""Errors of entry points: one sentence and exit code 2 in place of a traceback.
+
+Hydra 1.3 and omegaconf 2.3 tell most errors apart by their messages alone, so some of their wording is matched here;
+tests/test_errors.py holds it against the versions in use.
+"""
 
 import functools
 import os
@@ -18,6 +22,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from prefixvlm.component_check import nearest
+
 P = ParamSpec("P")
 ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 USAGE = 2  # the exit code of bad input, as argparse has it
@@ -26,9 +32,10 @@ _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callable[P, None]:
-    """Wrap an entry point. conf: its folder of configurations, to find the nearest key of a misspelt one.
+    """Wrap an entry point so that its errors are one sentence.
 
-    HYDRA_FULL_ERROR=1 shows the whole traceback instead.
+    conf: its folder of configurations, to suggest the nearest key for a misspelt one. HYDRA_FULL_ERROR=1 shows the whole
+    traceback instead.
     """
 
     @functools.wraps(function)
@@ -52,7 +59,7 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
 
 
 def job(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Wrap what hydra.main calls: a single run ends with the sentence alone; a sweep goes on to its next job."""
+    """Wrap the function under hydra.main: an error ends a single run with its sentence, and a job of a sweep alone."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -68,24 +75,24 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def environment() -> dict[str, str]:
-    """For another process of ours: without what one_sentence has set in this one."""
+    """Return the environment for a child process, without what one_sentence set in this one."""
     return {name: value for name, value in os.environ.items() if _wants_traceback or name != "HYDRA_FULL_ERROR"}
 
 
 def quoted(text: str) -> str:
-    """A value of an override, whatever letters it has."""
+    """Quote a value for an override, whatever characters it has."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def _print(error: Exception, conf: Path | None = None) -> None:
-    """The sentence on a line of its own and, where the error has notes, what to do."""
+    """Print the sentence and the error's notes to stderr, below any progress bar."""
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(f"error: {sentence(error, conf)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def sentence(error: Exception, conf: Path | None = None) -> str:
-    """What went wrong, in one line."""
+    """Return one line that says what is wrong."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MissingConfigException):
@@ -117,15 +124,13 @@ def _unread(override: str) -> str:
 
 
 def _unknown_key(key: str, conf: Path | None) -> str:
-    from prefixvlm.build import nearest
-
     accepted = _keys(conf, key) if conf else []
     siblings = [name for name in accepted if name.count(".") == key.count(".")] or accepted
     return f"there is no key {key}" + (nearest(key, siblings) if siblings else "")
 
 
 def _keys(conf: Path, wrong: str) -> list[str]:
-    """Every key of the configuration as it would be without the wrong one."""
+    """Every key of the configuration that the command line composes without the wrong one."""
     GlobalHydra.instance().clear()
     arguments = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     overrides = [argument for argument in arguments if argument.lstrip("+~").split("=")[0] != wrong]
@@ -147,8 +152,6 @@ def _keys(conf: Path, wrong: str) -> list[str]:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    from prefixvlm.build import nearest
-
     wrong = str(error.missing_cfg_file or "")
     axis, _, choice = wrong.rpartition("/")
     options = [str(option) for option in error.options or []]

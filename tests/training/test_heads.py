@@ -17,9 +17,7 @@ TWO = {"kind": {"_target_": "x", "classes": ["a", "b"]}, "size": {"_target_": "x
 
 def made(seed=0, classes=("a", "b"), **tasks):
     tasks = tasks or {"kind": ClassificationHead(list(classes)), "size": Regression("size")}
-    module = module_of(seed, tasks=tasks)
-    module.config = {"task": {name: TWO[name] for name in tasks if name in TWO}}
-    return module
+    return module_of(seed, tasks=tasks, config={"task": {name: TWO[name] for name in tasks if name in TWO}})
 
 
 def checkpoint_of(module):

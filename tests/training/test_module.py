@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
+from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
@@ -16,6 +17,7 @@ from prefixvlm.task.vqa import Vqa
 from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, load
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
+from prefixvlm.training.run_record import RunRecord
 from tests.conftest import WIDTH, MeanEncoder, TinyMapper, tiny_lm
 from tests.data.conftest import png
 
@@ -27,7 +29,7 @@ pytestmark = [
 NUM = {"train": 4, "val": 7, "test": 5}
 
 
-def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2", width=WIDTH):
+def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2", width=WIDTH, config=None):
     torch.manual_seed(seed)
     lm = tiny_lm(family, lm_seed, width)
     torch.manual_seed(seed)
@@ -36,7 +38,7 @@ def module_of(seed=0, lm_seed=0, encoder=None, tasks=None, family="gpt2", width=
     encoder = encoder or MeanEncoder()
     if tasks is None:
         tasks = {"captioning": Captioning(decoding={"max_new_tokens": 3}), "vqa": Vqa(decoding={"max_new_tokens": 3})}
-    return PrefixModule(encoder, mapper, lm, tasks, Optim(torch.optim.AdamW, lr=1e-2))
+    return PrefixModule(encoder, mapper, lm, tasks, Optim(torch.optim.AdamW, lr=1e-2), record=RunRecord(config))
 
 
 def raw(split):
@@ -69,7 +71,7 @@ def trainer_of(*callbacks, **keywords):
     return Trainer(
         accelerator="cpu", devices=1, enable_checkpointing=saves, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=list(callbacks),
-        log_every_n_steps=1, **{"logger": False, **keywords},
+        log_every_n_steps=1, **{"logger": False, "profiler": Throughput(), **keywords},
     )  # fmt: skip
 
 
@@ -251,8 +253,7 @@ def saved(module):
 
 
 def test_a_checkpoint_holds_the_trained_tensors_alone_and_brings_them_back(tmp_path):
-    module, other = module_of(seed=1), module_of(seed=2)
-    module.config = {"seed": 1}
+    module, other = module_of(seed=1, config={"seed": 1}), module_of(seed=2)
     AtomicCheckpointIO().save_checkpoint(saved(module), tmp_path / "x.ckpt")
     checkpoint = load(tmp_path / "x.ckpt")
     assert set(checkpoint["state_dict"]) == {"model.mapper.linear.weight", "model.mapper.linear.bias"}
@@ -328,9 +329,7 @@ def test_another_frozen_part_is_refused_with_both_fingerprints(part, other):
 
 
 def test_other_features_of_the_same_encoder_are_refused():
-    module, other = module_of(), module_of()
-    module.config = {"encoder": {"features": "patch", "layer": None}}
-    other.config = {"encoder": {"features": "patch", "layer": -2}}
+    module, other = (module_of(config={"encoder": {"features": "patch", "layer": layer}}) for layer in (None, -2))
     with pytest.raises(ValueError, match=r"trained with encoder .*layer=None.*layer=-2"):
         other.load_trained(saved(module))
 

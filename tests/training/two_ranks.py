@@ -14,7 +14,7 @@ from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.lm.blocks import enable_activation_checkpointing
 from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
-from prefixvlm.training.sharding import ShardedLMStrategy
+from prefixvlm.training.sharding import RankSynchronizer, ShardedLMStrategy
 from tests.training.test_module import data_of, module_of
 
 
@@ -42,8 +42,10 @@ def fit(shards: str, folder: Path, name: str, strategy: DDPStrategy, epochs: int
         enable_activation_checkpointing(module.model.lm.blocks)
     whole = fingerprint(module.model.lm)
     losses = Losses()
+    synchronizer = [RankSynchronizer()] if isinstance(strategy, ShardedLMStrategy) else []
     trainer = Trainer(
-        accelerator="cpu", devices=2, strategy=strategy, max_epochs=epochs, callbacks=[losses, FrozenGuard()],
+        accelerator="cpu", devices=2, strategy=strategy, max_epochs=epochs,
+        callbacks=[*synchronizer, losses, FrozenGuard()], inference_mode=not synchronizer,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
     )  # fmt: skip

@@ -1,46 +1,47 @@
-"""A module, its data and a few-shot set-up go in; the module's prompts begin with demonstrations from then on."""
+"""Draw the demonstrations of a few-shot evaluation from the training split, at random or by image similarity."""
 
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
+from prefixvlm.data.sample import BLACK_IMAGE
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.task.rows.few_shot import SPARE, FewShot
+from prefixvlm.task.rows.few_shot import NUM_SPARE, Demonstrations, FewShot
 
-BATCH = 32
+BATCH_SIZE = 32
 
 
-def set_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -> None:
-    """Draw the pool from the training split and, for the nearest, look at every image once.
+def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -> Demonstrations:
+    """Read the pool from the training split and, for the nearest, encode every image of the pool and the test once.
 
-    In a blind evaluation the pool's images are black too, and the nearest give way to random ones.
+    In a blind evaluation the pool's images are black too, and random demonstrations take the place of the nearest.
+    Raises ValueError for a task with a head, which reads no demonstrations.
     """
     heads = [name for name, task in module.tasks.items() if task.has_head]
     if heads and (few_shot.shots or few_shot.induction):
         raise ValueError(f"task {heads[0]} has a head and takes no demonstrations; set task, or few_shot.shots=0")
-    black = Image.new("RGB", (64, 64)) if data.blind else None
-    shards = data.paths("train") if few_shot.shots else []
-    pool = DemonstrationPool(shards, few_shot.pool_size, few_shot.seed, black)
-    nearest = None
-    if few_shot.choice == "nearest" and few_shot.shots and not data.blind:
-        pooled = _features(module.model.encoder, (pool[number].image for number in range(len(pool))), len(pool))
-        loader = data.test_dataloader()[0]
-        keys: list[str] = []
-        found = _features(module.model.encoder, _images(loader.samples(images=True), keys), loader.num_samples)
-        order = (found @ pooled.T).topk(min(len(pool), SPARE * few_shot.shots + SPARE)).indices.tolist()
-        nearest = dict(zip(keys, order, strict=True))
-    if few_shot.shots:
-        few_shot.set_pool(pool.keys, pool.__getitem__, nearest)
-    for collate in module.test_collates.values():
-        collate.few_shot = few_shot
+    if not few_shot.shots:
+        return Demonstrations(few_shot)
+    pool = DemonstrationPool(
+        data.paths("train"), few_shot.pool_size, few_shot.seed, BLACK_IMAGE if data.blind else None
+    )
+    if few_shot.choice != "nearest" or data.blind or len(pool) <= few_shot.shots:
+        return Demonstrations(few_shot, pool)
+    encoder = module.model.encoder
+    pool_features = _mean_features(encoder, (pool[number].image for number in range(len(pool))), len(pool))
+    loader = data.test_dataloader()[0]  # its samples are the same for every task
+    keys: list[str] = []
+    test_features = _mean_features(encoder, _images(loader.samples(images=True), keys), loader.num_samples)
+    num_candidates = min(len(pool), NUM_SPARE * few_shot.shots + NUM_SPARE)
+    order = (test_features @ pool_features.T).topk(num_candidates).indices.tolist()
+    return Demonstrations(few_shot, pool, dict(zip(keys, order, strict=True)))
 
 
 def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[ImageOrFeatures]:
@@ -50,13 +51,13 @@ def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[ImageOrFeatures
 
 
 @torch.no_grad()
-def _features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int) -> Tensor:
-    """The mean of each image's features, normalised: float32[B, D]."""
+def _mean_features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int) -> Tensor:
+    """The mean over each image's features, with L2 norm 1: float32[B, D]."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)
-    found = []
-    waiting = iter(tqdm(images, desc="looking for the nearest images", total=total, delay=2))
-    while batch := list(islice(waiting, BATCH)):
+    means = []
+    remaining = iter(tqdm(images, desc="encoding images for the nearest demonstrations", total=total, delay=2))
+    while batch := list(islice(remaining, BATCH_SIZE)):
         pixel_values = torch.stack([encoder.transform(image) for image in batch]).to(device)
-        found.append(encoder(pixel_values).float().mean(1).cpu())
-    return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+        means.append(encoder(pixel_values).float().mean(1).cpu())
+    return torch.nn.functional.normalize(torch.cat(means), dim=-1)

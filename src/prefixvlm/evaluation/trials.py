@@ -1,4 +1,4 @@
-"""Reports and predictions of several trials go in; one report a task, of their means and spreads, comes out."""
+"""Merge the reports of several trials into their means and spreads."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,12 @@ from prefixvlm.metrics.bootstrap import bootstrap_interval
 Trial = tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[Any]]]  # reports and predictions, by task
 
 
-def over_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]:
-    """The reports, and the predictions of the first trial. A single trial's report is left as it is.
+def merge_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]:
+    """Return one report for each task, and the predictions of the first trial.
 
-    Of several, a score is the mean, `spread` its standard deviation over trials, an item's score its mean over trials,
-    and the interval a bootstrap of those; of a score of the whole set it is the mean of the trials' intervals.
+    A single trial's report stays as it is. Of several, a score is the mean and `spread` its standard deviation over
+    trials. An item's score is its mean over trials, and the interval a bootstrap of these; for a score of the whole set
+    it is the mean of the trials' intervals.
     """
     if not trials:
         return {}, {}
@@ -25,7 +26,7 @@ def over_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dic
 
 
 def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dict[str, Any]:
-    # A class that was not even predicted in one trial has no score there.
+    # A class that a trial did not even predict has no score there.
     names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
     trials = {name: [report["scores"][name] for report in reports] for name in names}
     items = {

@@ -1,4 +1,4 @@
-"""The report and the predictions of a task go in; its per-class tables and confusion matrix come out."""
+"""Per-class tables and confusion matrices of a task."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from prefixvlm.metrics.classification import ClassReport, class_report, confusion_matrix
 from prefixvlm.metrics.exact_match import normalise
 from prefixvlm.report.gallery import Prediction, is_right
-from prefixvlm.report.shown import is_shown_otherwise
+from prefixvlm.report.task_views import has_classes
 
 MAX_TABLE, MAX_MATRIX = 40, 20
 OTHER = "(other)"
@@ -21,8 +21,9 @@ SPANS = "A span is right where its type and both of its ends are."
 
 @dataclass(frozen=True)
 class ClassView:
-    """order: the classes to list, the most frequent first. labels, counts: the confusion matrix, a row a true class;
-    empty where an item has several classes. thing: what a row is: class, tag, span."""
+    """order: the classes to list, the most frequent first. labels, counts: the confusion matrix, a row for each true
+    class; empty where an item has several classes. thing: what a row is: class, tag or span.
+    """
 
     report: ClassReport
     order: list[str]
@@ -37,23 +38,23 @@ class ClassView:
 
 
 def class_views(scored: Mapping[str, Any], predictions: Sequence[Prediction]) -> list[ClassView]:
-    """What the task itself tells of its classes or tags and spans; of another what its references tell.
+    """Return the tables of a task: of its own report if it has classes, tags or spans, or else of its references.
 
-    None of what has no classes: numbers, boxes, ranks.
+    Numbers, boxes and ranks have none.
     """
     if "classes" in scored:
         thing = "tag" if "spans" in scored else "class"
-        views = [_told(scored["classes"], thing, scored.get("confusion"))]
-        return views + ([_told(scored["spans"], "span", note=SPANS)] if "spans" in scored else [])
-    view = None if is_shown_otherwise(scored) else class_view(predictions)
+        views = [_reported(scored["classes"], thing, scored.get("confusion"))]
+        return views + ([_reported(scored["spans"], "span", note=SPANS)] if "spans" in scored else [])
+    view = class_view(predictions) if has_classes(scored) else None
     return [view] if view else []
 
 
 def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
-    """None if there are too many different references for classes to mean anything (more than one in two items).
+    """Return the table of references as classes, or None if more than every second item has one of its own.
 
-    The true class of an item is its most frequent reference. What counts as correct for the task counts as that class.
-    Items without references are left out.
+    The true class of an item is its most frequent reference, and any prediction that the task counts as correct is of
+    that class. Items without references are left out.
     """
     predictions = [line for line in predictions if line["references"]]
     truths = [Counter(map(normalise, line["references"])).most_common(1)[0][0] for line in predictions]
@@ -70,7 +71,7 @@ def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
     return ClassView(report, order[:MAX_TABLE], labels, counts, note=GUESSED)
 
 
-def _told(
+def _reported(
     found: Mapping[str, Any], thing: str, confusion: Mapping[str, Any] | None = None, note: str = ""
 ) -> ClassView:
     classes = {name: scores for name, scores in found.items() if name != "averages"}
@@ -80,7 +81,7 @@ def _told(
 
 
 def _cut(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> tuple[list[str], list[list[int]]]:
-    """The most frequent true classes in their order; all others share a last row and column."""
+    """Keep the most frequent true classes in their order; all others share the last row and column."""
     if len(labels) <= MAX_MATRIX:
         return list(labels), [list(row) for row in counts]
     frequent = sorted(range(len(labels)), key=lambda place: (-sum(counts[place]), place))[:MAX_MATRIX]

@@ -1,4 +1,4 @@
-"""All predictions go in; the images to look at come out, right and wrong ones, each with its predictions."""
+"""The images that the report shows, right and wrong ones, each with its predictions."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -15,7 +15,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Card:
     """One image of one task. rows: the predictions shown, wrong ones first. num_wrong, num_right, num_rows: of all
-    there are; what has no references is neither right nor wrong."""
+    predictions; one without references is neither right nor wrong.
+    """
 
     key: str
     rows: list[Prediction]
@@ -25,12 +26,12 @@ class Card:
 
 
 def gallery_keys(predictions: Sequence[Prediction], limit: int = LIMIT) -> list[str]:
-    """The keys of the images that `gallery` shows, each once."""
+    """Return the keys of the images that `gallery` shows."""
     return list(dict.fromkeys(card.key for cards in gallery(predictions, limit).values() for card in cards))
 
 
 def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, list[Card]]:
-    """For each task up to `limit` cards, those with something wrong first; half are all right if there are as many.
+    """Return up to `limit` cards for each task, half of them with a wrong prediction, which come first.
 
     The choice is spread evenly over the predictions and is the same each time.
     """
@@ -41,7 +42,7 @@ def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, 
 
 
 def is_right(line: Prediction) -> bool:
-    """What at least half right is shown as right."""
+    """Whether a prediction is at least half correct."""
     return line["correct"] is not None and line["correct"] >= 0.5
 
 
@@ -50,7 +51,7 @@ def is_wrong(line: Prediction) -> bool:
 
 
 def frame(predictions: Sequence[Prediction]) -> tuple[str, str]:
-    """What stands around the question in every prompt, such as "Question: " and " Answer:"; cards leave it out."""
+    """Return the text around the question in every prompt, as "Question: " and " Answer:"; cards leave it out."""
     prompts = {line["prompt"] for line in predictions}
     if len(prompts) < 2:
         return "", ""

@@ -1,8 +1,7 @@
-"""The result, predictions, history and images of an evaluation go in; one HTML file that opens offline comes out."""
+"""The report of an evaluation: one HTML file that opens offline."""
 
 import base64
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
@@ -13,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from prefixvlm.report import shown
+from prefixvlm.atomic import write_text
+from prefixvlm.report import task_views
 from prefixvlm.report.classes import ClassView, class_views
 from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
 from prefixvlm.report.plots import History, confusion, curves, machine_curves
@@ -21,9 +21,9 @@ from prefixvlm.report.progress import prefixes, progress
 from prefixvlm.report.scatter import scatter
 from prefixvlm.report.table import number, score_rows, span
 
-FOLDER = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-TINY_IMAGE = 160  # pixels; what is smaller is magnified with its pixels shown, not smeared
+TINY_IMAGE = 160  # pixels; smaller images are magnified without smoothing
 
 
 def write_report(
@@ -35,20 +35,9 @@ def write_report(
     images: Mapping[str, bytes],
     limit: int = LIMIT,
 ) -> None:
-    """Writes the page in one step: a reader never meets half of it, and an error leaves the old one.
-
-    result: as in metrics.json. predictions: as in predictions.jsonl. examples: what was said while training, each
-    with its step. images: encoded ones by key; `gallery_keys` says which are wanted, and one that is missing or does
-    not decode leaves an empty frame. limit: images a task.
-    """
+    """Write the page as a whole; see `render`."""
     page = render(result, predictions, history, examples, images, limit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(page, encoding="utf-8", errors="replace")  # lone surrogates of a broken caption become "?"
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, page, errors="replace")  # lone surrogates of a broken caption become "?"
 
 
 def render(
@@ -59,25 +48,22 @@ def render(
     images: Mapping[str, bytes],
     limit: int = LIMIT,
 ) -> str:
-    """The page itself."""
+    """Return the page.
+
+    result: as in metrics.json. predictions: as in predictions.jsonl. history, examples: records and predictions of the
+    History callback. images: encoded images by key, those of `gallery_keys`; one that is missing or does not decode
+    leaves an empty frame. limit: images for each task.
+    """
     by_task = _by_task(predictions)
-    kinds = {task: shown.shown_as(result["tasks"].get(task, {})) for task in by_task}
-    cards = gallery(predictions, limit)
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-    )
+    )  # fmt: skip
     environment.filters |= {"number": number, "span": span, "flat": lambda value: list(_flat(value)), "json": _json}
     return environment.get_template("page.html").render(
         result=result,
-        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         scores=list(score_rows(result)),
-        examples={task: lines[0]["prompt"] for task, lines in by_task.items() if lines},
-        asks={task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
-        frames={task: frame(lines) for task, lines in by_task.items()},
         is_right=is_right,
         is_wrong=is_wrong,
         settings=_settings(result),
@@ -85,26 +71,39 @@ def render(
         machine=machine_curves(history),
         progress=progress(examples),
         prefixes=prefixes(examples),
-        said_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
-        gallery=cards,
-        images={card.key: _image(images.get(card.key)) for found in cards.values() for card in found},
-        kinds=kinds,
-        boxes=shown.boxes,
-        words=shown.words,
-        **_sections(result, by_task, kinds),
+        progress_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
+        **_gallery(by_task, images, gallery(predictions, limit)),
+        **_task_sections(result, by_task),
     )
 
 
-def _sections(
-    result: Mapping[str, Any], by_task: Mapping[str, list[Prediction]], kinds: Mapping[str, str]
+def _gallery(
+    by_task: Mapping[str, list[Prediction]], images: Mapping[str, bytes], cards: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What only some tasks have, by task: tables a class with their matrices, pictures of numbers, recalls."""
-    found = {task: class_views(scored, by_task.get(task, ())) for task, scored in result["tasks"].items()}
-    points = {task: shown.points(by_task[task]) for task, kind in kinds.items() if kind == shown.NUMBERS}
+    """The cards of each task with their images and prompts."""
     return {
-        "views": {task: [(view, _matrix(task, view)) for view in views] for task, views in found.items() if views},
+        "gallery": cards,
+        "images": {card.key: _image(images.get(card.key)) for each in cards.values() for card in each},
+        "examples": {task: lines[0]["prompt"] for task, lines in by_task.items() if lines},
+        "prompts_differ": {task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
+        "frames": {task: frame(lines) for task, lines in by_task.items()},
+        "boxes": task_views.boxes,
+        "words": task_views.words,
+    }
+
+
+def _task_sections(result: Mapping[str, Any], by_task: Mapping[str, list[Prediction]]) -> dict[str, Any]:
+    """Sections that only some tasks have: per-class tables with matrices, scatter plots, tables of scores."""
+    tasks = result["tasks"]
+    shown_as = {task: task_views.shown_as(tasks.get(task, {})) for task in by_task}
+    classes = {task: class_views(scored, by_task.get(task, ())) for task, scored in tasks.items()}
+    points = {task: task_views.points(by_task[task]) for task, kind in shown_as.items() if kind == "numbers"}
+    tables = {task: task_views.score_table(scored) for task, scored in tasks.items()}
+    return {
+        "shown_as": shown_as,
+        "classes": {task: [(view, _matrix(task, view)) for view in views] for task, views in classes.items() if views},
         "scatters": {task: scatter(f"Predicted against true, {task}", each) for task, each in points.items() if each},
-        "recalls": {task: each for task, scored in result["tasks"].items() if (each := shown.recalls(scored))},
+        "score_tables": {task: rows for task, rows in tables.items() if rows},
     }
 
 
@@ -120,10 +119,10 @@ def _by_task(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
 
 
 def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
-    """How it was evaluated, without what was left alone."""
+    """How it was evaluated, without options at their defaults."""
     evaluation = result.get("evaluation") or {}
     benchmark, few_shot = evaluation.get("benchmark") or {}, evaluation.get("few_shot") or {}
-    used = few_shot.get("shots") or few_shot.get("induction")
+    is_few_shot = few_shot.get("shots") or few_shot.get("induction")
     quoted = {name: _json(value) if name == "separator" else value for name, value in few_shot.items()}  # a line break
     return {
         "config hash": result.get("config_hash"),
@@ -131,15 +130,15 @@ def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
         "benchmark": benchmark.get("source"),
         "split": evaluation.get("split") or benchmark.get("split"),
         "limit": evaluation.get("limit"),
-        "few-shot": {name: value for name, value in quoted.items() if name != "_target_"} if used else None,
+        "few-shot": {name: value for name, value in quoted.items() if name != "_target_"} if is_few_shot else None,
         "trials": evaluation.get("trials") if evaluation.get("trials") != 1 else None,
-        "judge": {name: value for name, value in (result.get("judge") or {}).items() if name != "warning"},
+        "clip_scorer": {k: v for k, v in (result.get("clip_scorer") or {}).items() if k != "warning"},
         "seconds": result["seconds"],
     }
 
 
 def _image(data: bytes | None) -> dict[str, Any] | None:
-    """The data URI of an image, its size, and whether it is tiny; None for what is not an image."""
+    """The data URI of an image, its size, and whether it is tiny; None for bytes that are not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -151,7 +150,7 @@ def _image(data: bytes | None) -> dict[str, Any] | None:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as pairs of a dotted name and a text."""
+    """Flatten nested mappings to pairs of a dotted name and a text."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))

@@ -1,6 +1,6 @@
-"""The history of a run or a confusion matrix goes in; a picture comes out, as SVG that stands in the page itself.
+"""Curves of a run and confusion matrices as SVG for the page.
 
-Colours are drawn as stand-ins and become CSS variables of the page, so that a picture follows its light or dark theme.
+Placeholder colours become CSS variables of the page, so that a picture follows its light or dark theme.
 """
 
 import math
@@ -23,7 +23,7 @@ SERIES = ("#010111", "#010112", "#010113", "#010114")
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", ON_ACCENT: "on-accent"} | {
     color: f"series-{n}" for n, color in enumerate(SERIES, 1)
 }
-STYLES = ("-", "--", "-.", ":")  # besides the colour, for those who cannot tell colours apart
+STYLES = ("-", "--", "-.", ":")  # besides colours, which not everybody can tell apart
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prefixvlm",
@@ -40,7 +40,7 @@ PANELS = (
     (r"(.*)_bleu_\d", r"\1_bleu"),
     (r"(.*)_(distinct_captions|most_frequent_share)", r"\1_diversity"),
 )
-MACHINE = {  # how a run went, not what was learnt
+MACHINE = {  # how fast the run was and what it lost, not what it learned
     "samples_per_second": "images a second",
     "step_seconds": "seconds a step",
     "data_wait": "share of waiting for data",
@@ -58,7 +58,7 @@ Points = list[tuple[float, float]]
 
 
 def curves(history: History) -> dict[str, Markup]:
-    """One picture for each quantity: `train/loss` and `val/loss` share one, losses come first, then learning rates."""
+    """Return a picture for each quantity: losses first, then learning rates; stages share a picture."""
     panels = _panels(history)
     order = sorted(
         (name for name in panels if name not in MACHINE),
@@ -68,14 +68,14 @@ def curves(history: History) -> dict[str, Markup]:
 
 
 def machine_curves(history: History) -> dict[str, Markup]:
-    """Small pictures of how fast the run was, and of what was lost; none of what was always 0."""
+    """Return small pictures of speed and lost data, without quantities that were always 0."""
     panels = _panels(history)
     shown = [name for name in MACHINE if any(value for points in panels.get(name, {}).values() for _, value in points)]
     return {MACHINE[name]: _curve(MACHINE[name], panels[name], SMALL) for name in shown}
 
 
 def _panels(history: History) -> dict[str, dict[str, Points]]:
-    """The points by quantity and name."""
+    """The points of each logged name, by quantity."""
     panels: dict[str, dict[str, Points]] = {}
     for entry in history:
         if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
@@ -86,7 +86,7 @@ def _panels(history: History) -> dict[str, dict[str, Points]]:
 
 
 def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
-    """Rows are true classes, columns predicted ones; the shade is the share of the row, the figure the count."""
+    """Draw a confusion matrix: true classes by predicted ones, shaded by the share of the row."""
     size = len(labels)
     with _settings():
         figure = Figure(figsize=(2.2 + 0.46 * size, 1.6 + 0.36 * size))
@@ -107,13 +107,16 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
 
 
 def _short(label: str) -> str:
-    """What fits beside an axis; half a character of a broken text, which matplotlib cannot draw, becomes "?"."""
+    """A label short enough for an axis; a lone surrogate, which matplotlib cannot draw, becomes "?"."""
     whole = label.encode("utf-8", "replace").decode() or "(empty)"
     return whole if len(whole) <= 22 else f"{whole[:21]}…"
 
 
 def _quantity(name: str) -> str:
-    """What is measured: the name without its stage. Lightning's monitor calls the rates `lr-AdamW`, `lr-AdamW/pg2`."""
+    """The quantity of a logged name: without its stage, or the panel that it shares.
+
+    Lightning's LearningRateMonitor logs `lr-AdamW` and `lr-AdamW/pg2`.
+    """
     if name.startswith("lr-"):
         return RATE
     quantity = name.split("/", 1)[-1]
@@ -142,7 +145,7 @@ def _curve(quantity: str, lines: dict[str, Points], size: tuple[float, float]) -
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """matplotlib as this page needs it, the global settings as they were afterwards."""
+    """matplotlib's settings for this page, restored afterwards."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         # Text is measured in matplotlib's font but shown in the reader's, which has the glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
@@ -150,7 +153,7 @@ def _settings() -> Iterator[None]:
 
 
 def _svg(figure: Figure, title: str) -> Markup:
-    """The drawing alone: scalable, with a title for screen readers, ids of its own and the page's colours."""
+    """A scalable drawing with a title for screen readers, ids of its own and the page's colours."""
     for axes in figure.axes:
         axes.tick_params(colors=MUTED, labelsize=9, length=0)
         axes.xaxis.label.set_color(MUTED)

@@ -1,4 +1,4 @@
-"""What was said of validation images while training goes in; tables with a column a validation come out."""
+"""Tables of the predictions for the first validation images, with a column for each validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ MAX_STEPS, MAX_ITEMS, MAX_TOKENS = 6, 8, 12
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of one image. said: the prediction at each of the steps, None where there was none."""
+    """One prompt of one image. predictions: at each of the steps, None where there was none."""
 
     key: str
     prompt: str
     references: list[str]
-    said: list[Prediction | None]
+    predictions: list[Prediction | None]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """steps: the columns, the first, the last and some between. num_validations: of how many they are chosen."""
+    """steps: the columns, chosen from num_validations: the first, the last and some in between."""
 
     steps: list[int]
     items: list[Item]
@@ -30,9 +30,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """rows: by the image's key, at each of the steps the tokens that its prefix was nearest to, or None.
+    """rows: by the image's key, the tokens nearest to its prefix at each of the steps, or None.
 
-    num_tokens: how many there are of each; the first MAX_TOKENS are shown.
+    num_tokens: of each prefix; the first MAX_TOKENS are shown.
     """
 
     steps: list[int]
@@ -41,7 +41,7 @@ class Prefixes:
 
 
 def progress(examples: Sequence[dict[str, Any]]) -> dict[str, Progress]:
-    """By task. examples: as History remembers them, each a prediction with the `step` at which it was made."""
+    """Return a table for each task. examples: of the History callback, predictions with the `step` of each."""
     tasks: dict[str, dict[str, dict[int, Prediction]]] = {}
     for each in examples:
         tasks.setdefault(each["task"], {}).setdefault(each["id"], {})[each["step"]] = each
@@ -49,37 +49,37 @@ def progress(examples: Sequence[dict[str, Any]]) -> dict[str, Progress]:
 
 
 def prefixes(examples: Sequence[dict[str, Any]]) -> Prefixes | None:
-    """Of the images whose nearest tokens are known."""
+    """Return the table of nearest tokens, or None if none were recorded."""
     images: dict[str, dict[int, list[str]]] = {}
     for each in examples:
         if each.get("nearest"):
             images.setdefault(each["key"], {})[each["step"]] = each["nearest"]
     if not images:
         return None
-    steps = _spread(sorted({step for found in images.values() for step in found}), MAX_STEPS)
+    steps = _spread(sorted({step for tokens in images.values() for step in tokens}), MAX_STEPS)
     rows: dict[str, list[list[str] | None]] = {}
-    for key, found in list(images.items())[:MAX_ITEMS]:
-        rows[key] = [[_visible(token) for token in found[s][:MAX_TOKENS]] if s in found else None for s in steps]
-    return Prefixes(steps, rows, max(len(tokens) for found in images.values() for tokens in found.values()))
+    for key, by_step in list(images.items())[:MAX_ITEMS]:
+        rows[key] = [[_visible(token) for token in by_step[s][:MAX_TOKENS]] if s in by_step else None for s in steps]
+    return Prefixes(steps, rows, max(len(tokens) for by_step in images.values() for tokens in by_step.values()))
 
 
 def _visible(token: str) -> str:
-    """Without the space before a word; white space alone as a sign."""
+    """A token without the space before it; white space alone as a visible sign."""
     return token.strip() or token.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423") or "\u2205"
 
 
 def _progress(items: dict[str, dict[int, Prediction]]) -> Progress:
-    every = sorted({step for said in items.values() for step in said})
-    steps = _spread(every, MAX_STEPS)
+    validations = sorted({step for by_step in items.values() for step in by_step})
+    steps = _spread(validations, MAX_STEPS)
     rows = []
-    for said in list(items.values())[:MAX_ITEMS]:
-        last = said[max(said)]
-        rows.append(Item(last["key"], last["prompt"], last["references"], [said.get(step) for step in steps]))
-    return Progress(steps, rows, len(every))
+    for by_step in list(items.values())[:MAX_ITEMS]:
+        last = by_step[max(by_step)]
+        rows.append(Item(last["key"], last["prompt"], last["references"], [by_step.get(step) for step in steps]))
+    return Progress(steps, rows, len(validations))
 
 
 def _spread(steps: list[int], count: int) -> list[int]:
-    """The first, the last and, as evenly as may be, those between."""
+    """The first, the last and evenly chosen ones in between."""
     if len(steps) <= count:
         return steps
     return [steps[round(place * (len(steps) - 1) / (count - 1))] for place in range(count)]

@@ -1,4 +1,4 @@
-"""Reports and predictions of each task go in; metrics.json, predictions.jsonl and report.html come out together."""
+"""The files of an evaluation: metrics.json, predictions.jsonl and report.html."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from prefixvlm.atomic import write_text
 from prefixvlm.report.gallery import gallery_keys
 from prefixvlm.report.html import write_report
 
@@ -27,17 +28,19 @@ def join(
     blind_reports: Mapping[str, dict[str, Any]],
     blind_predictions: Mapping[str, Sequence[Predicted]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What metrics.json says of the tasks, and the lines of predictions.jsonl, the blind baseline beside each."""
+    """Return the tasks' part of metrics.json, and the lines of predictions.jsonl with the blind predictions."""
     tasks, lines = {}, []
     for name, report in reports.items():
-        items = report.pop("items")
-        tasks[name] = {**report, "blind": blind_reports.get(name, {}).get("scores")}
+        items, details = report["items"], report["details"]
+        kept = {key: value for key, value in report.items() if key not in ("items", "details")}
+        tasks[name] = {**kept, "blind": blind_reports.get(name, {}).get("scores")}
         blind = {p.id: p.prediction for p in blind_predictions.get(name, ())}
         lines += [
             {
                 **p.to_dict(),
                 "variant": report["variant"],
                 "scores": items.get(p.id, {}),
+                **({"details": details[p.id]} if p.id in details else {}),
                 "blind_prediction": blind.get(p.id),
             }
             for p in predictions[name]
@@ -53,9 +56,9 @@ def describe(
     seconds: Mapping[str, float],
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What was evaluated, with what: enough to do it again. config_hash: of all that may change a score.
+    """Return what was evaluated and how, enough to do it again.
 
-    provenance: the versions, the commit and the command (provenance/record.py).
+    config_hash: of everything that may change a score. provenance: versions, commit and command.
     """
     settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
     whole = json.dumps([config, settings], sort_keys=True, default=str)
@@ -73,7 +76,7 @@ def describe(
 
 
 def check_writable(**folders: Path | None) -> None:
-    """Raises ValueError, before hours of work, if a folder cannot be made or written to; folders: by key."""
+    """Raise ValueError, before hours of work, if a folder cannot be made or written to. folders: by key."""
     for key, folder in folders.items():
         if folder is None:
             continue
@@ -91,20 +94,15 @@ def write_results(
     out: Path,
     result: dict[str, Any],
     lines: Sequence[dict[str, Any]],
-    history: Sequence[dict[str, Any]],
-    examples: Sequence[dict[str, Any]],
+    history: Mapping[str, Sequence[dict[str, Any]]],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
 ) -> None:
-    """history, examples: what the run logged and said (callbacks/history.py). images: the encoded
-    images of some keys, for the gallery. The page comes last: where it is, all is.
+    """Write metrics.json, predictions.jsonl and, last, report.html to `out`.
+
+    history: the `records` and `examples` of the History callback. images: gives encoded images by key.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    _write(out / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    write_report(out / "report.html", result, lines, history, examples, images(gallery_keys(lines)))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n", errors="replace")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(out / "predictions.jsonl", text, errors="replace")
+    shown = images(gallery_keys(lines))
+    write_report(out / "report.html", result, lines, history["records"], history["examples"], shown)

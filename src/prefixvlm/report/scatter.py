@@ -1,4 +1,4 @@
-"""True and predicted numbers go in; a picture comes out, a point an item, and the line on which both are the same."""
+"""Scatter plot of predicted against true numbers, with the line on which both are equal."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ MAX_POINTS = 1500
 
 
 def scatter(title: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """points: the true and the predicted number of each item. Of very many, evenly chosen ones are drawn."""
+    """points: the true and the predicted number of each item; evenly chosen ones are drawn of more than MAX_POINTS."""
     shown = points[:: -(-len(points) // MAX_POINTS)]
     numbers = [number for point in shown for number in point]
     room = 0.05 * (max(numbers) - min(numbers)) or 1.0

@@ -1,29 +1,25 @@
-"""Predictions go in; the JSON file that a benchmark's test server takes comes out."""
+"""The JSON file that a benchmark's test server takes."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.atomic import write_text
+
 
 def write_submission(path: str | Path, result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
-    """A list of COCO's {image_id, caption}, VQA's {question_id, answer}, GQA's {questionId, prediction} or VizWiz's
-    {image, answer}.
-
-    Raises ValueError if there are predictions of several tasks.
+    """Write a list of COCO's {image_id, caption}, VQA's {question_id, answer}, GQA's {questionId, prediction} or
+    VizWiz's {image, answer}. Raises ValueError if there are predictions of several tasks.
     """
     check_one_task(result["tasks"])
     ((name, report),) = result["tasks"].items()
     entries = [_entry(name, report["variant"], line) for line in lines]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(entries, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(entries, ensure_ascii=False) + "\n", errors="replace")
 
 
 def check_one_task(tasks: Collection[str]) -> None:
-    """For before the work is done, too."""
+    """Raise ValueError unless there is a single task."""
     if len(tasks) != 1:
         raise ValueError(f"a submission is of one task, not of {', '.join(tasks) or 'none'}; set task or benchmark")
 
@@ -39,5 +35,5 @@ def _entry(task: str, variant: str, line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | str:
-    """The ids of COCO and VQA are numbers in their files."""
+    """Ids of COCO and VQA are numbers in their files."""
     return int(text) if text.isdecimal() else text

@@ -1,6 +1,5 @@
-"""The result of an evaluation goes in; its score table comes out, as rows for the page and as text for the terminal."""
+"""The table of scores of an evaluation, as rows for the page and as text for the terminal."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ HEADS = ("blind", "difference", "95 % interval", "n")
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of one task. blind: the same score with black images. interval: 95 %, around value. spread: the
-    standard deviation over trials, where there are some."""
+    """One score of one task.
+
+    blind: the same score with black images. interval: 95 %, around the value. spread: the standard deviation over
+    trials. decimals: digits that it is shown with.
+    """
 
     task: str
     score: str
@@ -22,32 +24,27 @@ class ScoreRow:
     interval: tuple[float, float] | None
     num_items: int
     spread: float | None = None
+    decimals: int = 2
 
     @property
     def difference(self) -> float | None:
         return None if self.blind is None else self.value - self.blind
 
-    @property
-    def decimals(self) -> int:
-        """Three for the scores that run to 1 or 10, three digits of errors in a value's own unit, else two."""
-        if self.score.startswith(("mae", "rmse")) and 0 < abs(self.value) < 1:
-            return 2 - math.floor(math.log10(abs(self.value)))
-        return 3 if self.score.startswith(("bleu", "rouge", "cider", "meteor", "spice", "r2")) else 2
-
 
 def score_rows(result: dict[str, Any]) -> Iterator[ScoreRow]:
-    """In the order of the result; a blind score or an interval that is not there is None."""
+    """Yield the scores in the order of the result."""
     for task, scored in result["tasks"].items():
         blind, intervals = scored.get("blind") or {}, scored.get("intervals") or {}
-        counts, spread = scored.get("counts", {}), scored.get("spread", {})
+        counts, spread, digits = (scored.get(key) or {} for key in ("counts", "spread", "digits"))
         for score, value in scored["scores"].items():
             interval = (intervals[score][0], intervals[score][1]) if intervals.get(score) else None
             count = counts.get(score, scored["num_items"])
-            yield ScoreRow(task, score, value, blind.get(score), interval, count, spread.get(score))
+            decimals = digits.get(score, 2)
+            yield ScoreRow(task, score, value, blind.get(score), interval, count, spread.get(score), decimals)
 
 
 def number(value: float | None, decimals: int, signed: bool = False) -> str:
-    """With a true minus sign, or a dash where there is no figure."""
+    """Format a number with a minus sign, or a dash for None."""
     if value is None:
         return "\u2013"
     return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "\u2212")
@@ -60,7 +57,7 @@ def span(interval: tuple[float, float] | None, decimals: int) -> str:
 
 
 def text_table(result: dict[str, Any]) -> str:
-    """One line a score: words to the left, figures to the right; of a task's many scores the first ones."""
+    """Return a line for each score; of a task with many scores, for the first MAX_ROWS."""
     rows = list(score_rows(result))
     counts = Counter(row.task for row in rows)
     shown = [row for task in counts for row in [row for row in rows if row.task == task][:MAX_ROWS]]

@@ -1,1 +1,1 @@
-"""Using a trained checkpoint: images go in, captions and answers come out."""
+"""Use a trained checkpoint: predictions about images of your own."""

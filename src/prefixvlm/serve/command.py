@@ -1,9 +1,9 @@
-"""`prefixvlm predict`: image files and what is asked about them go in, a line for each comes out."""
+"""`prefixvlm predict`: captions, answers and boxes of a checkpoint about image files."""
 
 import argparse
 from pathlib import Path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
@@ -14,35 +14,35 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--question", action="append", default=[], metavar="TEXT",
-        help="to answer, by vqa or dialogue; several in a dialogue follow one another",
+        help="for vqa or dialogue; may be repeated, and a dialogue answers them one after the other",
     )  # fmt: skip
     parser.add_argument(
-        "--phrase", action="append", default=[], metavar="TEXT", help="to find, by grounding; several may be"
+        "--phrase", action="append", default=[], metavar="TEXT", help="to find, for grounding; may be repeated"
     )
-    parser.add_argument("--text", metavar="TEXT", help="words to tag, by tagging; a word with O is printed alone")
-    parser.add_argument("--out", type=Path, metavar="PICTURE", help="the image with the boxes that were found in it")
+    parser.add_argument("--text", metavar="TEXT", help="words to tag, for tagging; words with the tag O have none")
+    parser.add_argument("--out", type=Path, metavar="PICTURE", help="save the image with the predicted boxes")
     parser.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from prefixvlm.serve.asked import Asked
+    from prefixvlm.serve.draw import draw_boxes
     from prefixvlm.serve.predictor import Predictor
-    from prefixvlm.serve.told import draw, told
+    from prefixvlm.serve.request import Request
 
-    asked = Asked(tuple(arguments.question), tuple(arguments.phrase), arguments.text)
-    _ = asked.kind  # an error before anything is loaded
+    request = Request(tuple(arguments.question), tuple(arguments.phrase), arguments.text)
+    _ = request.takes  # raises its errors before anything is loaded
     if arguments.out and len(arguments.images) != 1:
         raise ValueError(f"--out is of one image; there are {len(arguments.images)}")
-    if arguments.out and (arguments.out.suffix.lower() not in PICTURES or not arguments.out.parent.is_dir()):
+    if arguments.out and (arguments.out.suffix.lower() not in EXTENSIONS or not arguments.out.parent.is_dir()):
         raise ValueError(
-            f"--out is {arguments.out}; it must end in {', '.join(PICTURES)} and be in a folder that is there"
+            f"--out is {arguments.out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists"
         )
     predictor = Predictor(arguments.ckpt)
-    task = predictor.task(asked, arguments.task)
-    answers = predictor.answers(arguments.images, asked, arguments.task)
+    task = predictor.task(request, arguments.task)
+    answers = predictor.answers(arguments.images, request, arguments.task)
     if arguments.out:
-        draw(task, answers, arguments.out)
-    several = len(asked.texts) > 1
+        draw_boxes(task, answers, arguments.out)
+    several = len(request.texts) > 1
     for answer in answers:
         fields = [*([str(answer.path)] if answer.path else []), *([answer.asked] if several else [])]
-        print("\t".join([*fields, told(task, answer)]))
+        print("\t".join([*fields, task.format(answer.prediction, answer.image.size, answer.asked)]))

@@ -1,89 +1,101 @@
-"""Captioning: an image goes in, a sentence about it comes out; scored against the image's captions."""
+"""Image captioning, scored against the image's captions."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
-from prefixvlm.metrics.captions.bleu import bleu_of
-from prefixvlm.metrics.captions.caption_scores import caption_scores, caption_variant
-from prefixvlm.metrics.captions.diversity import diversity
+from prefixvlm.metrics.captions.caption_scores import CocoCaptionMetrics, Diversity, caption_variant
+from prefixvlm.metrics.captions.interface import CaptionMetric
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.exact_match import exact_match
+from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
 from prefixvlm.task.interface import Task
-from prefixvlm.task.results.prediction import Prediction, Score, by_group, corpus_score, group_names, item_mean_score
+from prefixvlm.task.results.prediction import (
+    Prediction,
+    Score,
+    by_group,
+    corpus_score,
+    group_names,
+    item_mean_score,
+)
+
+COCO = CocoCaptionMetrics()
 
 
 class Captioning(Task):
-    """The image, then the prompt, then the caption (ClipCap, Frozen: no prompt).
+    """The image, then the prompt, then the caption (ClipCap; Frozen without a prompt).
 
-    captions_per_image: how many of an image's captions a training step takes, drawn at random.
+    captions_per_image: number of an image's captions that a training step uses, drawn at random.
+    metrics: caption metrics besides the official ones, by a name of your choice.
     """
 
     name = "captioning"
     variant = f"exact_match_lowercase; {caption_variant(PTB)}"
     main_score = "exact_match"
 
-    def __init__(self, prompt: str = "", captions_per_image: int = 1, decoding: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        prompt: str = "",
+        captions_per_image: int = 1,
+        metrics: Mapping[str, CaptionMetric] | None = None,
+        decoding: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(decoding)
         self.prompt = prompt
         self.captions_per_image = captions_per_image
+        self.metrics = [COCO, Diversity(), *(metrics or {}).values()]
+        self.variant = "; ".join([type(self).variant, *(each.variant for each in (metrics or {}).values())])
+        self.score_kinds: Mapping[str, ScoreKind] = {self.main_score: PERCENT}
+        for metric in self.metrics:
+            self.score_kinds |= metric.score_kinds
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        captions = self._captions(sample)
-        chosen = rng.sample(captions, min(self.captions_per_image, len(captions)))
+        self.check_references(sample)
+        chosen = rng.sample(tuple(sample.captions), min(self.captions_per_image, len(sample.captions)))
         space = " " if self.prompt else ""
         return [Row((sample.image, self.prompt), space + caption, sample.key) for caption in chosen]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        references = self._captions(sample) if self.needs_references else sample.captions
         groups = group_names(sample.groups)
-        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, groups=groups)]
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, tuple(sample.captions), groups=groups)]
+
+    def check_references(self, sample: Sample) -> None:
+        if not sample.captions:
+            raise ValueError(
+                f"sample {sample.key!r} has no caption, which task captioning needs; set task=vqa or submission=FILE"
+            )
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return exact_match([prediction], [references]) / 100
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Exact match in percent; BLEU, ROUGE-L and CIDEr-D on the official tool's scale; diversity; CIDEr by group.
+        """Exact match in percent, the official scores on the official tool's scale, diversity, and CIDEr by group.
 
-        A group's CIDEr has the document frequencies of the group alone, as nocaps has it for its domains.
+        A group's CIDEr uses the document frequencies of the group alone, as nocaps does for its domains.
         """
         scores = {"exact_match": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
         words = _words(predictions)
-        scores |= _official(predictions, words)
-        for name, value in diversity([p.prediction for p in predictions], words).items():
-            scores[name] = Score(value, predictions)
+        for metric in self.metrics:
+            scores |= _scores_of(metric, predictions, words)
         for name, members in by_group(predictions).items():
-            scores[f"cider_{name}"] = _official(members, words)["cider"]
+            scores[f"cider_{name}"] = _scores_of(COCO, members, words)["cider"]
         return scores
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Its variant says whether words or characters were compared."""
-        report = super().report(predictions)
+    def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
+        """See Task.report; the variant names what was compared, words or characters."""
+        report = super().report(predictions, *args)
         compared = caption_variant(_words(predictions))
         return report | {"variant": report["variant"].replace(caption_variant(PTB), compared)}
-
-    def _captions(self, sample: Sample) -> tuple[str, ...]:
-        if not sample.captions:
-            raise ValueError(
-                f"sample {sample.key!r} has no caption, which task captioning needs; set task=vqa or submission=FILE"
-            )
-        return tuple(sample.captions)
 
 
 def _words(predictions: Sequence[Prediction]) -> Words:
     return words_of(p.references for p in predictions)
 
 
-def _official(predictions: Sequence[Prediction], words: Words) -> dict[str, Score]:
-    texts, references = {p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions}
-    result = caption_scores(texts, references, words=words)
-    statistics = np.array(result.bleu_statistics)
-    names = [f"bleu_{order}" for order in range(1, 5)]
-    scores = corpus_score(
-        predictions, lambda draw: dict(zip(names, bleu_of(statistics[draw].sum(0).tolist()), strict=True))
-    )
-    return scores | {name: item_mean_score(predictions, result.per_item[name]) for name in ("rouge_l", "cider")}
+def _scores_of(metric: CaptionMetric, predictions: Sequence[Prediction], words: Words) -> dict[str, Score]:
+    result = metric([p.prediction for p in predictions], [p.references for p in predictions], words)
+    scores = corpus_score(predictions, result.corpus) if result.corpus else {}
+    scores |= {name: item_mean_score(predictions, items) for name, items in result.items.items()}
+    return scores | {name: Score(value, predictions) for name, value in result.values.items()}

@@ -1,4 +1,4 @@
-"""Classification by likelihood: an image goes in, the class whose name the language model finds likeliest comes out."""
+"""Image classification by likelihood: the class whose name is the likeliest text after the prompt."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
-from prefixvlm.task.results.class_scores import check_classes, class_details, class_scores
+from prefixvlm.task.results.class_scores import CLASS_KINDS, check_classes, class_details, class_scores
 from prefixvlm.task.results.prediction import Prediction, Score, group_names
 from prefixvlm.task.rows.closed_set import likelihoods
 
@@ -18,13 +18,14 @@ from prefixvlm.task.rows.closed_set import likelihoods
 class Classification(Task):
     """The image, then a prompt, then the name of its class.
 
-    classes: all of them. label: which of a sample's labels is meant; samples without it are predicted, not scored.
-    prompts: several are an ensemble: a class's score is its mean log-likelihood after each of them.
-    normalize_length: the mean over a name's tokens, not the sum.
+    classes: all of them. label: which of a sample's labels is the class; samples without it are predicted, not scored.
+    prompts: with several, a class's score is its mean log-likelihood over them.
+    normalize_length: use the mean over a name's tokens instead of the sum.
     """
 
     name = "classification"
     main_score = "accuracy"
+    score_kinds = CLASS_KINDS
     variant = "likelihood_ranking"
 
     def __init__(
@@ -60,14 +61,16 @@ class Classification(Task):
         return float(prediction in references)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """One for each image; values: each class's log-likelihood."""
+        """One prediction for each image. values: each class's log-likelihood."""
         scores: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, Row] = {}
-        found = torch.empty(len(batch.rows), len(self.classes))
-        for prompt in self.prompts:  # the names are tokenized as they go on from it
-            mine = [number for number, group in enumerate(batch.rows) if group[0].text == prompt]
-            found[mine] = likelihoods(model, batch.of(mine), self.classes, prompt, self.normalize_length)
-        for row_scores, group in zip(found, batch.rows, strict=True):
+        log_likelihoods = torch.empty(len(batch.rows), len(self.classes))
+        for prompt in self.prompts:  # how a name is tokenized depends on the prompt before it
+            rows_of_prompt = [number for number, group in enumerate(batch.rows) if group[0].text == prompt]
+            log_likelihoods[rows_of_prompt] = likelihoods(
+                model, batch.of(rows_of_prompt), self.classes, prompt, self.normalize_length
+            )
+        for row_scores, group in zip(log_likelihoods, batch.rows, strict=True):
             for row in group:
                 scores.setdefault(row.id, []).append(row_scores)
                 rows[row.id] = row
@@ -81,9 +84,9 @@ class Classification(Task):
         """In percent: accuracy, top 5, the averages over classes; with two classes the area under the ROC curve."""
         return super().scores(predictions) | class_scores(self.classes, predictions)
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Also `classes` and `confusion`."""
-        return super().report(predictions) | class_details(predictions)
+    def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
+        """Also `classes` and `confusion`; see class_details."""
+        return super().report(predictions, *args) | class_details(predictions)
 
     def _label(self, sample: Sample) -> str:
         label = sample.labels.get(self.label, "")

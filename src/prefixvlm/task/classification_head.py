@@ -1,4 +1,4 @@
-"""Classification by a head: an image goes in, its class, or all classes that are true of it, come out."""
+"""Image classification by a trained head: one class of several, or all classes that are true."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,23 @@ from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.sets import Thing, set_report
 from prefixvlm.task.head import HeadTask
-from prefixvlm.task.results.class_scores import AVERAGES, check_classes, class_details, class_scores
+from prefixvlm.task.results.class_scores import AVERAGES, CLASS_KINDS, check_classes, class_details, class_scores
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
 
 SEPARATOR = ", "
 
 
 class ClassificationHead(HeadTask):
-    """The image, then the prompt; a head says the class.
+    """The image, then the prompt; a head predicts the class.
 
-    classes: all of them. label: which of a sample's `labels` is meant or, with multi_label, of its `label_sets`.
-    Two classes are one number and binary cross entropy, more are softmax; with multi_label each class is true or not,
-    from a probability of a half on. class_weights: in the loss, by name; 1 for those that are not named.
+    classes: all of them. label: which of a sample's `labels` is the class or, with multi_label, of its `label_sets`.
+    Two classes are one output with binary cross entropy, more are softmax. With multi_label each class is predicted
+    from a probability of a half on. class_weights: in the loss, by name; 1 for classes that are not named.
     """
 
     name = "classification"
     main_score = "accuracy"
+    score_kinds = CLASS_KINDS
     variant = "head"
     head_options = ("classes", "multi_label", *HeadTask.head_options)
 
@@ -59,46 +60,43 @@ class ClassificationHead(HeadTask):
         return [row for row in self.prompt_rows(sample) if row.head_targets]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples that do not say are predicted, not scored or trained on."""
-        true = self._true(sample)
-        known = [] if true is None else [sorted(set(true)) if self.multi_label else true]
-        values: list[float] = []
+        """Samples without the label are predicted, but neither scored nor trained on."""
+        true = self._true_classes(sample)
+        references, targets = [], list[float]()
         if true is not None:
-            places = [float(name in true) for name in self.classes]
-            values = places if self.multi_label else [float(places.index(1.0))]
+            references = [SEPARATOR.join(sorted(set(true)) if self.multi_label else true)]
+            is_true = [float(name in true) for name in self.classes]
+            targets = is_true if self.multi_label else [float(is_true.index(1.0))]
+        groups = group_names(sample.groups)
         return [
             Row(
-                (sample.image, self.prompt),
-                "",
-                sample.key,
-                sample.key,
-                tuple(SEPARATOR.join(names) for names in known),
-                groups=group_names(sample.groups),
-                head_targets=tuple(values),
+                (sample.image, self.prompt), "", sample.key, sample.key, tuple(references), groups=groups,
+                head_targets=tuple(targets),
             )
-        ]
+        ]  # fmt: skip
 
-    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
-        """A weight is of the items of its class; with multi_label, of its positives. The mean is over items."""
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Cross entropy of each row. A class weight multiplies the loss of the class's items or, with multi_label, of
+        its positives; the mean is then over items, not over weights."""
         weights = self.weights.to(outputs.device)
-        smooth = values * (1 - smoothing) + smoothing / 2  # of what is true or not
+        smooth = targets * (1 - smoothing) + smoothing / 2  # of two outcomes each gets half of what is taken away
         if self.multi_label:
             each = F.binary_cross_entropy_with_logits(outputs, smooth, pos_weight=weights, reduction="none")
             return each.mean(1)
-        truth = values[:, 0].long()
+        truth = targets[:, 0].long()
         if self.binary:
             each = F.binary_cross_entropy_with_logits(outputs[:, 0], smooth[:, 0], reduction="none")
         else:
             each = F.cross_entropy(outputs, truth, reduction="none", label_smoothing=smoothing)
         return each * weights[truth]
 
-    def read(self, row: Row, numbers: list[float]) -> Prediction:
-        """values: what the head said of each class."""
+    def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
+        """values: the logit of each class; that of the first of two classes is 0."""
         if self.multi_label:
-            said = sorted(name for name, number in zip(self.classes, numbers, strict=True) if number >= 0)
-            return self.make_prediction(row, SEPARATOR.join(said), numbers)
-        scores = [0.0, *numbers] if self.binary else numbers
-        return self.make_prediction(row, self.classes[scores.index(max(scores))], scores)
+            predicted = sorted(name for name, logit in zip(self.classes, outputs, strict=True) if logit >= 0)
+            return self.make_prediction(row, SEPARATOR.join(predicted), outputs)
+        logits = [0.0, *outputs] if self.binary else outputs
+        return self.make_prediction(row, self.classes[logits.index(max(logits))], logits)
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return float(prediction in references)
@@ -108,41 +106,50 @@ class ClassificationHead(HeadTask):
         scores = super().scores(predictions)
         if not self.multi_label:
             return scores | class_scores(self.classes, predictions)
-        said, true = _sets(predictions)
+        predicted, true = _label_sets(predictions)
 
-        def over(draw: Any) -> dict[str, float]:
-            averages = set_report([said[i] for i in draw], [true[i] for i in draw]).averages
+        def averages(draw: Any) -> dict[str, float]:
+            report = set_report([predicted[i] for i in draw], [true[i] for i in draw])
             return {
-                f"{kind}_{name}": 100 * found[name]
-                for kind, found in averages.items()
+                f"{average}_{name}": 100 * values[name]
+                for average, values in report.averages.items()
                 for name in ("precision", "recall", "f1")
             }
 
-        return scores | corpus_score(predictions, over)
+        return scores | corpus_score(predictions, averages)
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
         """Also `classes` (precision, recall, F1, support of each, and averages) and, of single classes, `confusion`."""
-        report = super().report(predictions)
+        report = super().report(predictions, *args)
         if not self.multi_label:
             return report | class_details(predictions)
-        found = set_report(*_sets([p for p in predictions if p.references]))
-        return report | {"classes": {**found.classes, AVERAGES: found.averages}}
+        sets = set_report(*_label_sets([p for p in predictions if p.references]))
+        return report | {"classes": {**sets.classes, AVERAGES: sets.averages}}
 
-    def _true(self, sample: Sample) -> list[str] | None:
-        """The sample's classes, None where it does not say. Raises ValueError for one that is not known."""
-        single = [sample.labels[self.label]] if self.label in sample.labels else None
-        true = list(sample.label_sets[self.label]) if self.label in sample.label_sets else None
-        found = true if self.multi_label else single
-        for name in found or ():
+    def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
+        """The class with its probability, as "circle 0.912"; with multi_label all from a half on."""
+        logits = torch.tensor(prediction.values)
+        if not self.multi_label:
+            return f"{prediction.prediction} {logits.softmax(0).max():.3f}"
+        probabilities = zip(self.classes, logits.sigmoid().tolist(), logits.tolist(), strict=True)
+        return ", ".join(f"{name} {share:.3f}" for name, share, logit in probabilities if logit >= 0) or "(none)"
+
+    def _true_classes(self, sample: Sample) -> list[str] | None:
+        """The sample's classes, None where it has no such label. Raises ValueError for an unknown one."""
+        if self.multi_label:
+            true = list(sample.label_sets[self.label]) if self.label in sample.label_sets else None
+        else:
+            true = [sample.labels[self.label]] if self.label in sample.labels else None
+        for name in true or ():
             if name not in self.classes:
                 raise ValueError(f"sample {sample.key!r} is of class {name!r}; add it to task.classification.classes")
-        return found
+        return true
 
 
-def _sets(predictions: Sequence[Prediction]) -> tuple[list[set[Thing]], list[set[Thing]]]:
-    """The classes said and true of each item, each as a thing of its own label."""
-    return [_set(p.prediction) for p in predictions], [_set(p.references[0]) for p in predictions]
+def _label_sets(predictions: Sequence[Prediction]) -> tuple[list[set[Thing]], list[set[Thing]]]:
+    """The predicted and the true classes of each item."""
+    return [_label_set(p.prediction) for p in predictions], [_label_set(p.references[0]) for p in predictions]
 
 
-def _set(text: str) -> set[Thing]:
+def _label_set(text: str) -> set[Thing]:
     return {(name, "") for name in text.split(SEPARATOR) if name}

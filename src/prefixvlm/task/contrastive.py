@@ -1,4 +1,4 @@
-"""Contrastive retrieval: captions and images go in, a vector of each comes out of two heads; scored by their ranks."""
+"""Contrastive retrieval: vectors of captions and of images from two heads, scored by recall."""
 
 import random
 from collections.abc import Sequence
@@ -18,12 +18,14 @@ from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
 from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
+from prefixvlm.task.results.recall import RECALL_KINDS, in_recall_tables
 
 
 class Pairs(nn.Module):
-    """FROMAGe's heads: a caption's vector is read off a learned token at its end, an image's off its features.
+    """FROMAGe's heads: a caption's vector from the hidden state of a learned token at its end, an image's from its
+    features.
 
-    token: float[E], the embedding of [RET]. scale: the logarithm of one over the temperature, learned as in CLIP.
+    token: float[E], the embedding of [RET]. scale: the logarithm of 1 / temperature, learned as in CLIP.
     """
 
     def __init__(self, state_width: int, lm_width: int, feature_width: int, width: int) -> None:
@@ -34,23 +36,25 @@ class Pairs(nn.Module):
         self.scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def forward(self, model: PrefixLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the S captions and their images: float32[S, W] each, of length one; and the scale."""
+        """Vectors of the S captions and of their images, float32[S, W] with L2 norm 1, and the scale."""
         texts = self.text(model, batch, self.token)
         images = in_float32(self.image, model.features(batch.pixel_values).mean(1))[batch.target_image_index]
         return F.normalize(texts, dim=-1), F.normalize(images, dim=-1), self.scale
 
 
 class Contrastive(HeadTask):
-    """A caption finds its image among all, and an image its captions (FROMAGe, Koh et al. 2023).
+    """Retrieve images by captions and captions by images (FROMAGe, Koh et al. 2023).
 
-    The caption, then [RET], is read without an image. The other samples of a process's batch are what it is told apart
-    from; those with the same caption are no mistake. width: of the vectors.
+    The row is the caption, then [RET], without the image. The negatives are the other samples of a process's batch;
+    samples with the same caption are positives of each other. width: of the vectors.
     """
 
     name = "contrastive"
     main_score = "text_to_image_recall_1"
     variant = "contrastive heads; a caption's images are all that have that caption"
     head_options = ("width",)
+    score_kinds = RECALL_KINDS
+    takes = ""
 
     def __init__(self, width: int = 256) -> None:
         super().__init__()
@@ -77,10 +81,10 @@ class Contrastive(HeadTask):
         """InfoNCE in both directions, of each caption: float32[S]."""
         texts, images, scale = model.heads[self.name](model, batch)
         with torch.autocast(texts.device.type, enabled=False):
-            logits = scale.exp().clamp_max(100) * texts @ images.T
-        same = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
-        wanted = same / same.sum(1, keepdim=True)
-        return torch.stack([F.cross_entropy(way, wanted, reduction="none") for way in (logits, logits.T)]).mean(0)
+            logits = scale.exp().clamp_max(100) * texts @ images.T  # CLIP's bound, against instability
+        same_caption = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
+        targets = same_caption / same_caption.sum(1, keepdim=True)
+        return torch.stack([F.cross_entropy(way, targets, reduction="none") for way in (logits, logits.T)]).mean(0)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
@@ -96,39 +100,40 @@ class Contrastive(HeadTask):
         return float(prediction in references)
 
     def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Each says the caption of the image that its own caption finds first."""
+        """The prediction of a caption is the first caption of the image that it retrieves first."""
         if not predictions:
             return []
-        table, _, images = _table(predictions)
+        similarities, _, images = _similarities(predictions)
         captions = {p.key: p.prompt for p in reversed(predictions)}
-        found = [captions[images[place]] for place in table.argmax(1)]
-        of_rows = zip(predictions, found, strict=True)
-        return [replace(p, prediction=text, correct=self.correct(text, p.references)) for p, text in of_rows]
+        retrieved = [captions[images[place]] for place in similarities.argmax(1)]
+        pairs = zip(predictions, retrieved, strict=True)
+        return [replace(p, prediction=text, correct=self.correct(text, p.references)) for p, text in pairs]
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Recall at 1, 5 and 10 in percent, from captions to images and back."""
-        table, captions, images = _table(predictions)
-        own: dict[str, set[str]] = {}
+        similarities, captions, images = _similarities(predictions)
+        keys_of_caption: dict[str, set[str]] = {}
         for p in predictions:
-            own.setdefault(p.prompt, set()).add(p.key)
-        of_captions = [{place for place, key in enumerate(images) if key in own[text]} for text in captions]
-        of_images = [{n for n, right in enumerate(of_captions) if place in right} for place in range(len(images))]
-        places = {"text_to_image": ranks(table, of_captions), "image_to_text": ranks(table.T, of_images)}
-        first = [[p.key for p in predictions].index(key) for key in images]
+            keys_of_caption.setdefault(p.prompt, set()).add(p.key)
+        right_images = [
+            {place for place, key in enumerate(images) if key in keys_of_caption[text]} for text in captions
+        ]
+        right_captions = [{n for n, right in enumerate(right_images) if place in right} for place in range(len(images))]
+        image_ranks, caption_ranks = ranks(similarities, right_images), ranks(similarities.T, right_captions)
+        first = [[p.key for p in predictions].index(key) for key in images]  # one prediction for each image
         scores = {}
         for k in KS:
-            scores[f"text_to_image_recall_{k}"] = item_mean_score(
-                predictions, (100.0 * (places["text_to_image"] < k)).tolist()
-            )
-            items = (100.0 * (places["image_to_text"] < k)).tolist()
+            items = (100.0 * (image_ranks < k)).tolist()
+            scores[f"text_to_image_recall_{k}"] = item_mean_score(predictions, items)
+            items = (100.0 * (caption_ranks < k)).tolist()
             scores[f"image_to_text_recall_{k}"] = item_mean_score([predictions[number] for number in first], items)
-        return scores
+        return in_recall_tables(scores)
 
 
-def _table(predictions: Sequence[Prediction]) -> tuple[NDArray[np.floating], list[str], list[str]]:
-    """How alike each caption and each image are, float[S, B]; the captions; the images' keys."""
+def _similarities(predictions: Sequence[Prediction]) -> tuple[NDArray[np.floating], list[str], list[str]]:
+    """Similarity of each caption and each image, float[S, B]; the captions; the images' keys."""
     vectors = np.array([p.values for p in predictions])
     width = vectors.shape[1] // 2
-    of_images = {p.key: vector[width:] for p, vector in zip(predictions, vectors, strict=True)}
-    table = vectors[:, :width] @ np.stack(list(of_images.values())).T
-    return table, [p.prompt for p in predictions], list(of_images)
+    image_vectors = {p.key: vector[width:] for p, vector in zip(predictions, vectors, strict=True)}
+    similarities = vectors[:, :width] @ np.stack(list(image_vectors.values())).T
+    return similarities, [p.prompt for p in predictions], list(image_vectors)

@@ -1,4 +1,4 @@
-"""Detection: an image goes in, text with a label and a box for each thing in it comes out; scored as COCO does."""
+"""Object detection as text: a label and a box for each object, scored as COCO does."""
 
 import random
 from collections.abc import Sequence
@@ -11,10 +11,20 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.detection import mean_average_precision
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.constrained import constrained_greedy_with_logprobs
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.results.boxes import SEPARATOR, Locations, box_iou, confidence, format_box, parse_boxes
+from prefixvlm.task.interface import MAX_ROWS, FoundBox, Task
+from prefixvlm.task.results.boxes import (
+    SEPARATOR,
+    Locations,
+    box_data,
+    box_iou,
+    confidence,
+    format_box,
+    format_pixels,
+    parse_boxes,
+)
 from prefixvlm.task.results.class_scores import check_classes
 from prefixvlm.task.results.prediction import Prediction, Score
 
@@ -22,13 +32,16 @@ from prefixvlm.task.results.prediction import Prediction, Score
 class Detection(Task):
     """The image, then the prompt, then " circle 06 12 49 88; ..." under a grammar (as Pix2Seq, Chen et al. 2022).
 
-    classes: all labels. max_boxes: more are not said, and in training so many are drawn. Boxes come in any order: in
-    training a random one. bins: places of an edge.
+    classes: all labels. bins: possible places of an edge.
+    max_boxes: most boxes of a prediction, and of a training target, which has so many drawn at random.
+    Boxes are in random order in training, as in Pix2Seq, because no order is more right than another.
     """
 
     name = "detection"
     main_score = "f1_50"
+    score_kinds = dict.fromkeys(("f1_50", "map", "mar_100"), PERCENT)
     variant = "COCO mAP by torchmetrics and pycocotools; a box's confidence is its tokens' geometric mean"
+    shown_as = "boxes"
 
     def __init__(
         self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 10, bins: int = 100
@@ -63,61 +76,72 @@ class Detection(Task):
         return [Row((sample.image, self.prompt), target or AssistantTurn(), sample.key)]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples that do not say are predicted, not scored or trained on; one with no box has nothing in it."""
+        """Samples without a list of boxes are predicted, not scored; an empty list means an image without objects."""
         for box in sample.boxes or ():
             self._label(sample, box)
         known = [] if sample.boxes is None else [sample.boxes]
-        truths = tuple(f"{SEPARATOR} ".join(map(format_box, boxes)) for boxes in known)
-        return [Row((sample.image, self.prompt), "", sample.key, sample.key, truths)]
+        references = tuple(f"{SEPARATOR} ".join(map(format_box, boxes)) for boxes in known)
+        return [Row((sample.image, self.prompt), "", sample.key, sample.key, references)]
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         grammar = self.locations.grammar(model.lm, self.prompt, self.classes, self.max_boxes)
         predictions = []
         for part in batch.split(MAX_ROWS):
-            said = constrained_greedy_with_logprobs(model, part, [grammar] * len(part.rows))
-            for rows, ids, sure in zip(part.rows, *said, strict=True):
-                text = f"{SEPARATOR} ".join(self._boxes(model.lm.tokenizer, ids, sure))
+            texts, logprobs = constrained_greedy_with_logprobs(model, part, [grammar] * len(part.rows))
+            for rows, ids, token_logprobs in zip(part.rows, texts, logprobs, strict=True):
+                text = f"{SEPARATOR} ".join(self._box_texts(model.lm.tokenizer, ids, token_logprobs))
                 predictions += [self.make_prediction(row, text) for row in rows]
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """F1 of one image's boxes: right are those of the same label that overlap by a half, each truth once."""
-        said, true = parse_boxes(prediction, confidences=True), parse_boxes(references[0])
-        left = [box for box, _ in true]
-        right = 0
-        for box, _ in sorted(said, key=lambda each: -each[1]):
-            best = max((each for each in left if each.label == box.label), key=lambda e: box_iou(box, e), default=None)
+        """F1 of one image's boxes at an IoU of a half: the most confident boxes are matched first, each truth once."""
+        predicted, true = parse_boxes(prediction, confidences=True), parse_boxes(references[0])
+        unmatched = [box for box, _ in true]
+        num_right = 0
+        for box, _ in sorted(predicted, key=lambda each: -each[1]):
+            same_label = [each for each in unmatched if each.label == box.label]
+            best = max(same_label, key=lambda each: box_iou(box, each), default=None)
             if best is not None and box_iou(box, best) >= 0.5:
-                left.remove(best)
-                right += 1
-        return 2 * right / (len(said) + len(true)) if said or true else 1.0
+                unmatched.remove(best)
+                num_right += 1
+        return 2 * num_right / (len(predicted) + len(true)) if predicted or true else 1.0
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: F1 of an image's boxes; COCO's mean average precision and recall over all."""
-        said = [parse_boxes(p.prediction, confidences=True) for p in predictions]
+        """In percent: the mean F1 of an image's boxes; COCO's mean average precision and recall over all."""
+        predicted = [parse_boxes(p.prediction, confidences=True) for p in predictions]
         true = [[box for box, _ in parse_boxes(p.references[0])] for p in predictions]
-        found = mean_average_precision(
-            [[(box.label, box.edges, sure) for box, sure in boxes] for boxes in said],
+        values = mean_average_precision(
+            [[(box.label, box.edges, confidence) for box, confidence in boxes] for boxes in predicted],
             [[(box.label, box.edges) for box in boxes] for boxes in true],
             self.classes,
         )
-        return super().scores(predictions) | {name: Score(value, predictions) for name, value in found.items()}
+        return super().scores(predictions) | {name: Score(value, predictions) for name, value in values.items()}
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        return super().report(predictions) | {"shown_as": "boxes"}
+    def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
+        return "; ".join(format_pixels(box, size, sure) for box, sure in self.boxes(prediction)) or "(nothing)"
 
-    def _boxes(self, tokenizer: Any, ids: Sequence[int], sure: Sequence[float]) -> list[str]:
-        """The boxes in what was said, each with its tokens' confidence."""
-        found, start = [], 0
-        texts = [tokenizer.decode(ids[: place + 1]) for place in range(len(ids))]
-        ends = [place for place, text in enumerate(texts) if text.endswith(SEPARATOR)]
+    def boxes(self, prediction: Prediction) -> list[FoundBox]:
+        return [*parse_boxes(prediction.prediction, confidences=True)]
+
+    def details(self, prediction: Prediction) -> dict[str, Any]:
+        true = [box for text in prediction.references for box, _ in parse_boxes(text)]
+        return {
+            "boxes": [box_data(box, confidence) for box, confidence in self.boxes(prediction)],
+            "true_boxes": [box_data(box) for box in true],
+        }
+
+    def _box_texts(self, tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float]) -> list[str]:
+        """The boxes of generated ids, each with the confidence of its tokens."""
+        texts, start = [], 0
+        beginnings = [tokenizer.decode(ids[: length + 1]) for length in range(len(ids))]
+        ends = [place for place, text in enumerate(beginnings) if text.endswith(SEPARATOR)]
         for end in [*ends, len(ids)] if ids else []:
             text = tokenizer.decode(ids[start:end]).strip()
             if text and (box := self.locations.box(text)):
-                found.append(format_box(box, confidence(sure[start:end])))
+                texts.append(format_box(box, confidence(logprobs[start:end])))
             start = end + 1
-        return found
+        return texts
 
     def _label(self, sample: Sample, box: Box) -> str:
         if box.label not in self.classes:

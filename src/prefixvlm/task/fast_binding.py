@@ -1,10 +1,11 @@
-"""Fast binding: images with new names go in, the name of one more comes out (Frozen's open-ended miniImageNet)."""
+"""Fast binding: name an image with words that the prompt has just introduced (Frozen's open-ended miniImageNet)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import MAX_ROWS, METHODS, Task
 from prefixvlm.task.results.prediction import Prediction, Score, group_names, item_mean_score
@@ -12,17 +13,20 @@ from prefixvlm.task.rows.closed_set import likeliest
 
 
 class FastBinding(Task):
-    """The support's images, each with its text, then the query and the prompt; the answer is one of the names.
+    """The images of the support, each with its text, then the query image and the prompt.
 
-    An answer is right only if it is the name and ends there: the language model says its EOS next. Nothing holds it to
-    the names, so `named_one` says how often it gave any of them, and `ranking` how often the likeliest is right.
-    induction: a sentence before the support; {names} are the names, as "dax or blicket". "" leaves it out.
-    repeats: how often the whole support is shown again.
+    An answer is right only if it is the name and the language model then ends it with EOS. Decoding is not constrained
+    to the names: `named_one` is the share of answers that begin with any of them, and `ranking` the accuracy of the
+    likeliest name.
+    induction: a sentence before the support; {names} stands for the names, as "dax or blicket". "" leaves it out.
+    repeats: number of times that the whole support is shown again.
     """
 
     name = "fast_binding"
     variant = "exact_name_then_eos"
     main_score = "accuracy"
+    score_kinds = dict.fromkeys(("accuracy", "named_one", "ranking"), PERCENT)
+    takes = ""
 
     def __init__(
         self,
@@ -32,7 +36,7 @@ class FastBinding(Task):
         separator: str = " ",
         decoding: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__({"max_new_tokens": 16, **(decoding or {}), "stop": []})  # what is said after a name is wrong
+        super().__init__({"max_new_tokens": 16, **(decoding or {}), "stop": []})  # text after a name makes it wrong
         if repeats < 0:
             raise ValueError(f"task.fast_binding.repeats is {repeats}; set it to 0 or more")
         self.prompt, self.induction, self.repeats, self.separator = prompt, induction, repeats, separator
@@ -58,19 +62,19 @@ class FastBinding(Task):
         return float(prediction in references)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """values: whether the answer begins with any of the names, whether the likeliest name is right."""
+        """values: 1 if the answer begins with any of the names, 1 if the likeliest name is right."""
         keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
-        make_prediction = []
+        predictions = []
         for part in batch.split(MAX_ROWS):
-            said = METHODS[self.decoding["method"]](model, part, **keywords)
+            texts = METHODS[self.decoding["method"]](model, part, **keywords)
             best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
-            for rows, ids, name in zip(part.rows, said, best, strict=True):
+            for rows, ids, name in zip(part.rows, texts, best, strict=True):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
-                ended = len(ids) < self.decoding["max_new_tokens"]  # else it was cut: no EOS came
+                ended = len(ids) < self.decoding["max_new_tokens"]  # otherwise it was cut off before an EOS
                 for row in rows:
                     values = [float(_begins_with(text, row.choices)), float(name in row.references)]
-                    make_prediction.append(self.make_prediction(row, text, values, ended))
-        return make_prediction
+                    predictions.append(self.make_prediction(row, text, values, ended))
+        return predictions
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """In percent. Chance is one over the number of ways, for `ranking`."""
@@ -81,5 +85,5 @@ class FastBinding(Task):
 
 
 def _begins_with(text: str, names: Sequence[str]) -> bool:
-    """A name and then no more letters: "daxter" is not "dax"."""
+    """Whether a text begins with a name as a whole word: "daxter" does not begin with "dax"."""
     return any(text.startswith(name) and not text[len(name) : len(name) + 1].isalnum() for name in names)

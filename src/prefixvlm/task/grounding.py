@@ -1,4 +1,4 @@
-"""Grounding: an image and a phrase go in, the box of what the phrase names comes out; scored by overlap."""
+"""Grounding: the box of what a phrase names in an image, scored by overlap."""
 
 import random
 from collections.abc import Sequence
@@ -11,24 +11,28 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.constrained import constrained_greedy
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.interface import MAX_ROWS, Task
-from prefixvlm.task.results.boxes import Locations, box_iou, format_box, parse_boxes
+from prefixvlm.task.interface import MAX_ROWS, FoundBox, Task
+from prefixvlm.task.results.boxes import Locations, box_data, box_iou, format_box, format_pixels, parse_boxes
 from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 
-NOTHING = Box("", 0.0, 0.0, 1.0, 1.0)  # for edges that leave nothing in between: the whole image
+WHOLE_IMAGE = Box("", 0.0, 0.0, 1.0, 1.0)  # the prediction where the edges leave nothing in between
 
 
 class Grounding(Task):
     """The image, then the prompt with the phrase in it, then four location tokens.
 
-    A phrase is the label of a box that no other box of the image has. bins: places of an edge.
+    A phrase is the label of a box that no other box of the image has. bins: possible places of an edge.
     """
 
     name = "grounding"
     main_score = "accuracy"
+    score_kinds = {"accuracy": PERCENT, "mean_overlap": PERCENT}  # noqa: RUF012
     variant = "overlap of at least a half"
+    takes = "phrase"
+    shown_as = "boxes"
     covers_every_sample = False  # only images with a label that one box has
 
     def __init__(self, prompt: str = "Where is the {phrase}?", bins: int = 100) -> None:
@@ -42,10 +46,7 @@ class Grounding(Task):
         self.locations.grammar(lm, self.end)
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        return [
-            replace(row, target=self.locations.text(parse_boxes(row.references[0])[0][0]))
-            for row in self.prompt_rows(sample)
-        ]
+        return [replace(row, target=self.locations.text(_box(row.references[0]))) for row in self.prompt_rows(sample)]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
         labels = [box.label for box in sample.boxes or ()]
@@ -61,27 +62,40 @@ class Grounding(Task):
             if labels.count(box.label) == 1
         ]
 
+    def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
+        if len(set(texts)) < len(texts):
+            raise ValueError("a --phrase comes twice; give each once")
+        return Sample(key, image, boxes=tuple(replace(WHOLE_IMAGE, label=phrase) for phrase in texts) or None)
+
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         grammar = self.locations.grammar(model.lm, self.end)
-        return [
-            self.make_prediction(row, format_box(self.locations.box(str(model.lm.tokenizer.decode(ids))) or NOTHING))
-            for part in batch.split(MAX_ROWS)
-            for rows, ids in zip(part.rows, constrained_greedy(model, part, [grammar] * len(part.rows)), strict=True)
-            for row in rows
-        ]
+        predictions = []
+        for part in batch.split(MAX_ROWS):
+            texts = constrained_greedy(model, part, [grammar] * len(part.rows))
+            for rows, ids in zip(part.rows, texts, strict=True):
+                box = self.locations.box(str(model.lm.tokenizer.decode(ids))) or WHOLE_IMAGE
+                predictions += [self.make_prediction(row, format_box(box)) for row in rows]
+        return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(_overlap(prediction, references[0]) >= 0.5)
+        return float(box_iou(_box(prediction), _box(references[0])) >= 0.5)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: boxes that overlap by a half, and the mean overlap."""
-        overlaps = [100 * _overlap(p.prediction, p.references[0]) for p in predictions]
+        """In percent: boxes with an IoU of at least a half, and the mean IoU."""
+        overlaps = [100 * box_iou(_box(p.prediction), _box(p.references[0])) for p in predictions]
         return super().scores(predictions) | {"mean_overlap": item_mean_score(predictions, overlaps)}
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        return super().report(predictions) | {"shown_as": "boxes"}
+    def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
+        return format_pixels(_box(prediction.prediction), size)
+
+    def boxes(self, prediction: Prediction) -> list[FoundBox]:
+        return [(_box(prediction.prediction), None)]
+
+    def details(self, prediction: Prediction) -> dict[str, Any]:
+        true_boxes = [box_data(_box(reference)) for reference in prediction.references]
+        return {"boxes": [box_data(_box(prediction.prediction))], "true_boxes": true_boxes}
 
 
-def _overlap(one: str, other: str) -> float:
-    return box_iou(parse_boxes(one)[0][0], parse_boxes(other)[0][0])
+def _box(text: str) -> Box:
+    return parse_boxes(text)[0][0]

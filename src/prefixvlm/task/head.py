@@ -1,4 +1,4 @@
-"""What a task with a head is: rows of text and images in; numbers out, which it makes a prediction of."""
+"""Base class of tasks with a head: numbers read off the hidden states of a row, in place of generated text."""
 
 from typing import Any
 
@@ -13,10 +13,11 @@ from prefixvlm.task.results.prediction import Prediction
 
 
 class HeadTask(Task):
-    """Subclasses set num_outputs and define rows with head_targets, `loss` and `read`.
+    """A task whose predictions are numbers of a trained head.
 
-    prompt: what stands after the image. hidden_width: of an MLP; null for a linear head. pooling: last, the state of a
-    row's last token, or mean, over all of it.
+    Subclasses set num_outputs and define rows with head_targets, `loss` and `to_prediction`.
+    prompt: the text after the image. hidden_width: of an MLP; null for a linear head.
+    pooling: last, the hidden state of a row's last token, or mean, over all tokens of the row.
     """
 
     has_head = True
@@ -33,22 +34,22 @@ class HeadTask(Task):
         return RowHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout), self.pooling)
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        assert batch.head_targets is not None, "every row of this task has head targets"
+        assert batch.head_targets is not None, "every row of this task has head_targets"
         return self.loss(model.heads[self.name](model, batch), batch.head_targets, model.smoothing)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         return [
-            self.read(row, numbers)
+            self.to_prediction(row, outputs)
             for part in batch.split(MAX_ROWS)
-            for rows, numbers in zip(part.rows, model.heads[self.name](model, part).tolist(), strict=True)
+            for rows, outputs in zip(part.rows, model.heads[self.name](model, part).tolist(), strict=True)
             for row in rows
         ]
 
-    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
-        """outputs: float32[S, K]; values: float32[S, K'] -> float32[S]. smoothing: of labels, where there are any."""
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        """Loss of each row. outputs: float32[S, K]; targets: float32[S, K'] -> float32[S]. smoothing: of labels."""
         raise TypeError(f"{type(self).__name__} does not define loss")
 
-    def read(self, row: Row, numbers: list[float]) -> Prediction:
-        """What K numbers say of a row."""
-        raise TypeError(f"{type(self).__name__} does not define read")
+    def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
+        """The prediction that the K outputs of a row stand for."""
+        raise TypeError(f"{type(self).__name__} does not define to_prediction")

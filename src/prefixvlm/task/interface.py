@@ -1,19 +1,23 @@
-"""What a task is: samples in, rows of text for the model out; predictions in, scores out."""
+"""Base class of tasks: rows of text for the model from samples, and scores from its predictions."""
 
+import copy
 import inspect
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.metrics.score_kind import PERCENT, ScoreKind, kind_of
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.results.prediction import Prediction, Score, by_group, item_mean_score
+from prefixvlm.task.results.report import report_of
 
 METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "greedy": decoding.greedy,
@@ -21,33 +25,52 @@ METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "clipcap_beam": clipcap_beam,
     "nucleus": decoding.nucleus,
 }
+MAX_ROWS = 512  # rows decoded at once: the KV cache must fit in memory
 
-MAX_ROWS = 512  # that are read and generated at once: what they remember must fit
+Scorer = Callable[[Sequence[Prediction]], dict[str, Score]]
+FoundBox = tuple[Box, float | None]  # a box and its confidence
 
 
 class Task:
-    """One way to use the model. Subclasses set the names below and define rows and `correct`.
+    """One use of the model. A subclass sets the attributes below and defines rows and `correct`.
 
-    decoding: {method: greedy | beam | clipcap_beam
-    | nucleus, that function's keywords, stop: texts at which an answer is cut}.
-    needs_references: False where predictions are only written, as for a test server.
+    name: of the task; its key in the configuration takes its place. variant: the definition of its scores, which
+        stands beside them, because scores of different variants do not compare.
+    main_score: the score whose items are `correct`. score_kinds: direction and digits of each score by name; a group's
+        score, named SCORE_GROUP, is of its score's kind.
+    takes: what `prefixvlm predict` gives the task besides an image: "question", "phrase" or "text"; "image" for the
+        image alone, and "" for a task that needs more than one image. turn_by_turn: several are asked one after the
+        other, each with the answers to those before.
+    shown_as: how the report shows predictions: text, boxes, tags or numbers.
+    has_head: whether it reads hidden states by a trained head, in place of generating text. head_options: the options
+        that the head's numbers depend on.
+    covers_every_sample: whether every sample has rows for it.
+    decoding: {method: greedy | beam | clipcap_beam | nucleus, that function's keywords, stop: texts before which an
+        answer is truncated}.
     """
 
     name: str
-    variant: str  # how predictions are compared with references; stands beside every score
-    main_score: str  # the score whose items are `correct`
-    needs_references = True
-    covers_every_sample = True  # whether every sample has rows for it
-    head_options: tuple[str, ...] = ()  # the options that say what a trained head's numbers mean
-    has_head = False  # whether it reads hidden states, by a head that is trained, in the place of text
-    judges: Sequence[Callable[[Sequence[Prediction]], dict[str, Score]]] = ()  # each adds scores of its own
+    variant: str
+    main_score: str
+    score_kinds: Mapping[str, ScoreKind]
+    takes = "image"
+    turn_by_turn = False
+    shown_as = "text"
+    has_head = False
+    head_options: tuple[str, ...] = ()
+    covers_every_sample = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "score_kinds" not in vars(cls) and "main_score" in vars(cls):
+            cls.score_kinds = {cls.main_score: PERCENT}
 
     def __init__(self, decoding: dict[str, Any] | None = None) -> None:
         self.decoding = {"method": "greedy", "max_new_tokens": 32, "stop": ["\n"], **(decoding or {})}
         method = self.decoding["method"]
         if method not in METHODS:
             raise ValueError(f"task.{self.name}.decoding.method is {method!r}; accepted are {', '.join(METHODS)}")
-        # A task has one text a row, so no num_samples.
+        # A task has one text a row, so num_samples is not an option.
         accepted = {"stop", *inspect.signature(METHODS[method]).parameters} - {"model", "batch", "num_samples"}
         if unknown := self.decoding.keys() - accepted - {"method"}:
             raise ValueError(
@@ -58,47 +81,59 @@ class Task:
         if not isinstance(stop, list | tuple) or not all(isinstance(each, str) and each for each in stop):
             raise ValueError(f"task.{self.name}.decoding.stop is {stop!r}; give a list of texts, or [] for none")
 
+    def renamed(self, name: str) -> Self:
+        """A copy of this task under another name."""
+        task = copy.copy(self)
+        task.name = name
+        return task
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether an image is read; False for tasks on text alone."""
+        return True
+
+    # Training
+
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
-        """What is trained for this task besides the mapper."""
+        """The module that is trained for this task besides the mapper."""
         return None
 
     def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
-        """Raises ValueError, before training, where the language model cannot be taught this task so."""
-
-    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """What training lessens, of each thing that is supervised: float32[number of them]."""
-        return model(batch)
-
-    def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
-        """What a task must know of all samples before it is evaluated on them; their images are black here."""
+        """Raise ValueError, before training, if this language model does not support the task."""
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        """Rows with targets, chosen by rng where a sample offers more than one."""
+        """Rows with targets, drawn by rng where a sample offers more than one."""
         raise ValueError(f"task {self.name} is for evaluation only; train with another task")
 
+    def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
+        """Training loss of each supervised element: float32[number of elements]."""
+        return model(batch)
+
+    # Prediction
+
+    def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """Read what the task needs of all samples before it predicts them; their images are black here."""
+
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Rows to be answered, each with its references. Their images are sample.image and the support's."""
+        """Rows to be answered, each with its references. Their images are sample.image and those of the support."""
         raise TypeError(f"{type(self).__name__} does not define prompt_rows")
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """How right one prediction is, 0 to 1."""
-        raise TypeError(f"{type(self).__name__} does not define correct")
+    def check_references(self, sample: Sample) -> None:
+        """Raise ValueError if a sample that is scored lacks references; not called where they are not needed."""
 
-    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """All scores over predictions that have references; here the main one in percent, over all and by group."""
-        groups = {self.main_score: list(predictions)}
-        groups |= {f"{self.main_score}_{name}": members for name, members in by_group(predictions).items()}
-        return {
-            name: item_mean_score(members, [100 * (p.correct or 0) for p in members])
-            for name, members in groups.items()
-        }
+    def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
+        """The sample that asks about an image of a user's own, which has no references.
+
+        texts: the questions, phrases or text, as of `takes`. answers: predictions for all but the last, turn by turn.
+        """
+        return Sample(key, image)
 
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         """The model's text for each of the S rows of the batch."""
         keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
         ids = METHODS[self.decoding["method"]](model, batch, **keywords)
         texts = model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [cut(text.strip(), self.decoding["stop"]) for text in texts]
+        return [truncate_at_stop(text.strip(), self.decoding["stop"]) for text in texts]
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """One Prediction for each of the prompt_rows that the batch was collated from."""
@@ -110,45 +145,66 @@ class Task:
         ]
 
     def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """The predictions with what only all of them together tell."""
+        """Final predictions, once those of all ranks are gathered."""
         return list(predictions)
 
     def make_prediction(
         self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True
     ) -> Prediction:
-        """The Prediction of a row. ended: whether the text is whole; one that was cut off is not correct."""
+        """The Prediction of a row. ended: False for a text that was cut off, which is not correct."""
         correct = ended * self.correct(text, row.references) if row.references else None
         context = "".join(part for part in row.context if isinstance(part, str))
         return Prediction(
             self.name, row.key, row.id, row.text, text, row.references, correct, row.groups, values, context
         )
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        """Scores with what one must know to compare them; `items`: what each prediction adds to a score."""
-        known = [p for p in predictions if p.correct is not None]
-        scores = self.scores(known) if known else {}
-        for judge in self.judges if known else ():
-            scores |= judge(known)
-        items: dict[str, dict[str, float]] = {}
-        for name, score in scores.items():
-            if len(score.predictions) == len(known):
-                for p, item in zip(known, score.items, strict=bool(score.items)):
-                    items.setdefault(p.id, {})[name] = item
+    # Scores
+
+    def correct(self, prediction: str, references: Sequence[str]) -> float:
+        """How correct one prediction is, 0 to 1."""
+        raise TypeError(f"{type(self).__name__} does not define correct")
+
+    def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
+        """All scores over predictions with references; by default the main one in percent, over all and by group."""
+        groups = {self.main_score: list(predictions)}
+        groups |= {f"{self.main_score}_{name}": members for name, members in by_group(predictions).items()}
         return {
-            "scores": {name: score.value for name, score in scores.items()},
-            "intervals": {name: score.interval for name, score in scores.items() if score.interval},
-            "counts": {name: score.count or len(score.predictions) for name, score in scores.items()},
-            "items": items,
-            "num_items": len(predictions),
-            "num_unscored": len(predictions) - len(known),
-            "num_images": len({p.key for p in predictions}),
-            "prompt": getattr(self, "prompt", None),
-            "example_context": predictions[0].context if predictions else "",
-            "decoding": self.decoding,
-            "variant": self.variant,
+            name: item_mean_score(members, [100 * (p.correct or 0) for p in members])
+            for name, members in groups.items()
         }
 
+    def report(self, predictions: Sequence[Prediction], extra_scorers: Sequence[Scorer] = ()) -> dict[str, Any]:
+        """Scores and what is needed to compare them, as metrics.json has them; see report_of.
 
-def cut(text: str, stop: Sequence[str]) -> str:
+        extra_scorers: add scores to the task's own.
+        """
+        known = [p for p in predictions if p.correct is not None]
+        scores = self.scores(known) if known else {}
+        for scorer in extra_scorers if known else ():
+            scores |= scorer(known)
+        details = {p.id: found for p in predictions if (found := self.details(p))}
+        return report_of(predictions, scores, lambda name: kind_of(name, self.score_kinds) or PERCENT, details) | {
+            "prompt": getattr(self, "prompt", None),
+            "decoding": self.decoding,
+            "variant": self.variant,
+            "shown_as": self.shown_as,
+        }
+
+    # For people
+
+    def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
+        """The line that `prefixvlm predict` prints. size: width and height of the image. asked: as of `takes`."""
+        return " ".join(prediction.prediction.splitlines())
+
+    def boxes(self, prediction: Prediction) -> list[FoundBox] | None:
+        """The predicted boxes to draw; None for a task without boxes."""
+        return None
+
+    def details(self, prediction: Prediction) -> dict[str, Any]:
+        """JSON data that the report shows in place of the text, by `shown_as`."""
+        return {}
+
+
+def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the stops."""
     return min((text.split(each, 1)[0] for each in stop), key=len, default=text).strip()

@@ -1,9 +1,8 @@
-"""Regression: an image goes in, numbers such as an area come out of a head; scored by their errors and R^2."""
+"""Regression by a head: a number of an image, such as an area, scored by its error and R^2."""
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.metrics.score_kind import ERROR, RATIO
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
@@ -19,14 +19,16 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_
 
 
 class Regression(HeadTask):
-    """The image, then the prompt; a head says the number that the samples have under `value`.
+    """The image, then the prompt; a head predicts a number.
 
-    mean, std: of that number over the training split, about; the head learns (number - mean) / std. loss: mse, or
-    huber, which is linear beyond one std.
+    value: which of a sample's `values` is the number. mean, std: of that number over the training split, approximately;
+    the head learns (number - mean) / std. loss: mse, or huber, which is linear beyond one std.
     """
 
     name = "regression"
     main_score = "mae"
+    score_kinds = {"mae": ERROR, "rmse": ERROR, "r2": RATIO}  # noqa: RUF012
+    shown_as = "numbers"
     variant = "head"
     num_outputs = 1
     head_options = ("mean", "std", *HeadTask.head_options)
@@ -54,42 +56,40 @@ class Regression(HeadTask):
                 for row in self.prompt_rows(sample) if row.head_targets]  # fmt: skip
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples that do not say are predicted, not scored or trained on."""
+        """Samples without the value are predicted, but neither scored nor trained on."""
         truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
-        references = tuple(_written(value) for value in truth)
+        references = tuple(_format_number(value) for value in truth)
         return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, head_targets=truth)]
 
-    def loss(self, outputs: Tensor, values: Tensor, smoothing: float) -> Tensor:
-        return self.error(outputs, values, reduction="none")[:, 0]
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        return self.error(outputs, targets, reduction="none")[:, 0]
 
-    def read(self, row: Row, numbers: list[float]) -> Prediction:
-        value = numbers[0] * self.std + self.mean
-        return self.make_prediction(row, _written(value), [value, *row.head_targets])
+    def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
+        """values: the predicted number, then the true one where it is known."""
+        value = outputs[0] * self.std + self.mean
+        return self.make_prediction(row, _format_number(value), [value, *row.head_targets])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """Nothing is simply right: within a tenth of a std counts as such in the report."""
+        """A number is never simply right; in the report an error of up to a tenth of `std` counts as such."""
         return float(abs(float(prediction) - float(references[0])) <= 0.1 * self.std)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Mean absolute error, root of the mean square error, R^2, and the error of always saying the true mean."""
-        said, truth = np.array([p.values for p in predictions], dtype=np.float64).T
-        errors = np.abs(said - truth)
+        """Mean absolute error, root of the mean square error, R^2, and the error of always predicting the true mean."""
+        predicted, truth = np.array([p.values for p in predictions], dtype=np.float64).T
+        errors = np.abs(predicted - truth)
         scores = {"mae": item_mean_score(predictions, errors.tolist())}
-        scores |= corpus_score(predictions, lambda draw: _of_all(said[draw], truth[draw]))
+        scores |= corpus_score(predictions, lambda draw: _corpus_errors(predicted[draw], truth[draw]))
         scores["mae_of_the_mean"] = item_mean_score(predictions, np.abs(truth - truth.mean()).tolist())
         return scores
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
-        return super().report(predictions) | {"shown_as": "numbers"}
 
-
-def _written(value: float) -> str:
-    """Six digits, or all before the point where these are more."""
+def _format_number(value: float) -> str:
+    """With six significant digits, or all digits before the point where these are more."""
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
-def _of_all(said: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
+def _corpus_errors(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
     """R^2 is 0 where all truths are the same."""
     spread = ((truth - truth.mean()) ** 2).sum() if np.ptp(truth) else 0.0
-    squared = (said - truth) ** 2
+    squared = (predicted - truth) ** 2
     return {"rmse": float(np.sqrt(squared.mean())), "r2": float(1 - squared.sum() / spread) if spread else 0.0}

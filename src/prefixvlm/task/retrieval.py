@@ -1,4 +1,4 @@
-"""Retrieval by likelihood: images and captions go in; how often the right one is found comes out."""
+"""Retrieval by likelihood: images and captions of a set, scored by recall."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -8,24 +8,24 @@ from numpy.typing import NDArray
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
-from prefixvlm.metrics.bootstrap import bootstrap_interval
-from prefixvlm.metrics.retrieval import recall_items
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
+from prefixvlm.task.results.prediction import Prediction, Score
+from prefixvlm.task.results.recall import RECALL_KINDS, recalls
 from prefixvlm.task.rows.closed_set import likelihoods
 
 
 class Retrieval(Captioning):
-    """How likely every caption of the set is after every image: images x captions readings, so mind `limit`.
+    """Score every caption of the set after every image. That is images x captions forward passes: set `limit`.
 
-    captions_in_set: how many of an image's captions are candidates; null takes all.
-    normalize_length: the mean over a caption's tokens, not the sum.
+    captions_in_set: number of an image's captions that are candidates; null for all.
+    normalize_length: use the mean over a caption's tokens instead of the sum.
     """
 
     name = "retrieval"
     main_score = "image_to_text_recall_1"
     variant = "karpathy_recall; ties_against; likelihood"
+    takes = ""
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Retrieval(Captioning):
                 f"task.retrieval.captions_in_set is {captions_in_set}; set it to 1 or more, or null for all"
             )
         self.captions_in_set, self.normalize_length = captions_in_set, normalize_length
+        self.score_kinds = RECALL_KINDS
         self.decoding = {"method": "ranking", "normalize_length": normalize_length}
         self._candidates: list[str] = []
         self._owners: list[str] = []
@@ -55,7 +56,7 @@ class Retrieval(Captioning):
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """prediction: the likeliest caption; values: the likelihood of each caption of the set."""
-        assert self._candidates, "prepare comes first"
+        assert self._candidates, "prepare has read the candidates"
         space = " " if self.prompt else ""
         scores = likelihoods(model, batch, self._candidates, self.prompt, self.normalize_length, space).numpy()
         return [
@@ -68,7 +69,7 @@ class Retrieval(Captioning):
         ]
 
     def _first(self, row: Row, values: NDArray[np.floating]) -> float:
-        """Whether one of the image's own captions is likelier than all others; ties count against it, as in `ranks`."""
+        """1 if one of the image's own captions is likelier than all others; ties count against it, as in `ranks`."""
         own = np.array([owner == row.key for owner in self._owners])
         return float(own.any() and (own.all() or values[own].max() > values[~own].max()))
 
@@ -77,20 +78,3 @@ class Retrieval(Captioning):
         values = np.stack([np.asarray(p.values) for p in predictions])
         place = {p.key: number for number, p in enumerate(predictions)}
         return recalls(predictions, values, [place[key] for key in self._owners])
-
-
-def recalls(
-    predictions: Sequence[Prediction], values: NDArray[np.floating], owners: Sequence[int], prefix: str = ""
-) -> dict[str, Score]:
-    """values: float[B, S], of each caption after each image. owners: whose each caption is.
-
-    Intervals draw images with their captions, out of the same candidates.
-    """
-    scores = {}
-    for name, items in recall_items(values, owners).items():
-        if name.startswith("image"):
-            scores[prefix + name] = item_mean_score(predictions, items)
-        else:
-            value, interval = sum(items) / len(items), bootstrap_interval(items, owners)
-            scores[prefix + name] = Score(value, predictions, interval=interval, count=len(owners))
-    return scores

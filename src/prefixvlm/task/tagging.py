@@ -1,4 +1,4 @@
-"""Tagging: a text, with or without an image, goes in; a tag for each of its words comes out of a head."""
+"""Tagging of words by a head, with or without an image, scored by words and by spans."""
 
 import random
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from prefixvlm.batch import IGNORE_INDEX, Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import BIO, Tagged
 from prefixvlm.metrics.classification import class_report, confusion_matrix
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.metrics.sets import set_report, spans
 from prefixvlm.model.head import Outputs, TokenHead
 from prefixvlm.model.prefix_lm import PrefixLM
@@ -21,10 +22,10 @@ from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, i
 
 
 class Tagging(HeadTask):
-    """The image, then the prompt, then the words; a head says the tag of each word from its last token.
+    """The image, then the prompt, then the words; a head predicts the tag of each word from its last token.
 
-    tags: all of them, O among them, in BIO. with_image: whether the image is read too. A causal language model has read
-    only what stands before a word, a bidirectional one all.
+    tags: all tags in BIO, with O. with_image: read the image too.
+    With a causal language model a word's hidden state depends only on what stands before it.
     """
 
     name = "tagging"
@@ -32,6 +33,9 @@ class Tagging(HeadTask):
     variant = "head; spans as CoNLL 2000 counts them"
     head_options = ("tags", "hidden_width")
     covers_every_sample = False  # only images with a text
+    score_kinds = dict.fromkeys(("accuracy", "span_precision", "span_recall", "span_f1"), PERCENT)
+    takes = "text"
+    shown_as = "tags"
 
     def __init__(
         self,
@@ -53,14 +57,22 @@ class Tagging(HeadTask):
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module:
         return TokenHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout))
 
+    @property
+    def reads_image(self) -> bool:
+        return self.with_image
+
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         return self.prompt_rows(sample)
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
         return [self._row(sample, number, text) for number, text in enumerate(sample.tagged) if text.words]
 
+    def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
+        words = tuple(" ".join(texts).split())
+        return Sample(key, image, tagged=(Tagged(words, ("O",) * len(words)),))
+
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """float32[number of words]."""
+        """Cross entropy of each word: float32[number of words]."""
         assert batch.tags is not None, "every row of this task has tags"
         outputs = model.heads[self.name](model, batch)
         tags = batch.tags[batch.tags != IGNORE_INDEX]
@@ -71,43 +83,56 @@ class Tagging(HeadTask):
         predictions = []
         for part in batch.split(MAX_ROWS):
             assert part.tags is not None, "every row of this task has tags"
-            said = model.heads[self.name](model, part).argmax(-1).split((part.tags != IGNORE_INDEX).sum(1).tolist())
-            for rows, numbers in zip(part.rows, said, strict=True):
-                text = " ".join(self.tags[number] for number in numbers.tolist())
+            num_words = (part.tags != IGNORE_INDEX).sum(1).tolist()
+            tag_ids = model.heads[self.name](model, part).argmax(-1).split(num_words)
+            for rows, ids in zip(part.rows, tag_ids, strict=True):
+                text = " ".join(self.tags[number] for number in ids.tolist())
                 predictions += [self.make_prediction(row, text) for row in rows]
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """The share of words with their tag."""
+        """The share of words with the right tag."""
         pairs = list(zip(prediction.split(), references[0].split(), strict=True))
-        return sum(said == true for said, true in pairs) / len(pairs)
+        return sum(predicted == true for predicted, true in pairs) / len(pairs)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: words with their tag, a text at a time, and over all texts; F1 of spans."""
-        said, true = _tags(predictions)
-        found, wanted = [spans(tags) for tags in said], [spans(tags) for tags in true]
+        """In percent: the mean share of a text's words with the right tag; precision, recall and F1 of spans."""
+        predicted, true = _tags(predictions)
+        predicted_spans, true_spans = [spans(tags) for tags in predicted], [spans(tags) for tags in true]
 
-        def over(draw: Any) -> dict[str, float]:
-            micro = set_report([found[i] for i in draw], [wanted[i] for i in draw]).averages["micro"]
+        def span_scores(draw: Any) -> dict[str, float]:
+            micro = set_report([predicted_spans[i] for i in draw], [true_spans[i] for i in draw]).averages["micro"]
             return {f"span_{name}": 100 * micro[name] for name in ("precision", "recall", "f1")}
 
         scores = {"accuracy": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
-        return scores | corpus_score(predictions, over)
+        return scores | corpus_score(predictions, span_scores)
 
-    def report(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
         """Also `classes` (precision, recall, F1, support of each tag), `confusion`, and `spans`, the same by type."""
-        said, true = _tags(predictions)
-        guesses, truths = ([tag for tags in side for tag in tags] for side in (said, true))
-        report = super().report(predictions) | {"shown_as": "tags"}
+        predicted, true = _tags(predictions)
+        guesses, truths = ([tag for tags in side for tag in tags] for side in (predicted, true))
+        report = super().report(predictions, *args)
         if not guesses:
             return report
-        of_tags, of_spans = class_report(guesses, truths), set_report([*map(spans, said)], [*map(spans, true)])
+        of_tags, of_spans = class_report(guesses, truths), set_report([*map(spans, predicted)], [*map(spans, true)])
         labels, counts = confusion_matrix(guesses, truths, [tag for tag in self.tags if tag in {*guesses, *truths}])
         return report | {
             "classes": {**of_tags.classes, "averages": of_tags.averages},
             "confusion": {"labels": labels, "counts": counts},
             "spans": {**of_spans.classes, "averages": of_spans.averages},
         }
+
+    def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
+        """Each word with its tag, unless that is O: "a red/B-SEEN circle/I-SEEN"."""
+        pairs = zip(asked.split(), prediction.prediction.split(), strict=True)
+        return " ".join(word if tag == "O" else f"{word}/{tag}" for word, tag in pairs)
+
+    def details(self, prediction: Prediction) -> dict[str, Any]:
+        """The words, which end the prompt, each with its predicted and its true tag."""
+        predicted = prediction.prediction.split()
+        true = prediction.references[0].split() if prediction.references else predicted
+        words = prediction.prompt.split()[-len(predicted) :]
+        return {"words": [list(each) for each in zip(words, predicted, true, strict=True)]}
 
     def _row(self, sample: Sample, number: int, text: Tagged) -> Row:
         if unknown := set(text.tags) - set(self.tags):
@@ -119,5 +144,5 @@ class Tagging(HeadTask):
 
 
 def _tags(predictions: Sequence[Prediction]) -> tuple[list[list[str]], list[list[str]]]:
-    """What was said and what is true of each text."""
+    """The predicted and the true tags of each text."""
     return [p.prediction.split() for p in predictions], [p.references[0].split() for p in predictions]

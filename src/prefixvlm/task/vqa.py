@@ -1,4 +1,4 @@
-"""Visual question answering: an image and a question go in, an answer comes out; scored against the true answers."""
+"""Visual question answering, scored against the answers that people gave."""
 
 import random
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.metrics.vqa.answer_metrics import answer_metric, check_several
 from prefixvlm.metrics.vqa.vizwiz import average_precision
 from prefixvlm.model.prefix_lm import PrefixLM
@@ -17,25 +18,29 @@ from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
 from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
 
+PROMPT = "Question: {question} Answer:"
 UNANSWERABLE = "unanswerable"
 
 
 class Vqa(Task):
     """The image, then the prompt with the question in it, then the answer (Frozen, BLIP-2).
 
-    questions_per_image: how many of an image's questions a training step takes, drawn at random.
-    metric: how an answer is held against the true ones; a name in metrics/vqa/answer_metrics.py.
-    answers: null generates; a list, a text file or "choices" chooses from it, by `choose` (see Choosing).
-    answerability: also how well "unanswerable" is foreseen, as average precision (VizWiz).
+    questions_per_image: number of an image's questions that a training step uses, drawn at random.
+    metric: compares an answer with the true ones; a name in metrics/vqa/answer_metrics.py.
+    answers: null generates the answer; a list, a text file or "choices" chooses it, by `choose` (see
+        ClosedSetAnswers).
+    answerability: also score how well "unanswerable" is predicted, by average precision (VizWiz).
     """
 
     name = "vqa"
     main_score = "accuracy"
+    score_kinds = {"accuracy": PERCENT, "answerability_ap": PERCENT}  # noqa: RUF012
+    takes = "question"
 
     def __init__(
         self,
-        prompt: str = "Question: {question} Answer:",
-        questions_per_image: int = 2,
+        prompt: str = PROMPT,
+        questions_per_image: int = 1,
         metric: str = "exact_match",
         answers: Sequence[str] | str | None = None,
         choose: str = "ranking",
@@ -45,15 +50,15 @@ class Vqa(Task):
     ) -> None:
         super().__init__({"max_new_tokens": 8, **(decoding or {})})
         if "{question}" not in prompt:
-            raise ValueError(f"task.vqa.prompt is {prompt!r}; it needs {{question}} where the question goes")
+            raise ValueError(f"task.{self.name}.prompt is {prompt!r}; it needs {{question}} where the question goes")
         self.prompt, self.questions_per_image, self.answerability = prompt, questions_per_image, answerability
         self.metric = answer_metric(metric)
         self.variant = self.metric.variant
         self.end = prompt.split("{question}", 1)[1]
-        self.choosing: ClosedSetAnswers | None = None
+        self.closed_set: ClosedSetAnswers | None = None
         if answers is not None:
-            self.choosing = ClosedSetAnswers(answers, choose, normalize_length, self.end, "task.vqa")
-            self.decoding = self.choosing.decoding
+            self.closed_set = ClosedSetAnswers(answers, choose, normalize_length, self.end, f"task.{self.name}")
+            self.decoding = self.closed_set.decoding
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         questions = self._questions(sample)
@@ -61,34 +66,41 @@ class Vqa(Task):
         return [self._row(sample, question, " " + rng.choice(self._answers(question))) for question in chosen]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        for question in self._questions(sample):
-            if self.needs_references:
-                self._answers(question)
         return [self._row(sample, question) for question in self._questions(sample)]
+
+    def check_references(self, sample: Sample) -> None:
+        for question in self._questions(sample):
+            self._answers(question)
+
+    def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
+        questions = [Question(str(number), text) for number, text in enumerate(texts)]
+        answered = [replace(question, answers=(answer,)) for question, answer in zip(questions, answers, strict=False)]
+        return Sample(key, image, questions=(*answered, *questions[len(answered) :]))
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         check_several(self.metric, references)
         return self.metric.score(prediction, references)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Accuracy in percent, over all and by group."""
+        """Accuracy in percent, over all questions and by group."""
         scores = super().scores(predictions)
         if self.answerability:
-            labels = np.array(["answerable_no" in p.groups for p in predictions])  # the official positive
+            labels = np.array(["answerable_no" in p.groups for p in predictions])  # the official positive class
             values = np.array([p.values[0] for p in predictions if p.values])
             if labels.any():
                 scores |= corpus_score(predictions, lambda draw: _average_precision(labels[draw], values[draw]))
         return scores
 
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
-        return self.choosing(model, batch) if self.choosing else super().generate(model, batch)
+        return self.closed_set(model, batch) if self.closed_set else super().generate(model, batch)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
+        """values: with answerability, the log-likelihood of "unanswerable"."""
         predictions = super().predict(model, batch)
         if not self.answerability:
             return predictions
-        likely = likelihoods(model, batch, [UNANSWERABLE], self.end)[:, 0]
-        values = [[float(value)] for rows, value in zip(batch.rows, likely, strict=True) for _ in rows]
+        likelihood = likelihoods(model, batch, [UNANSWERABLE], self.end)[:, 0]
+        values = [[float(value)] for rows, value in zip(batch.rows, likelihood, strict=True) for _ in rows]
         return [replace(p, values=value) for p, value in zip(predictions, values, strict=True)]
 
     def _row(self, sample: Sample, question: Question, target: str = "") -> Row:
@@ -109,7 +121,7 @@ class Vqa(Task):
 
 
 def _average_precision(labels: NDArray[Any], values: NDArray[Any]) -> dict[str, float]:
-    """In percent; NaN for a draw without a positive."""
+    """In percent; NaN for a draw of the bootstrap without a positive."""
     return {
         "answerability_ap": 100 * average_precision(labels.tolist(), values.tolist()) if labels.any() else float("nan")
     }

@@ -1,4 +1,4 @@
-"""Trained tensors and plain data go in; one small file, whole or not there, comes out, and is read back safely."""
+"""Checkpoint files: written atomically, read without running code, and checked against the model."""
 
 import hashlib
 import io
@@ -14,36 +14,29 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
-KEY = "prefixvlm"  # what Lightning's checkpoint holds of ours: config, identity, version
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # where a run goes on from; and if that is damaged
+from prefixvlm.atomic import replacing_file
+
+KEY = "prefixvlm"  # key of what Lightning's checkpoint holds of ours: config, identity, lineage, provenance
+EMA = "ema"  # key of the Ema callback's raw tensors; the averages are the trained tensors of the checkpoint
+AVERAGED = "averaged"  # key under which that callback passes averaged tensors to PrefixModule.on_save_checkpoint
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target and renames: a kill or a full disk leaves the former file whole.
+    """Replaces a checkpoint as a whole, and keeps the one before the last."""
 
-    Lightning's own way stages in $TMPDIR; from there to another file system a move is a copy, which a kill truncates
-    (Lightning #21253).
-    """
+    # Lightning's own way stages the file in $TMPDIR. Where that is another file system the final move is a copy, and a
+    # kill leaves a truncated file under the final name (Lightning #21253).
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        buffer = io.BytesIO()  # torch.save to a full disk fails without saying so; writing bytes raises OSError
+        buffer = io.BytesIO()  # torch.save to a full disk fails without a word; writing bytes raises OSError
         torch.save(checkpoint, buffer)
-        try:
-            with temporary.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+        with replacing_file(path) as file:
+            file.write(buffer.getbuffer())
+            file.flush()
             if path.name == LAST and path.exists():
-                _also_as(path, path.with_name(PREVIOUS))
-            temporary.replace(path)
-            _flush_folder(path.parent)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+                _link_or_copy(path, path.with_name(PREVIOUS))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -55,9 +48,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint in a folder that can be read, and what an interrupted write left is removed.
+    """Return the newest readable checkpoint of a folder, and remove what an interrupted write left.
 
-    Says so where that is not the very last. Raises ValueError if there are some and none can be read.
+    Prints a warning if it is not the last one. Raises ValueError if there are checkpoints and none can be read.
     """
     for unfinished in folder.glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
@@ -70,15 +63,15 @@ def newest(folder: Path) -> Path | None:
                 problems.append(str(error))
             else:
                 for problem in problems:
-                    print(f"{problem}; the run goes on from {path.name}, the one before it", file=sys.stderr)
+                    print(f"{problem}; the run resumes from {path.name}, the one before it", file=sys.stderr)
                 return path
     if problems:
-        raise ValueError(f"{'; '.join(problems)}; set resume=never to start anew")
+        raise ValueError(f"{'; '.join(problems)}; set resume=never to start over")
     return None
 
 
-def _also_as(path: Path, other: Path) -> None:
-    """A second name for a file, or a copy where the file system has no second names."""
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     try:
         temporary.hardlink_to(path)
@@ -87,17 +80,8 @@ def _also_as(path: Path, other: Path) -> None:
     temporary.replace(other)
 
 
-def _flush_folder(folder: Path) -> None:
-    """The new name too survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it. Raises ValueError if it is not one of ours."""
+    """Read a checkpoint without running code from it. Raises ValueError if it is not one of PrefixModule."""
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
     checkpoint = _read(path)
@@ -108,14 +92,19 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    """The checkpoints that a run which begins with this one comes from, the oldest first."""
+    """The lineage of a run that starts from a checkpoint: that one and its own lineage, the oldest first."""
     sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
     return [*checkpoint[KEY].get("lineage", []), parent]
 
 
+def history(checkpoint: Mapping[str, Any]) -> Mapping[str, list[dict[str, Any]]]:
+    """Return what the History callback recorded up to a checkpoint: `records` of numbers, `examples` of predictions."""
+    return {"records": [], "examples": [], **checkpoint["callbacks"].get("History", {})}
+
+
 def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
-    """The trained tensors of the model and of the file must be the same by name and shape."""
+    """Raise ValueError unless the trained tensors of the model and of the file have the same names and shapes."""
     ours, theirs = ({f"{name} {tuple(t.shape)}" for name, t in side.items()} for side in (trained, stored))
     if ours != theirs:
         raise ValueError(
@@ -126,7 +115,7 @@ def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -
 
 
 def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
-    """The frozen parts must be the very ones that the mapper was trained between."""
+    """Raise ValueError unless the frozen parts are those that the mapper was trained with."""
     for part in stored:
         if ours.get(part) != stored[part]:
             raise ValueError(
@@ -137,7 +126,7 @@ def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as file:  # torch does not look at the checksums that it writes
+        with zipfile.ZipFile(path) as file:  # torch.load does not check the checksums that torch.save writes
             if damaged := file.testzip():
                 raise ValueError(f"wrong checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,10 +1,8 @@
-"""Images with captions go in, an open_clip folder that `encoder=clip_tiny` reads comes out."""
+"""Contrastive pretraining of an open_clip model, saved as a folder that `encoder=clip_tiny` reads."""
 
 import json
 import math
-import os
 import random
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,22 @@ from safetensors.torch import save
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from prefixvlm.atomic import replacing_folder
+from prefixvlm.data.datamodule import Collates
 from prefixvlm.data.sample import Sample
+from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.optim import Optim
+from prefixvlm.training.run_record import RunRecord
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound, against instability
 
 
 class PairCollate:
-    """Samples to (pixel_values float[B, 3, H, W], tokens int[B, T], classes int[B]); picklable.
+    """Collates samples to (pixel_values float[B, 3, H, W], tokens int[B, T], classes int[B]); picklable.
 
-    classes: which of the class captions is the image's own, -1 where none is.
+    classes: the index of the image's own class caption, -1 where it has none.
     """
 
     def __init__(self, transform: Any, tokenizer: Any, classes: tuple[str, ...]) -> None:
@@ -52,26 +54,36 @@ class PairCollate:
 
 
 class ContrastiveModule(LightningModule):
-    """Trains an open_clip model from scratch with open_clip's contrastive loss; saves it when the fit ends.
+    """Trains an open_clip model from scratch with open_clip's contrastive loss, and saves it when the fit ends.
 
     model: open_clip's model_cfg (embed_dim, vision_cfg, text_cfg). out: the folder that is written, or replaced.
-    classes: captions for val/zero_shot_accuracy: of these, is the image's own the most similar?
+    classes: captions for val/zero_shot_accuracy, the share of images whose own caption is the most similar of these.
+    record: what checkpoints say of the run.
     """
 
-    def __init__(self, model: dict[str, Any], out: str, optim: Optim, classes: list[str] | None = None) -> None:
+    score_kinds = {"val/zero_shot_accuracy": PERCENT}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        out: str,
+        optim: Optim,
+        classes: list[str] | None = None,
+        record: RunRecord | None = None,
+    ) -> None:
         super().__init__()
         self.out = Path(out)
         if self.out.exists() and not (self.out / CONFIG_NAME).is_file():
             raise ValueError(f"module.out is {out}, which exists and is no open_clip folder: set module.out to another")
-        self.model_cfg, self.optim, self.config = model, optim, dict[str, Any]()
+        self.model_cfg, self.optim, self.record = model, optim, record or RunRecord()
         self.model = build_clip(model)
         self.preprocess = PreprocessCfg(size=self.model.visual.image_size)
         tokenizer = open_clip.SimpleTokenizer(context_length=self.model.context_length)
         self.classes = tuple(classes or ())
         self.class_tokens = tokenizer(list(self.classes)) if self.classes else None
         transform = image_transform_v2(self.preprocess, is_train=False)
-        self.train_collate = self.val_collate = PairCollate(transform, tokenizer, self.classes)
-        self.test_collates: dict[str, Any] = {}
+        collate = PairCollate(transform, tokenizer, self.classes)
+        self.collates = Collates(collate, collate)
         self.val_loss, self.zero_shot_accuracy = MeanMetric(), MeanMetric()
 
     def setup(self, stage: str) -> None:
@@ -102,8 +114,8 @@ class ContrastiveModule(LightningModule):
         # A rank may have fewer batches here than another, so the loss must not gather.
         self.val_loss.update(ClipLoss()(image_features, text_features, logit_scale), weight=len(tokens))
         if self.classes:
-            right = (image_features @ self.class_features.T).argmax(-1) == classes
-            self.zero_shot_accuracy.update(right[classes >= 0].float())
+            is_right = (image_features @ self.class_features.T).argmax(-1) == classes
+            self.zero_shot_accuracy.update(is_right[classes >= 0].float())
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
@@ -116,7 +128,7 @@ class ContrastiveModule(LightningModule):
         self.zero_shot_accuracy.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {"config": self.config}
+        checkpoint[KEY] = {"config": self.record.config, "provenance": self.record.provenance}
 
     def on_fit_end(self) -> None:
         if self.global_rank == 0:
@@ -124,7 +136,7 @@ class ContrastiveModule(LightningModule):
 
 
 def build_clip(model_cfg: dict[str, Any]) -> Any:
-    """Raises ValueError where open_clip does not take the configuration."""
+    """Build an open_clip model. Raises ValueError where open_clip does not accept the configuration."""
     keywords = dict(model_cfg)
     kind = CustomTextCLIP if keywords.pop("custom_text", False) else CLIP
     try:
@@ -136,18 +148,9 @@ def build_clip(model_cfg: dict[str, Any]) -> Any:
 
 
 def save_folder(model: torch.nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], out: Path) -> None:
-    """What `local-dir:` of open_clip reads: whole, or not there; a former folder of that name goes."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    """Write or replace a folder that open_clip reads as `local-dir:`."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        temporary.mkdir(parents=True)
-        config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-        (temporary / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        (temporary / WEIGHTS_NAME).write_bytes(save(state))
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    with replacing_folder(out) as folder:
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / WEIGHTS_NAME).write_bytes(save(state))

@@ -1,4 +1,4 @@
-"""A module goes in; its frozen language model comes out shared by the ranks, and what is trained whole on each."""
+"""Sharding a frozen language model over GPUs with FSDP2, while DDP keeps what is trained whole on each."""
 
 from typing import Any
 
@@ -15,33 +15,36 @@ from prefixvlm.training.module import PrefixModule
 
 
 class ShardedLMStrategy(DDPStrategy):
-    """DDP for what is trained, FSDP2 for the frozen language model's blocks: for one that no single GPU holds.
+    """DDP for what is trained, FSDP2 for the blocks of the frozen language model, which no single GPU need hold.
 
     A rank holds its share of each block's frozen weights, and one whole block while it computes; embeddings, head and
-    what is tuned (LoRA, adapters, norms) are whole on each.
-    The model goes to the GPU block by block, so only the CPU's memory must hold all of it.
+    what is tuned (LoRA, adapters, norms) are whole on each. The model goes to the GPU block by block, so only the CPU's
+    memory must hold all of it. The trainer needs a RankSynchronizer and inference_mode=False.
     """
 
     def setup(self, trainer: Trainer) -> None:
         module = self.lightning_module
         if not isinstance(module, PrefixModule):
             raise ValueError("trainer=fsdp shares out a frozen language model, and this module has none; set trainer")
+        assert any(isinstance(callback, RankSynchronizer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         lm = module.model.lm
         if not isinstance(lm.model.base_model, FSDPModule):
             shard(lm, self.root_device.type)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, RankSynchronizer) and callback.lm is lm for callback in callbacks):
-            callbacks.insert(0, RankSynchronizer(lm))  # before those that wait for the other ranks
-        val_loop = trainer.fit_loop.epoch_loop.val_loop
-        for loop in (val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
-            loop.inference_mode = False  # weights gathered in inference mode could not be trained through afterwards
         super().setup(trainer)
 
 
-def shard(lm: LanguageModel, device: str) -> None:
-    """Share each block's frozen weights out among all ranks; all else stays whole.
+def trainer_options(strategy: Any) -> dict[str, Any]:
+    """Further options of a Trainer with this strategy, as a configuration names it."""
+    target = strategy.get("_target_", "") if isinstance(strategy, dict) else ""
+    if target != f"{ShardedLMStrategy.__module__}.{ShardedLMStrategy.__qualname__}":
+        return {}
+    return {"inference_mode": False}  # weights gathered in inference mode could not be trained through afterwards
 
-    device: cuda or cpu, where they compute. Raises ValueError for a language model that cannot be shared out.
+
+def shard(lm: LanguageModel, device: str) -> None:
+    """Share each block's frozen weights out among all ranks; everything else stays whole.
+
+    device: cuda or cpu, where the blocks compute. Raises ValueError for a language model that cannot be shared out.
     """
     if lm.encodes_prompts or not lm.generates:
         raise ValueError("trainer=fsdp shares out decoders only; set trainer=ddp, or lm to a decoder")
@@ -53,36 +56,44 @@ def shard(lm: LanguageModel, device: str) -> None:
     base = lm.model.base_model
     for block in lm.blocks:
         fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})
-    of_blocks = {parameter for block in lm.blocks for parameter in block.parameters()}
-    fully_shard(base, mesh=mesh, ignored_params=set(base.parameters()) - of_blocks)  # lets blocks be fetched ahead
+    block_parameters = {parameter for block in lm.blocks for parameter in block.parameters()}
+    # As the root of the blocks the base model prefetches the next one.
+    fully_shard(base, mesh=mesh, ignored_params=set(base.parameters()) - block_parameters)
 
 
 class RankSynchronizer(Callback):
-    """Makes ranks read equally often, whatever their batches and texts: a block is gathered by all ranks or none.
+    """Makes all ranks run equally many forward passes, because every rank must take part in gathering a block.
 
-    Without gradients a rank tells the others before it reads; who has read all goes on with a dummy while others read.
+    Without gradients a rank announces each forward pass; a rank without batches left runs dummy ones until every rank
+    is done. It stands before callbacks that wait for the other ranks.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm = lm
-        self.waits = False
-        lm.model.base_model.register_forward_pre_hook(self._announce)
+    def __init__(self) -> None:
+        self.lm: LanguageModel | None = None
+        self.is_dummy = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if isinstance(pl_module, PrefixModule) and self.lm is not pl_module.model.lm:
+            self.lm = pl_module.model.lm
+            self.lm.model.base_model.register_forward_pre_hook(self._announce)
 
     def _announce(self, module: nn.Module, args: Any) -> None:
-        if not torch.is_grad_enabled() and not self.waits:
-            self._tell(True)
+        if not torch.is_grad_enabled() and not self.is_dummy:
+            self._any_rank_continues(True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.lm is None:
+            return
         ids = torch.full((1, 1), self.lm.eos_id, device=self.lm.model.device)
-        self.waits = True
-        while self._tell(False):
+        self.is_dummy = True
+        while self._any_rank_continues(False):
             self.lm.hidden(self.lm.embed(ids), torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
-        self.waits = False
+        self.is_dummy = False
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _tell(self, reads: bool) -> bool:
-        """Whether any rank reads."""
-        anyone = torch.tensor(int(reads), device=self.lm.model.device)
-        dist.all_reduce(anyone, dist.ReduceOp.MAX)
-        return reads or bool(anyone)
+    def _any_rank_continues(self, this_rank: bool) -> bool:
+        assert self.lm is not None
+        continues = torch.tensor(int(this_rank), device=self.lm.model.device)
+        dist.all_reduce(continues, dist.ReduceOp.MAX)
+        return this_rank or bool(continues)

@@ -1,19 +1,28 @@
-"""Predictions of one class each go in; the scores and the per-class report that every classifier has come out."""
+"""Scores and per-class report of classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefixvlm.metrics.classification import class_averages, class_report, confusion_matrix, roc_auc, top_k_accuracy
+from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
-AVERAGES = "averages"  # what a report has beside the classes
+AVERAGES = "averages"  # key of a report beside its classes
+CLASS_KINDS: Mapping[str, ScoreKind] = dict.fromkeys(
+    (
+        "accuracy",
+        "roc_auc",
+        *(f"{average}_{name}" for average in ("micro", "macro", "weighted") for name in ("precision", "recall", "f1")),
+    ),
+    PERCENT,
+)
 
 
 def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
-    """Raises ValueError unless these are so many different texts, or more."""
+    """Raise ValueError unless classes are `least` different texts or more."""
     if not classes or len(set(classes)) < least or len(set(classes)) < len(classes):
         raise ValueError(f"{key}.classes is {classes!r}; give {least} or more, each once")
     if wrong := [name for name in classes if not isinstance(name, str)]:
@@ -23,9 +32,8 @@ def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
 
 
 def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """In percent: top 5, the averages over classes; with two classes the area under the ROC curve.
-
-    The predictions' values: a score of each class.
+    """In percent: accuracy among the five likeliest classes, averages over classes and, of two, the area under the ROC
+    curve. The predictions' values are a score of each class.
     """
     place = {name: number for number, name in enumerate(classes)}
     values = np.array([p.values for p in predictions])
@@ -57,5 +65,5 @@ def class_details(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def _roc_auc(truths: NDArray[Any], scores: NDArray[Any]) -> float:
-    """In percent; NaN for a draw of one class only."""
+    """In percent; NaN for a draw of the bootstrap with one class only."""
     return 100 * roc_auc((truths == 1).tolist(), scores.tolist()) if 0 < truths.sum() < len(truths) else float("nan")

@@ -1,4 +1,4 @@
-"""What the model said to each row goes in; scores over all of it, each with its interval, come out."""
+"""Predictions of a task, and scores over them with bootstrap intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_intervals
+from prefixvlm.metrics.score_kind import ScoreKind
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model said to one row.
+    """The model's output for one row.
 
-    correct: 0 to 1, None without references. groups: what it is also scored in.
+    correct: 0 to 1, None without references. groups: names of the groups it is also scored in.
     values: what a task needs besides the text, such as the likelihood of each class; not written to files.
-    context: what stood before the prompt; of a task only one is written, as an example.
+    context: what stood before the prompt; only that of a task's first prediction is written, as an example.
     """
 
     task: str
@@ -31,16 +32,20 @@ class Prediction:
     context: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
+        """The JSON object of a line of predictions.jsonl."""
         written = {name: value for name, value in vars(self).items() if name not in ("values", "context")}
         return {**written, "references": list(self.references), "groups": list(self.groups)}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A figure over predictions. items: one for each of them, whose mean it is; none for a score of the whole set.
+    """A value over predictions.
 
-    count: of how many things, if not of the predictions. interval: 95 %, by the bootstrap. Questions about one image
-    are right and wrong together, so it draws images.
+    items: each prediction's part, whose mean the value is; empty for a score of the whole set.
+    interval: 95 %, by the bootstrap over images, because questions about one image are right and wrong together.
+    count: number of scored elements, where it is not len(predictions).
+    kind: direction and digits; None for what the task says of the score's name.
+    table: row and column of the report's table that shows the score too.
     """
 
     value: float
@@ -48,10 +53,12 @@ class Score:
     items: Sequence[float] = ()
     interval: tuple[float, float] | None = None
     count: int | None = None
+    kind: ScoreKind | None = None
+    table: tuple[str, str] | None = None
 
 
 def check_references(predictions: Sequence[Prediction], task: str) -> None:
-    """Raises ValueError if none of all predictions has what it is scored by."""
+    """Raise ValueError if no prediction has references."""
     if not any(p.references for p in predictions):
         raise ValueError(
             f"no tested sample has what task {task} is scored by; set the shards or task.{task} to others, or in "
@@ -59,23 +66,26 @@ def check_references(predictions: Sequence[Prediction], task: str) -> None:
         )
 
 
-def item_mean_score(predictions: Sequence[Prediction], items: Sequence[float]) -> Score:
+def item_mean_score(predictions: Sequence[Prediction], items: Sequence[float], kind: ScoreKind | None = None) -> Score:
+    """The mean of one value per prediction."""
     interval = bootstrap_interval(items, [p.key for p in predictions])
-    return Score(sum(items) / len(items), predictions, items, interval)
+    return Score(sum(items) / len(items), predictions, items, interval, kind=kind)
 
 
 def corpus_score(
-    predictions: Sequence[Prediction], statistic: Callable[[NDArray[np.int64]], Mapping[str, float]]
+    predictions: Sequence[Prediction],
+    statistic: Callable[[NDArray[np.int64]], Mapping[str, float]],
+    kind: ScoreKind | None = None,
 ) -> dict[str, Score]:
-    """Scores of the whole set. statistic: from the numbers of some of the predictions to the scores of those."""
+    """Scores of the whole set. statistic: from the indices of some predictions to the scores of these."""
     values = statistic(np.arange(len(predictions)))
     intervals = bootstrap_intervals(lambda draw: list(statistic(draw).values()), [p.key for p in predictions])
     pairs = zip(values.items(), intervals, strict=True)
-    return {name: Score(value, predictions, interval=interval) for (name, value), interval in pairs}
+    return {name: Score(value, predictions, interval=interval, kind=kind) for (name, value), interval in pairs}
 
 
 def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    """The predictions of each group, by name, in alphabetical order."""
+    """The predictions of each group by its name, in alphabetical order."""
     groups: dict[str, list[Prediction]] = {}
     for p in predictions:
         for name in p.groups:
@@ -83,6 +93,6 @@ def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     return dict(sorted(groups.items()))
 
 
-def group_names(groups: dict[str, str] | Any) -> tuple[str, ...]:
-    """{"answer_type": "yes/no"} as ("answer_type_yes/no",)."""
+def group_names(groups: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of groups from a sample's fields: {"answer_type": "yes/no"} gives ("answer_type_yes/no",)."""
     return tuple(f"{name}_{value.replace(' ', '_')}" for name, value in groups.items())

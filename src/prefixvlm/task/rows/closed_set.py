@@ -1,4 +1,4 @@
-"""A batch of prompts and a closed list of answers go in; each row's answer from the list, or how likely each is."""
+"""Answers from a closed set: by ranking their likelihoods, or by decoding along a trie."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 from prefixvlm.batch import Batch
-from prefixvlm.data.collate import said_ids
+from prefixvlm.data.tokenization import text_ids
 from prefixvlm.model.constrained import Trie, constrained_greedy, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 
-MAX_READ = 512  # rows times answers that are read at once: what they remember must fit
+MAX_ROWS = 512  # rows times answers scored at once: the KV cache must fit in memory
 BY = ("ranking", "trie")
 CHOICES = "choices"
 
 
 class ClosedSetAnswers:
-    """Answers from a list instead of generated ones.
+    """Chooses each row's answer from a list.
 
-    answers: the list, a text file with one a line, or "choices": those that come with each question.
-    by: ranking, the likeliest answer as a whole (its EOS included), or trie, greedy decoding held to the list.
-    normalize_length: rank by the mean over an answer's tokens, not by the sum.
-    end: what stands right before the answer; the answer's tokens go on from it.
+    answers: the list, a text file with one answer a line, or "choices" for those of each question.
+    by: ranking, the likeliest answer with its EOS, or trie, greedy decoding constrained to the list.
+    normalize_length: rank by the mean over an answer's tokens instead of the sum.
+    end: the text right before the answer, on which the answer's tokenization depends.
+    key: of the options in the configuration, for messages.
     """
 
     def __init__(self, answers: Sequence[str] | str, by: str, normalize_length: bool, end: str, key: str) -> None:
@@ -39,44 +40,43 @@ class ClosedSetAnswers:
         if not answers or not all(answers) or (len(set(answers)) < len(answers) and answers != CHOICES):
             raise ValueError(f"{key}.answers has none, an empty one or one twice; give a list of different answers")
         self.answers, self.by, self.normalize_length, self.end, self.key = answers, by, normalize_length, end, key
-        self._lists: dict[tuple[str, ...], tuple[Trie, dict[tuple[int, ...], str]]] = {}
+        self._tries: dict[tuple[str, ...], tuple[Trie, dict[tuple[int, ...], str]]] = {}
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """What a result says of how its answers came about."""
+        """The decoding options that a result records."""
         count = self.answers if self.answers == CHOICES else len(self.answers)
         ranking = {"normalize_length": self.normalize_length} if self.by == "ranking" else {}
         return {"method": self.by, "answers": count, **ranking}
 
     def __call__(self, model: PrefixLM, batch: Batch) -> list[str]:
-        """One of the answers for each of the S rows."""
-        of_rows = [self._of(rows[0].choices, rows[0].id) for rows in batch.rows]
-        return (self._ranked if self.by == "ranking" else self._held)(model, batch, of_rows)
+        """The answer of each of the S rows."""
+        answers = [self._answers_of_row(rows[0].choices, rows[0].id) for rows in batch.rows]
+        if self.by == "ranking":
+            return likeliest(model, batch, answers, self.end, self.normalize_length)
+        return self._constrained(model, batch, answers)
 
-    def _of(self, choices: tuple[str, ...], id: str) -> Sequence[str]:
+    def _answers_of_row(self, choices: tuple[str, ...], id: str) -> Sequence[str]:
         if self.answers == CHOICES and not choices:
             raise ValueError(
                 f"question {id!r} has no choices; set {self.key}.answers to a list, or to null to generate"
             )
         return choices if self.answers == CHOICES else self.answers
 
-    def _ranked(self, model: PrefixLM, batch: Batch, of_rows: Sequence[Sequence[str]]) -> list[str]:
-        return likeliest(model, batch, of_rows, self.end, self.normalize_length)
+    def _constrained(self, model: PrefixLM, batch: Batch, answers_of_rows: Sequence[Sequence[str]]) -> list[str]:
+        lists = [self._trie(model, tuple(answers)) for answers in answers_of_rows]
+        texts = constrained_greedy(model, batch, [trie for trie, _ in lists])
+        return [answer_of_ids[tuple(ids)] for (_, answer_of_ids), ids in zip(lists, texts, strict=True)]
 
-    def _held(self, model: PrefixLM, batch: Batch, of_rows: Sequence[Sequence[str]]) -> list[str]:
-        lists = [self._spelled(model, tuple(answers)) for answers in of_rows]
-        said = constrained_greedy(model, batch, [trie for trie, _ in lists])
-        return [spelled[tuple(text)] for (_, spelled), text in zip(lists, said, strict=True)]
-
-    def _spelled(self, model: PrefixLM, answers: tuple[str, ...]) -> tuple[Trie, dict[tuple[int, ...], str]]:
-        """A list's trie and its answers by their ids, made once: a list may have thousands."""
-        if answers not in self._lists:
-            if self.answers == CHOICES:  # each question's own: not to be kept
-                self._lists.clear()
-            end = before_answers(model, self.end)
-            spelled = {tuple(said_ids(model.lm.tokenizer, end, " " + a)): a for a in answers}
-            self._lists[answers] = Trie(list(spelled), model.lm.eos_id), spelled
-        return self._lists[answers]
+    def _trie(self, model: PrefixLM, answers: tuple[str, ...]) -> tuple[Trie, dict[tuple[int, ...], str]]:
+        """A list's trie and its answers by their ids, kept because a list may have thousands."""
+        if answers not in self._tries:
+            if self.answers == CHOICES:  # every question has its own, which need not be kept
+                self._tries.clear()
+            end = text_before_answers(model, self.end)
+            answer_of_ids = {tuple(text_ids(model.lm.tokenizer, end, " " + a)): a for a in answers}
+            self._tries[answers] = Trie(list(answer_of_ids), model.lm.eos_id), answer_of_ids
+        return self._tries[answers]
 
 
 def _lines(path: str, key: str) -> list[str]:
@@ -90,22 +90,26 @@ def _lines(path: str, key: str) -> list[str]:
 
 
 def likeliest(
-    model: PrefixLM, batch: Batch, of_rows: Sequence[Sequence[str]], end: str, normalize_length: bool = False
+    model: PrefixLM,
+    batch: Batch,
+    answers_of_rows: Sequence[Sequence[str]],
+    end: str,
+    normalize_length: bool = False,
 ) -> list[str]:
-    """The likeliest of each row's own answers; rows with the same answers are read together."""
+    """The likeliest of each row's own answers; rows with the same answers are scored together."""
     rows: dict[tuple[str, ...], list[int]] = {}
-    for number, answers in enumerate(of_rows):
+    for number, answers in enumerate(answers_of_rows):
         rows.setdefault(tuple(answers), []).append(number)
-    best = [""] * len(of_rows)
+    best = [""] * len(answers_of_rows)
     for answers, numbers in rows.items():
-        found = likelihoods(model, batch.of(numbers), answers, end, normalize_length).argmax(1)
-        for number, place in zip(numbers, found.tolist(), strict=True):
+        places = likelihoods(model, batch.of(numbers), answers, end, normalize_length).argmax(1)
+        for number, place in zip(numbers, places.tolist(), strict=True):
             best[number] = answers[place]
     return best
 
 
-def before_answers(model: PrefixLM, end: str) -> str:
-    """What stands right before an answer: the prompt's end, or what the assistant's turn begins with."""
+def text_before_answers(model: PrefixLM, end: str) -> str:
+    """The text right before an answer: the end of the prompt or, in a chat, the opening of the assistant's turn."""
     return model.lm.chat.opening if model.lm.chat else end
 
 
@@ -114,12 +118,13 @@ def likelihoods(
 ) -> Tensor:
     """Log-likelihood of each answer, its EOS included, after each prompt: float32[S, A], on the CPU.
 
-    space: what stands between the prompt and an answer, as in training.
+    space: between the prompt and an answer, as in training.
     """
-    ids = [said_ids(model.lm.tokenizer, before_answers(model, end), space + answer) for answer in answers]
-    width = min(len(ids), MAX_READ)
+    before = text_before_answers(model, end)
+    ids = [text_ids(model.lm.tokenizer, before, space + answer) for answer in answers]
+    num_answers = min(len(ids), MAX_ROWS)
     parts = []
-    for part in batch.split(max(1, MAX_READ // width)):
-        chunks = [ids[first : first + width] for first in range(0, len(ids), width)]
+    for part in batch.split(max(1, MAX_ROWS // num_answers)):
+        chunks = [ids[first : first + num_answers] for first in range(0, len(ids), num_answers)]
         parts.append(torch.cat([score_answers(model, part, chunk, normalize_length) for chunk in chunks], 1).cpu())
     return torch.cat(parts)

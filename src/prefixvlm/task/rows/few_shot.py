@@ -1,25 +1,28 @@
-"""Prompts go in; the same prompts after worked examples from the training split come out (Frozen, Flamingo)."""
+"""Few-shot prompts: worked examples from the training split in front of each prompt (Frozen, Flamingo)."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from prefixvlm.batch import ImageOrFeatures, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.task.interface import Task
 
 CHOICES = ("random", "nearest")
-MAX_READ = 256  # samples of the pool that are kept decoded
-SPARE = 4  # candidates for each demonstration: some may have nothing to show
+MAX_DECODED = 256  # samples of the pool that are kept decoded
+NUM_SPARE = 4  # candidates for each demonstration, because some samples have no row of the task
 
 
 class FewShot:
-    """Puts `shots` demonstrations, and before them the induction, in front of every prompt.
+    """Options of few-shot prompts.
 
-    A demonstration is a training row of the task: image, prompt and target, then the separator.
-    choice: random, or nearest: the images most like the prompt's own, the most alike last (RICES).
-    pool_size: out of how many samples of the training split, drawn by the seed.
-    induction: a sentence before everything, as "Please answer the question."
+    shots: demonstrations before each prompt. A demonstration is a training row of the task: image, prompt and target.
+    choice: random, or nearest: the images most similar to the prompt's own, the most similar last (RICES, Yang et al.
+        2022).
+    pool_size: number of training samples to choose from, drawn by the seed.
+    induction: a sentence before everything, such as "Please answer the question."
+    separator: text after each demonstration.
     """
 
     def __init__(
@@ -37,63 +40,80 @@ class FewShot:
             raise ValueError(f"few_shot.shots is {shots} and pool_size {pool_size}; set 0 <= shots <= pool_size")
         self.shots, self.choice, self.pool_size, self.induction = shots, choice, pool_size, induction
         self.separator, self.seed = separator, seed
-        self._pool: Callable[[int], Sample] | None = None
-        self._keys: Sequence[str] = ()
-        self._nearest: Mapping[str, Sequence[int]] | None = None
-        self._read: dict[int, Sample] = {}  # no lru_cache: a loader's workers get the whole by pickle
 
-    def set_pool(
-        self, keys: Sequence[str], pool: Callable[[int], Sample], nearest: Mapping[str, Sequence[int]] | None = None
+
+class Pool(Protocol):
+    """Training samples by number, and their keys."""
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    def __getitem__(self, number: int) -> Sample: ...
+
+
+class Demonstrations:
+    """Puts demonstrations of a pool, and before them the induction, in front of prompts.
+
+    nearest: for each test key the numbers of the samples most similar to it, the most similar first.
+    Raises ValueError if the pool has no more samples than there are shots.
+    """
+
+    def __init__(
+        self, few_shot: FewShot, pool: Pool | None = None, nearest: Mapping[str, Sequence[int]] | None = None
     ) -> None:
-        """keys: of the samples to choose from. pool: gives one by number. nearest: for each test key the numbers of the
-        samples most like it, the most alike first."""
-        if len(keys) <= self.shots:
-            raise ValueError(f"few_shot.shots is {self.shots}, but there are only {len(keys)} training samples to show")
-        self._keys, self._nearest, self._pool = keys, nearest, pool
-        self._read = {}
-
-    def __call__(self, task: Task, row: Row) -> Row:
-        """The row with its context."""
-        rng = random.Random(f"{self.seed}-{row.id}")
-        parts: list[ImageOrFeatures | str] = [self.induction + self.separator] if self.induction else []
-        for demonstration in self._demonstrations(task, row.key, rng):
-            parts += [*demonstration.prompt, demonstration.target + self.separator]
-        return replace(row, context=tuple(_joined([*parts, *row.context])))
-
-    def _sample(self, number: int) -> Sample:
-        """The same image object in several prompts of a batch is encoded once."""
-        assert self._pool is not None, "set_pool comes first"
-        if number not in self._read:
-            if len(self._read) == MAX_READ:
-                self._read.clear()
-            self._read[number] = self._pool(number)
-        return self._read[number]
-
-    def _demonstrations(self, task: Task, key: str, rng: random.Random) -> list[Row]:
-        """The most alike last. A sample without what the task needs, such as a label, gives way to the next one."""
-        found: list[Row] = []
-        for number in self._candidates(key, rng):
-            if len(found) == self.shots:
-                break
-            if self._keys[number] != key and (rows := task.training_rows(self._sample(number), rng)):
-                found.append(rng.choice(rows))
-        if len(found) < self.shots:
+        self.keys = pool.keys if pool is not None else []
+        if few_shot.shots and len(self.keys) <= few_shot.shots:
             raise ValueError(
-                f"only {len(found)} training samples have something to show for task {task.name}; "
-                f"set few_shot.shots={len(found)} or less, few_shot.pool_size to more, or other shards"
+                f"few_shot.shots is {few_shot.shots}, but there are only {len(self.keys)} training samples to show"
             )
-        return found[::-1]
+        self.few_shot, self.pool, self.nearest = few_shot, pool, nearest
+        self._decoded: dict[int, Sample] = {}  # no lru_cache: a loader's workers get this object by pickle
+
+    def before(self, task: Task, row: Row) -> Row:
+        """The row with the demonstrations in its context."""
+        options = self.few_shot
+        rng = random.Random(f"{options.seed}-{row.id}")
+        parts: list[ImageOrFeatures | str] = [options.induction + options.separator] if options.induction else []
+        for demonstration in self._choose(task, row.key, rng):
+            parts += [*demonstration.prompt, demonstration.target + options.separator]
+        return replace(row, context=tuple(join_texts([*parts, *row.context])))
+
+    def _choose(self, task: Task, key: str, rng: random.Random) -> list[Row]:
+        """The demonstrations of a prompt, the most similar last; samples without a row of the task are passed over."""
+        shots = self.few_shot.shots
+        chosen: list[Row] = []
+        for number in self._candidates(key, rng):
+            if len(chosen) == shots:
+                break
+            if self.keys[number] != key and (rows := task.training_rows(self._sample(number), rng)):
+                chosen.append(rng.choice(rows))
+        if len(chosen) < shots:
+            raise ValueError(
+                f"only {len(chosen)} training samples have something to show for task {task.name}; "
+                f"set few_shot.shots={len(chosen)} or less, few_shot.pool_size to more, or other shards"
+            )
+        return chosen[::-1]
 
     def _candidates(self, key: str, rng: random.Random) -> Iterable[int]:
-        if not self.shots:
+        shots = self.few_shot.shots
+        if not shots:
             return []
-        if self._nearest is not None:
-            return self._nearest[key]
-        return rng.sample(range(len(self._keys)), min(len(self._keys), SPARE * self.shots + SPARE))
+        if self.nearest is not None:
+            return self.nearest[key]
+        return rng.sample(range(len(self.keys)), min(len(self.keys), NUM_SPARE * shots + NUM_SPARE))
+
+    def _sample(self, number: int) -> Sample:
+        """A sample of the pool. Prompts of a batch share its image object, which is then encoded once."""
+        assert self.pool is not None, "without a pool there are no candidates"
+        if number not in self._decoded:
+            if len(self._decoded) == MAX_DECODED:
+                self._decoded.clear()
+            self._decoded[number] = self.pool[number]
+        return self._decoded[number]
 
 
-def _joined(parts: Sequence[ImageOrFeatures | str]) -> list[ImageOrFeatures | str]:
-    """Neighbouring texts as one, so that they are tokenized as they were in training."""
+def join_texts(parts: Sequence[ImageOrFeatures | str]) -> list[ImageOrFeatures | str]:
+    """Join neighbouring texts, so that they are tokenized as they are in training."""
     joined: list[ImageOrFeatures | str] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):

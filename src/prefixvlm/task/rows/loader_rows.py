@@ -1,23 +1,34 @@
-"""Samples go in, batches for the model come out: what the loaders call, by way of each task."""
+"""Rows and batches from samples: what the data loaders call, for each task."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
 
 from prefixvlm.batch import Batch, NothingToLearnError, Row
+from prefixvlm.data.collate import Collator
 from prefixvlm.data.sample import Sample
+from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
-from prefixvlm.task.rows.few_shot import FewShot
+from prefixvlm.task.rows.few_shot import Demonstrations
 
 Collate = Callable[[Sequence[Row], bool, str], Batch]
 
 
-class TrainingRows:
-    """Training rows of the samples of a batch.
+def collator_for(model: PrefixLM, max_target_length: int | None = None) -> Collator:
+    """Make a Collator with the model's transform, tokenizer and lengths."""
+    encoder, lm = model.encoder, model.lm
+    return Collator(
+        encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
+        max_target_length=max_target_length, max_positions=lm.max_positions, reads_features=encoder.reads_features,
+        start_ids=lm.start_ids, end_ids=lm.end_ids, chat=lm.chat,
+    )  # fmt: skip
 
-    mixed: rows of every task, in a batch for those that make text and one for each head. Otherwise a batch is of one
-    task, drawn at random: its rows are of like length then, and hardly any of it is padding; where it has no rows of
-    that task, of the next. What is drawn of a sample does not depend on the others, so however a step's samples are
-    shared out over ranks, they are trained on alike.
+
+class TrainingRows:
+    """Collates the training rows of a batch of samples.
+
+    mixed: give rows of every task: a batch for the tasks that generate text, and one for each head. Otherwise a batch
+    is of one task, drawn at random, because rows of like length need hardly any padding; where the samples have no rows
+    of that task, of the next one.
     """
 
     def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
@@ -28,15 +39,17 @@ class TrainingRows:
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
         first = rng.choice(list(self.tasks))
         order = [first, *(name for name in self.tasks if name != first)]
-        drawn = rng.random()
-        own = [random.Random(f"{drawn} {sample.key}") for sample in samples]
+        # A sample's random choices depend on the step and its key alone, so that however a step's samples are shared
+        # out over ranks, the same rows are trained on.
+        step = rng.random()
+        sample_rngs = [random.Random(f"{step} {sample.key}") for sample in samples]
         rows: dict[str, list[Row]] = {}
-        text = next((name for name in self.tasks if not self.tasks[name].has_head), "")
+        text_task = next((name for name in self.tasks if not self.tasks[name].has_head), "")
         for name in self.tasks if self.mixed else order:
             task = self.tasks[name]
-            for each, mine in zip(samples, own, strict=True):
-                of = text if self.mixed and not task.has_head else name
-                rows.setdefault(of, []).extend(task.training_rows(each, mine))
+            for sample, sample_rng in zip(samples, sample_rngs, strict=True):
+                group = text_task if self.mixed and not task.has_head else name
+                rows.setdefault(group, []).extend(task.training_rows(sample, sample_rng))
             if not self.mixed and rows[name]:
                 break
         batches = [self.collate(each, True, name) for name, each in rows.items() if each]
@@ -49,13 +62,21 @@ class TrainingRows:
 
 
 class PromptRows:
-    """One task's prompts for the samples of a batch, after demonstrations where few_shot is set; [] if it has none."""
+    """Collates one task's prompts of a batch of samples; an empty list if it has none.
 
-    def __init__(self, task: Task, collate: Collate, few_shot: FewShot | None = None) -> None:
-        self.task, self.collate, self.few_shot = task, collate, few_shot
+    demonstrations: put in front of every prompt.
+    scored: raise ValueError for a sample without the references that the task is scored by.
+    """
+
+    def __init__(
+        self, task: Task, collate: Collate, demonstrations: Demonstrations | None = None, scored: bool = True
+    ) -> None:
+        self.task, self.collate, self.demonstrations, self.scored = task, collate, demonstrations, scored
 
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
+        for sample in samples if self.scored else ():
+            self.task.check_references(sample)
         rows = [row for sample in samples for row in self.task.prompt_rows(sample)]
-        if self.few_shot:
-            rows = [self.few_shot(self.task, row) for row in rows]
+        if self.demonstrations:
+            rows = [self.demonstrations.before(self.task, row) for row in rows]
         return self.collate(rows, False, self.task.name) if rows else []

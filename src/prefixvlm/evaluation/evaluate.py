@@ -1,0 +1,81 @@
+"""Evaluate a trained module: every trial with the images, and again with black ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.encoder.clip import Clip
+from prefixvlm.evaluation.clip_scorer import ClipScorer
+from prefixvlm.evaluation.demonstrations import draw_demonstrations
+from prefixvlm.evaluation.module import EvaluationModule
+from prefixvlm.evaluation.scorers import extra_scorers
+from prefixvlm.evaluation.trials import merge_trials
+from prefixvlm.metrics.captions.java import unavailable
+from prefixvlm.report.results import join
+from prefixvlm.task.rows.few_shot import FewShot
+from prefixvlm.task.rows.loader_rows import PromptRows
+from prefixvlm.training.module import PrefixModule
+
+BLIND_BATCH_SIZE = 1024  # prompts about black images read alike, so a large batch answers each different one once
+
+Reports = tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]  # and predictions, by task
+
+
+class Evaluator:
+    """Evaluates a module, a trial for each set of demonstrations.
+
+    build_data: makes the data module of given options. few_shots: of each trial.
+    clip: scores captions and retrieval too. java: METEOR and SPICE too. scored: see TaskScoring.
+    """
+
+    def __init__(
+        self,
+        module: PrefixModule,
+        trainer: Trainer,
+        build_data: Callable[..., ShardDataModule],
+        few_shots: Sequence[FewShot],
+        clip: Clip | None = None,
+        java: bool = False,
+        scored: bool = True,
+    ) -> None:
+        self.module, self.trainer, self.build_data, self.few_shots = module, trainer, build_data, few_shots
+        self.java, self.scored = java, scored
+        self.data = build_data()
+        samples = lambda: self.data.test_dataloader()[0].samples(images=True)  # noqa: E731
+        self.clip_scorer = ClipScorer(clip, samples) if clip else None
+
+    def run(self, blind: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the part of metrics.json about tasks and scorers, and the lines of predictions.jsonl.
+
+        blind: evaluate with black images too. On ranks other than 0 there is nothing to return.
+        """
+        seen, black = self._trials(blind=False), self._trials(blind=True) if blind else ({}, {})
+        if not self.trainer.is_global_zero:
+            return {}, []
+        result, lines = join(*seen, *black)
+        result["clip_scorer"] = self.clip_scorer and self.clip_scorer.describe(self.module.model.encoder)
+        result["missing"] = unavailable() if self.java else dict.fromkeys(("meteor", "spice"), "left out by java=false")
+        return result, lines
+
+    def _trials(self, blind: bool) -> Reports:
+        scorers = extra_scorers(self.module.tasks, self.clip_scorer, blind, self.java)
+        trials = [self._trial(few_shot, blind, scorers) for few_shot in self.few_shots]
+        return merge_trials(trials)
+
+    def _trial(self, few_shot: FewShot, blind: bool, scorers: Mapping[str, Any]) -> Reports:
+        options: dict[str, Any] = {"blind": True, "eval_batch_size": BLIND_BATCH_SIZE} if blind else {}
+        demonstrations = draw_demonstrations(self.module, self.build_data(**options), few_shot)
+        prompts = {
+            name: PromptRows(task, self.module.collate, demonstrations, self.scored)
+            for name, task in self.module.tasks.items()
+        }
+        evaluation = EvaluationModule(self.module, scorers, self.scored)
+        data = self.build_data(collates=Collates(test=prompts), **options)
+        self.trainer.test(evaluation, data, verbose=False)
+        reports, predictions = evaluation.scoring.reports, evaluation.scoring.predictions
+        if self.clip_scorer and self.trainer.is_global_zero:
+            for name in reports.keys() & {"captioning", "retrieval"}:
+                reports[name]["variant"] += f"; clip={self.clip_scorer.clip.name}"
+        return dict(reports), dict(predictions)

@@ -1,0 +1,30 @@
+"""LightningModule that evaluates a trained module with the scorers of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from prefixvlm.task.interface import Scorer
+from prefixvlm.training.module import PrefixModule
+from prefixvlm.training.scoring import TaskScoring
+
+
+class EvaluationModule(LightningModule):
+    """Predicts and scores the tasks of a PrefixModule; see TaskScoring for the arguments."""
+
+    def __init__(
+        self, module: PrefixModule, extra_scorers: Mapping[str, Sequence[Scorer]] | None = None, scored: bool = True
+    ) -> None:
+        super().__init__()
+        self.model = module.model
+        self.scoring = TaskScoring(module.tasks, extra_scorers, scored)
+
+    def on_test_epoch_start(self) -> None:
+        self.scoring.start(self.trainer.test_dataloaders)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.scoring.predict(self.model, batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.scoring.finish(self.trainer.test_dataloaders, self.trainer.num_test_batches, lambda name, value: None)

@@ -1,0 +1,49 @@
+"""Modules of the user's own, whose classes a configuration may name and whose data sets `prefixvlm shards` knows.
+
+They come from the command line (`plugins=[my_package.mappers]`, `prefixvlm --plugins my_package.mappers`) or from
+installed packages with entry points of the group `prefixvlm.plugins`; never from a checkpoint or from data, because
+importing a module runs it.
+"""
+
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from types import ModuleType
+
+GROUP = "prefixvlm.plugins"
+
+_named: set[str] = set()  # by the command line of this process
+
+
+def enable(modules: Sequence[str]) -> None:
+    """Import modules and accept what they define. Raises ValueError if one cannot be imported."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"plugins names {name!r}, which cannot be imported ({error}); install it, or set PYTHONPATH to the "
+                "folder that holds it"
+            ) from error
+        _named.add(name)
+
+
+def module_names() -> list[str]:
+    """The modules that were named and those of installed packages."""
+    return sorted(_named | _installed())
+
+
+@cache  # reading the metadata of all installed packages takes tens of milliseconds
+def _installed() -> frozenset[str]:
+    return frozenset(entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
+
+
+def defines(target: str) -> bool:
+    """Whether a dotted name lies in a plug-in: in the module itself or, where it is a package, below it."""
+    return any(target.startswith(f"{name}.") for name in module_names())
+
+
+def modules() -> list[ModuleType]:
+    """The plug-ins, imported."""
+    return [importlib.import_module(name) for name in module_names()]

@@ -1,0 +1,47 @@
+"""Recall scores of retrieval, and the report's tables of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefixvlm.metrics.bootstrap import bootstrap_interval
+from prefixvlm.metrics.retrieval import KS, recall_items
+from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
+from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
+
+DIRECTIONS = {
+    "text_to_image": "from a caption to its image",
+    "image_to_text": "from an image to its captions",
+}
+RECALL_KINDS: Mapping[str, ScoreKind] = {f"{name}_recall_{k}": PERCENT for name in DIRECTIONS for k in KS}
+
+
+def recalls(
+    predictions: Sequence[Prediction], values: NDArray[np.floating], owners: Sequence[int], scorer: str = ""
+) -> dict[str, Score]:
+    """Recall at 1, 5 and 10 in percent, in both directions.
+
+    values: float[B, S], the score of each caption after each image. owners: the image of each caption.
+    scorer: begins the names of the scores, where they are not the model's own.
+    Intervals draw images with their captions; the candidates stay the same.
+    """
+    scores = {}
+    for name, items in recall_items(values, owners).items():
+        if name.startswith("image"):
+            scores[name] = item_mean_score(predictions, items)
+        else:
+            value, interval = sum(items) / len(items), bootstrap_interval(items, owners)
+            scores[name] = Score(value, predictions, interval=interval, count=len(owners))
+    return in_recall_tables(scores, scorer)
+
+
+def in_recall_tables(scores: Mapping[str, Score], scorer: str = "") -> dict[str, Score]:
+    """The scores with their row and column in the report's table of recalls."""
+    in_tables = {}
+    for name, score in scores.items():
+        direction, _, k = name.partition("_recall_")
+        row = f"{scorer}: {DIRECTIONS[direction]}" if scorer else DIRECTIONS[direction]
+        in_tables[f"{scorer}_{name}" if scorer else name] = replace(score, table=(row, k))
+    return in_tables
