@@ -45,9 +45,9 @@ def raw_samples(count: int, prefix: str = "s") -> Iterator[tuple[str, dict[str, 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """command("coco", "--images", ..., code=2) runs `prefixvlm shards coco ... --out tmp_path/out`; gives its output.
+    """Run `prefixvlm shards` and return its output: command("coco", "--images", ..., code=2).
 
-    workers, out: None leaves the option out.
+    --out is tmp_path/out unless given. workers, out: None leaves the option out.
     """
 
     def run(*arguments: object, code: int = 0, workers: int | None = 1, out: Path | None = tmp_path / "out") -> str:
@@ -69,7 +69,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 
 @pytest.fixture
 def make_shards(tmp_path: Path) -> Callable[..., Path]:
-    """make_shards(samples_per_shard=5, train=23, val=7) writes such a folder and returns its path."""
+    """Write a folder of shards and return its path: make_shards(samples_per_shard=5, train=23, val=7)."""
 
     def make(samples_per_shard: int = 5, name: str = "shards", **counts: int) -> Path:
         splits = {split: raw_samples(count, split) for split, count in counts.items()}

@@ -1,4 +1,4 @@
-"""Rows to tensors: what is supervised, what is cut, what is shared."""
+"""Collator: supervision, truncation, and images that rows share."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_ids_labels_and_mask_of_a_row(lm_model, images):
     assert batch.attention_mask[0].tolist() == [True] * 7 + [False] * 2
 
 
-def test_long_targets_are_cut_and_long_prompts_are_an_error(lm_model, images):
+def test_long_targets_are_truncated_and_long_prompts_raise(lm_model, images):
     collate = collator_of(lm_model, max_positions=8)
     batch = collate([Row((images[0], "ab"), "a caption of 1140 words")])
     assert batch.input_ids.shape == (1, 8)
@@ -35,7 +35,7 @@ def test_text_that_spells_a_special_token_stays_text(lm_model, images):
     assert batch.input_ids[0].tolist().count(256) == 1
 
 
-def test_rows_that_read_alike_are_one_row_in_evaluation_only(lm_model, images):
+def test_rows_with_the_same_input_are_merged_in_evaluation_only(lm_model, images):
     rows = [Row((images[0], "q"), key=str(i), id=str(i)) for i in range(3)] + [Row((images[1], "q"), id="3")]
     batch = collator_of(lm_model)(rows, supervised=False)
     assert batch.input_ids.shape[0] == 2
@@ -43,13 +43,13 @@ def test_rows_that_read_alike_are_one_row_in_evaluation_only(lm_model, images):
     assert len(collator_of(lm_model)(rows).input_ids) == 4
 
 
-def test_a_batch_may_be_text_alone(lm_model):
+def test_a_batch_of_text_only(lm_model):
     batch = collator_of(lm_model)([Row(("text only",), "x")])
     assert len(batch.pixel_values) == len(batch.image_index) == 0
     assert lm_model(batch).shape == (2,)  # x and EOS
 
 
-def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, images):
+def test_bos_stands_before_the_first_text(lm_model, images):
     collate = collator_of(lm_model)
     collate.bos_ids = [7]
     prompt = collate.tokenize(Row((images[0], "a", images[0], "b")), supervised=False).ids
@@ -57,7 +57,7 @@ def test_bos_stands_after_the_first_image_where_the_tokenizer_has_one(lm_model, 
     assert prompt == [IMAGE_ID] * 3 + [7, a] + [IMAGE_ID] * 3 + [b]
 
 
-def test_a_context_stands_before_the_prompt_behind_one_bos_and_counts_towards_what_fits(lm_model, images):
+def test_a_context_stands_before_the_prompt_with_one_bos_and_counts_as_positions(lm_model, images):
     row = Row((images[0], "b"), "x", key="k7", context=("a", images[1], "c"))
     collate = collator_of(lm_model, max_positions=9)
     collate.bos_ids = [7]
@@ -70,7 +70,7 @@ def test_a_context_stands_before_the_prompt_behind_one_bos_and_counts_towards_wh
     ]  # fmt: skip
 
 
-def test_stored_features_are_handed_on_once_for_rows_that_share_them(lm_model):
+def test_stored_features_are_batched_once_for_rows_that_share_them(lm_model):
     first, second = np.ones((2, 8), np.float16), np.zeros((2, 8), np.float16)
     collate = collator_of(lm_model, reads_features=True)
     collate.transform = torch.tensor
@@ -79,6 +79,6 @@ def test_stored_features_are_handed_on_once_for_rows_that_share_them(lm_model):
     assert batch.image_index.tolist() == [0, 1, 0, 1]
 
 
-def test_features_are_refused_where_images_are_read(lm_model):
+def test_features_raise_where_images_are_expected(lm_model):
     with pytest.raises(ValueError, match=r"hold features.*set encoder=cached, or data\.shards"):
         collator_of(lm_model)([Row((np.ones((2, 8), np.float16),), "x")])

@@ -1,4 +1,4 @@
-"""The loaders within real Lightning runs."""
+"""ShardDataModule in Lightning runs: epochs, validation, resuming and limits."""
 
 import random
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def upper_keys(samples: list[Sample], rng: random.Random) -> list[str]:
 
 
 class Recorder(LightningModule):
-    """Remembers the batches of each stage."""
+    """Records the batches of each stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def trainer(folder: Path, callbacks: Any = None, **kwargs: Any) -> Trainer:
     return Trainer(accelerator="cpu", **quiet, **kwargs)
 
 
-def test_a_fit_sees_every_epoch_in_another_order_and_validation_exactly(make_shards: Make, tmp_path: Path) -> None:
+def test_fit_shuffles_each_epoch_and_validates_in_order(make_shards: Make, tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, data(make_shards(train=24, val=7)))
     epochs = [[key for batch in module.seen["train"][start : start + 6] for key in batch] for start in (0, 6)]
@@ -80,19 +80,19 @@ def test_a_fit_sees_every_epoch_in_another_order_and_validation_exactly(make_sha
 
 
 @pytest.mark.parametrize(("limit", "seen"), [(5, (range(4), range(4, 5))), (32, (range(4), range(4, 7))), (0, ())])
-def test_after_the_loss_each_task_predicts_the_same_first_images_at_every_validation(
+def test_validation_has_a_loss_loader_then_a_prediction_loader_per_task(
     make_shards: Make, tmp_path: Path, limit: int, seen: tuple[range, ...]
 ) -> None:
     module = Recorder()
-    made = data(make_shards(train=8, val=7), limit_val=6, limit_val_predictions=limit)
-    assert len(made.val_dataloader()) == (3 if limit else 1)
-    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, made)
+    datamodule = data(make_shards(train=8, val=7), limit_val=6, limit_val_predictions=limit)
+    assert len(datamodule.val_dataloader()) == (3 if limit else 1)
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(module, datamodule)
     assert module.seen["val 0"] == numbered("val", range(4), range(4, 6)) * 2
     assert module.seen["val 1"] == numbered("val", *seen) * 2
     assert module.seen["val 2"] == numbered("VAL", *seen) * 2
 
 
-def test_one_test_loader_a_task(make_shards: Make, tmp_path: Path) -> None:
+def test_one_test_loader_per_task(make_shards: Make, tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path).test(module, data(make_shards(test=7), limit_test=5, eval_batch_size=3), verbose=False)
     assert module.seen["test 0"] == [["test000", "test001", "test002"], ["test003", "test004"]]
@@ -118,21 +118,21 @@ def test_lightning_resumes_exactly_at_any_step(make_shards: Make, tmp_path: Path
         assert resumed.seen["train"] == whole.seen["train"][step:], f"resumed after step {step}"
 
 
-def test_missing_shards_are_found_before_the_run(make_shards: Make, tmp_path: Path) -> None:
+def test_missing_shards_raise_before_the_run(make_shards: Make, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no val samples"):
         trainer(tmp_path, max_epochs=1).fit(Recorder(), data(make_shards(train=8)))
     with pytest.raises(ValueError, match=r"data.shards=.*nowhere does not exist"):
         trainer(tmp_path).test(Recorder(), data(tmp_path / "nowhere"))
 
 
-def test_images_are_of_the_wanted_keys_and_of_the_tested_split_unless_another_is_named(make_shards: Make) -> None:
-    made = data(make_shards(train=8, val=7, test=6), test_split="val")
-    assert made.images(["val003", "val006", "test001"]) == {"val003": png(3), "val006": png(6)}
-    assert made.images(["val003", "test001"], "test") == {"test001": png(1)}
-    assert made.images([]) == {}
+def test_images_returns_those_with_the_keys_of_the_test_split_by_default(make_shards: Make) -> None:
+    datamodule = data(make_shards(train=8, val=7, test=6), test_split="val")
+    assert datamodule.images(["val003", "val006", "test001"]) == {"val003": png(3), "val006": png(6)}
+    assert datamodule.images(["val003", "test001"], "test") == {"test001": png(1)}
+    assert datamodule.images([]) == {}
 
 
-def test_another_split_may_be_tested(make_shards: Make, tmp_path: Path) -> None:
+def test_test_split(make_shards: Make, tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path).test(module, data(make_shards(val=3), test_split="val"), verbose=False)
     assert module.seen["test 0"] == numbered("val", range(3))
@@ -141,14 +141,13 @@ def test_another_split_may_be_tested(make_shards: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5, 32])
-def test_every_rank_has_a_batch_where_there_are_images_enough(make_shards: Make, count: int) -> None:
-    """The 32 images of a validation's predictions in batches of 32; a blind test in batches of 1,024."""
+def test_every_rank_has_a_batch(make_shards: Make, count: int) -> None:
     folder = make_shards(val=40)
     seen = []
     for rank in range(2):
-        made = data(folder, limit_val_predictions=count, eval_batch_size=32)
-        made.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
-        loader = made.val_dataloader()[1]
+        datamodule = data(folder, limit_val_predictions=count, eval_batch_size=32)
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        loader = datamodule.val_dataloader()[1]
         assert len(loader) > 0
         seen += [key for batch in loader for key in batch]
     assert sorted(seen) == [f"val{n:03d}" for n in range(count)]

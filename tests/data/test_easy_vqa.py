@@ -1,4 +1,4 @@
-"""The captions of easy-VQA say what its answers tell, and nothing of the published data is lost."""
+"""easy-VQA: captions and annotations follow from the answers, and no published data is lost."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from prefixvlm.data.sources.easy_vqa import caption, facts_of, samples
 
 
 @pytest.mark.parametrize(
-    ("question", "answer", "told"),
+    ("question", "answer", "expected"),
     [
         ("what is the blue shape?", "rectangle", {"color": "blue", "shape": "rectangle"}),
         ("what color is the circle?", "red", {"color": "red", "shape": "circle"}),
@@ -44,11 +44,11 @@ from prefixvlm.data.sources.easy_vqa import caption, facts_of, samples
         ("how many circles are there?", "1", {}),
     ],
 )
-def test_what_an_answer_tells(question: str, answer: str, told: dict[str, str]) -> None:
-    assert facts_of(question, answer) == told
+def test_facts_of_an_answer(question: str, answer: str, expected: dict[str, str]) -> None:
+    assert facts_of(question, answer) == expected
 
 
-def test_captions_say_no_more_than_the_answers() -> None:
+def test_captions_contain_no_more_than_the_answers() -> None:
     shape, colour = ("what shape is present?", "circle"), ("is there a red shape?", "yes")
     assert caption([shape, colour]) == "a red circle"
     assert caption([shape, ("is there a red shape?", "no")]) == "a circle"
@@ -67,7 +67,7 @@ def read(members: Members) -> dict[str, bytes]:
     return {name: each.read_bytes() if isinstance(each, Path) else each for name, each in members.items()}
 
 
-def test_the_published_data_is_all_there_once(decoded: dict[str, list[Sample]]) -> None:
+def test_all_published_data_is_used_once(decoded: dict[str, list[Sample]]) -> None:
     assert {split: len(found) for split, found in decoded.items()} == {"train": 3600, "val": 400, "test": 1000}
     keys = [sample.key for found in decoded.values() for sample in found]
     assert len(set(keys)) == 5000
@@ -86,8 +86,8 @@ def test_every_real_phrasing_is_understood(decoded: dict[str, list[Sample]]) -> 
     questions = {q.question for found in decoded.values() for sample in found for q in sample.questions}
     assert len(questions) == 107
     for question in questions:
-        told = [facts_of(question, answer) for answer in ("yes", "no")]
-        assert all(told) if question.startswith("what") else sorted(map(len, told)) == [0, 1]
+        facts = [facts_of(question, answer) for answer in ("yes", "no")]
+        assert all(facts) if question.startswith("what") else sorted(map(len, facts)) == [0, 1]
 
 
 def test_real_captions(decoded: dict[str, list[Sample]]) -> None:
@@ -103,22 +103,22 @@ def test_real_captions(decoded: dict[str, list[Sample]]) -> None:
     assert (0, 0, 255) in [colour for _, colour in first.image.getcolors()]
 
 
-def test_labels_are_what_the_texts_say(decoded: dict[str, list[Sample]]) -> None:
+def test_labels_agree_with_the_captions(decoded: dict[str, list[Sample]]) -> None:
     for sample in (sample for found in decoded.values() for sample in found):
         labels = sample.labels
         assert sample.captions == (" ".join(filter(None, ["a", labels.get("color"), labels.get("shape", "shape")])),)
 
 
-def test_the_validation_images_do_not_depend_on_anything(decoded: dict[str, list[Sample]]) -> None:
+def test_the_validation_images_are_fixed(decoded: dict[str, list[Sample]]) -> None:
     assert [sample.key for sample in decoded["val"]][:3] == ["train-0039", "train-0049", "train-0051"]
     assert [key for key, _ in samples("val")] == [sample.key for sample in decoded["val"]]
     _, members = next(samples("val"))
-    told = {"captions", "questions", "labels", "label_sets", "values", "boxes", "tagged"}
-    assert set(json.loads(read(members)["json"])) <= told
+    fields = {"captions", "questions", "labels", "label_sets", "values", "boxes", "tagged"}
+    assert set(json.loads(read(members)["json"])) <= fields
 
 
 def test_boxes_and_areas_are_those_of_the_shapes(decoded: dict[str, list[Sample]]) -> None:
-    """How much of its box a shape fills: all for a rectangle, pi / 4 for a circle, the drawn edge added."""
+    """A rectangle fills its box, a circle pi / 4 of it and a little more, because edges are drawn."""
     filled = defaultdict(list)
     for sample in decoded["test"]:
         for box in sample.boxes or ():
@@ -128,7 +128,7 @@ def test_boxes_and_areas_are_those_of_the_shapes(decoded: dict[str, list[Sample]
     assert max(filled["triangle"]) < 0.75
 
 
-def test_the_tags_are_of_what_is_seen_wherever_it_stands(decoded: dict[str, list[Sample]]) -> None:
+def test_the_shape_in_the_image_is_tagged_in_both_positions(decoded: dict[str, list[Sample]]) -> None:
     places = Counter()
     for sample in decoded["test"]:
         for text in sample.tagged:
@@ -140,7 +140,7 @@ def test_the_tags_are_of_what_is_seen_wherever_it_stands(decoded: dict[str, list
     assert 0.4 < places[1] / places.total() < 0.6
 
 
-def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'prefixvlm\[demo\]'"):
         next(samples("train"))

@@ -1,4 +1,4 @@
-"""Feature members, good and hostile, go in; an array or one sentence comes out, and nothing is run or reserved."""
+"""Decoding of feature members, valid and hostile: an array or one sentence; no code runs, no memory is allocated."""
 
 import io
 import json
@@ -44,14 +44,14 @@ class Bomb:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 768), (257, 64), (50, 1024)])
-def test_what_numpy_and_safetensors_write_is_read(shape, dtype):
+def test_members_that_numpy_and_safetensors_write(shape, dtype):
     array = np.random.default_rng(0).normal(size=shape).astype(dtype)
     for decoded in (decode_npy(npy(array)), decode_safetensors(safetensors.numpy.save({"features": array}))):
         assert decoded.dtype == dtype
         assert np.array_equal(decoded, array)
 
 
-def test_stored_features_are_float16_and_what_is_beyond_it_is_refused():
+def test_features_are_stored_in_float16_and_larger_values_raise():
     stored = decode_npy(encode_npy(GOOD))
     assert np.array_equal(stored, GOOD.astype(np.float16))
     assert np.array_equal(np.load(io.BytesIO(encode_npy(GOOD.T))), GOOD.T.astype(np.float16))
@@ -86,7 +86,7 @@ def test_stored_features_are_float16_and_what_is_beyond_it_is_refused():
     ],
 )
 def test_a_hostile_npy_member_is_one_sentence(data, reason):
-    refused(decode_npy, data, reason)
+    assert_raises_one_sentence(decode_npy, data, reason)
 
 
 @pytest.mark.parametrize(
@@ -108,20 +108,20 @@ def test_a_hostile_npy_member_is_one_sentence(data, reason):
     ],
 )
 def test_a_hostile_safetensors_member_is_one_sentence(data, reason):
-    refused(decode_safetensors, data, reason)
+    assert_raises_one_sentence(decode_safetensors, data, reason)
 
 
 @pytest.mark.parametrize("decode", [decode_npy, decode_safetensors])
-def test_a_member_that_is_too_large_is_refused(decode, monkeypatch):
+def test_a_member_that_is_too_large_raises(decode, monkeypatch):
     monkeypatch.setattr(feature_codec, "MAX_BYTES", 100)
-    refused(decode, b"\0" * 101, "the features have 101 bytes; at most 100 are read")
+    assert_raises_one_sentence(decode, b"\0" * 101, "the features have 101 bytes; at most 100 are read")
 
 
-def refused(decode, data, reason):
+def assert_raises_one_sentence(decode, data, reason):
     tracemalloc.start()
     with pytest.raises(ValueError, match=".") as caught:
         decode(data)
-    assert tracemalloc.get_traced_memory()[1] < 2**20  # nothing was reserved for what the header promised
+    assert tracemalloc.get_traced_memory()[1] < 2**20  # nothing was allocated for the size in the header
     tracemalloc.stop()
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -129,7 +129,7 @@ def refused(decode, data, reason):
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_a_mutated_member_is_the_same_shape_or_one_sentence(seed):
+def test_a_mutated_member_decodes_or_raises_one_sentence(seed):
     rng = np.random.default_rng(seed)
     for data, decode in ((npy(GOOD), decode_npy), (safetensors.numpy.save({"features": GOOD}), decode_safetensors)):
         mutated = bytearray(data)

@@ -1,4 +1,4 @@
-"""Damaged and hostile shards go in; an error of one sentence, a counted skip or the samples as they were come out."""
+"""Damaged and hostile shards: an error of one sentence, a counted skip, or unchanged samples."""
 
 import gzip
 import hashlib
@@ -56,7 +56,7 @@ def whole_tar() -> bytes:
 
 
 def write(folder: Path, data: bytes, sha256: str) -> None:
-    """With the manifest of the whole shard."""
+    """Write the shard beside the manifest of the whole one."""
     (folder / "train-000000.tar").write_bytes(data)
     if not (folder / MANIFEST).is_file():
         split = Split([Shard("train-000000.tar", 6, len(data), sha256)])
@@ -115,7 +115,7 @@ def zero_block(data: bytearray, rng: random.Random) -> None:
 
 
 def header(data: bytearray, rng: random.Random) -> None:
-    """Also with a checksum that is right again, so that what the header says is believed."""
+    """Change a header, mostly with a correct checksum, so that tarfile accepts it."""
     first = rng.choice([place for place in range(0, len(data), BLOCK) if data[place + 257 : place + 262] == b"ustar"])
     field = rng.choice((range(124, 136), range(156, 157), range(0, 20), range(345, 500)))
     for _ in range(rng.choice((1, 3))):
@@ -135,7 +135,7 @@ KINDS = (flip, cut, cut_out, insert, swap_blocks, repeat, zero_block, header, im
 
 
 @pytest.mark.timeout(60)
-def test_a_damaged_shard_is_an_error_or_a_counted_skip_or_as_it_was(tmp_path: Path) -> None:
+def test_a_damaged_shard_raises_or_is_skipped_and_counted_or_is_unchanged(tmp_path: Path) -> None:
     whole = whole_tar()
     sha256 = hashlib.sha256(whole).hexdigest()
     write(tmp_path, whole, sha256)
@@ -143,7 +143,7 @@ def test_a_damaged_shard_is_an_error_or_a_counted_skip_or_as_it_was(tmp_path: Pa
     original, _ = read(path)
     assert len(original) == 6
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ends: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for number in range(MUTATIONS):
         rng = random.Random(number)
         data = bytearray(whole)
@@ -153,17 +153,17 @@ def test_a_damaged_shard_is_an_error_or_a_counted_skip_or_as_it_was(tmp_path: Pa
         if error:
             assert error.startswith(f"shard {path}"), number
             assert "\n" not in error, number
-            ends["error"] += 1
+            outcomes["error"] += 1
             continue
-        assert len(seen) + skipped == 6, f"mutation {number} loses samples without a word"
+        assert len(seen) + skipped == 6, f"mutation {number} loses samples silently"
         changed = any(original.get(key) != value for key, value in seen.items())
-        # Bytes of an image or a text that still decode say nothing to a reader: that is what the sha256 is for.
+        # A reader cannot notice changed bytes of an image or a text that still decode; the sha256 does.
         assert not changed or hashlib.sha256(data).hexdigest() != sha256
-        ends["changed" if changed else "skipped" if skipped else "unchanged"] += 1
-    print(dict(ends))
-    assert ends.total() == MUTATIONS
-    assert min(ends[end] for end in ("error", "skipped", "unchanged")) > 20, ends
-    assert ends["changed"] < MUTATIONS / 4, ends
+        outcomes["changed" if changed else "skipped" if skipped else "unchanged"] += 1
+    print(dict(outcomes))
+    assert outcomes.total() == MUTATIONS
+    assert min(outcomes[outcome] for outcome in ("error", "skipped", "unchanged")) > 20, outcomes
+    assert outcomes["changed"] < MUTATIONS / 4, outcomes
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB
     assert grown < 500_000, f"{grown} kB"
 
@@ -265,9 +265,9 @@ def test_hostile_content_is_skipped_and_counted(tmp_path: Path, attack: str) -> 
     path.write_bytes(b"".join(member(f"bad.{name}", data) for name, data in members.items()) + good + END)
     loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
     assert [key for batch in loader for key, _ in batch] == ["good"]
-    (told,) = loader.bad_samples.bad.values()
-    assert told.startswith(f"shard {path}, sample bad: ")
-    assert reason in told
+    (reason_of_skip,) = loader.bad_samples.bad.values()
+    assert reason_of_skip.startswith(f"shard {path}, sample bad: ")
+    assert reason in reason_of_skip
 
 
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shards behind a local web server, one that fails in every way, go in; the same batches as from the disk come out."""
+"""Remote shards and their cache, with a local web server that fails in every way."""
 
 import fcntl
 import hashlib
@@ -42,9 +42,9 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.split("?")[0].rpartition("/")[2]
-        self.server.asked[name] += 1
+        self.server.requests[name] += 1
         fault, times = self.server.faults.get(name, ("", 0))
-        if self.server.asked[name] > times:
+        if self.server.requests[name] > times:
             super().do_GET()
         elif fault == "500":
             self.send_error(500)
@@ -59,7 +59,7 @@ class Handler(SimpleHTTPRequestHandler):
             if fault == "breaks off":
                 self.wfile.write(half)
             elif fault == "slow":
-                with suppress(OSError):  # a reader that is killed
+                with suppress(OSError):  # the client was killed
                     for first in range(0, len(data), 1 + len(data) // 8):
                         self.wfile.write(data[first : first + 1 + len(data) // 8])
                         time.sleep(0.1)
@@ -74,17 +74,17 @@ def folder(make_shards: Make) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Any]:
-    """faults: file name -> (what goes wrong, how many times). asked: how often for each file."""
-    made = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    made.daemon_threads = True
-    made.asked, made.faults = Counter[str](), {}  # type: ignore[attr-defined]
-    made.url = f"http://127.0.0.1:{made.server_port}"  # type: ignore[attr-defined]
-    thread = threading.Thread(target=partial(made.serve_forever, poll_interval=0.01))
+    """A web server. faults: file name -> (kind of failure, how many times). requests: number of requests per file."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    server.daemon_threads = True
+    server.requests, server.faults = Counter[str](), {}  # type: ignore[attr-defined]
+    server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
     thread.start()
-    yield made
-    made.shutdown()
+    yield server
+    server.shutdown()
     thread.join()
-    made.server_close()
+    server.server_close()
 
 
 @pytest.fixture
@@ -107,39 +107,41 @@ def leftovers(cache: ShardCache) -> list[Path]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_folder_and_a_pattern_give_the_batches_of_the_disk_and_each_file_is_fetched_once(
+def test_a_folder_and_a_pattern_give_the_same_batches_as_local_shards_and_are_fetched_once(
     folder: Path, server, cache: ShardCache, workers: int
 ) -> None:
     expected = train(str(folder), cache)
     assert train(f"{server.url}/shards", cache, num_workers=workers) == expected
     assert train(f"{server.url}/shards/", cache) == expected
-    shards = [name for name in server.asked if name.endswith(".tar")]
-    assert {name: server.asked[name] for name in shards} == {f"train-00000{n}.tar": 1 for n in range(5)}
+    shards = [name for name in server.requests if name.endswith(".tar")]
+    assert {name: server.requests[name] for name in shards} == {f"train-00000{n}.tar": 1 for n in range(5)}
     pattern = f"{server.url}/shards/{{split}}-{{000000..000004}}.tar?signature=secret"
     assert train(pattern, cache, num_workers=workers) == expected
     assert train(pattern, cache) == expected
-    assert {server.asked[name] for name in shards} == {2}
+    assert {server.requests[name] for name in shards} == {2}
     assert not leftovers(cache)
 
 
-def test_the_data_module_streams_from_a_url_and_a_mixture_may_be_of_both(folder: Path, server, tmp_path: Path) -> None:
+def test_the_data_module_mixes_local_and_remote_shards(folder: Path, server, tmp_path: Path) -> None:
     shards = {"here": {"shards": str(folder)}, "there": {"shards": f"{server.url}/shards"}}
-    made = ShardDataModule(shards, 4, cache_dir=str(tmp_path / "cache"), cache_limit=1, collates=Collates(keys, keys))
-    made.setup("fit")
-    assert not any(name.endswith(".tar") for name in server.asked), "nothing but the manifest is fetched to look"
-    assert {key.split("/")[0] for batch in made.train_dataloader() for key in batch} == {"here", "there"}
+    datamodule = ShardDataModule(
+        shards, 4, cache_dir=str(tmp_path / "cache"), cache_limit=1, collates=Collates(keys, keys)
+    )
+    datamodule.setup("fit")
+    assert not any(name.endswith(".tar") for name in server.requests), "nothing but the manifest is fetched to look"
+    assert {key.split("/")[0] for batch in datamodule.train_dataloader() for key in batch} == {"here", "there"}
     val = [f"{name}/val{n:03d}" for name in ("here", "there") for n in range(4)]
-    assert [key for batch in made.val_dataloader()[0] for key in batch] == val
-    assert len(made.paths("val")) == 2
+    assert [key for batch in datamodule.val_dataloader()[0] for key in batch] == val
+    assert len(datamodule.paths("val")) == 2
 
 
 @pytest.mark.parametrize("fault", ["500", "breaks off", "stalls", "other bytes"])
-def test_what_may_pass_is_tried_again(folder: Path, server, cache: ShardCache, fault: str) -> None:
+def test_transient_failures_are_retried(folder: Path, server, cache: ShardCache, fault: str) -> None:
     data = (folder / "train-000000.tar").read_bytes()
     server.faults["train-000000.tar"] = (fault, 2)
     sha256 = hashlib.sha256(data).hexdigest()
     assert fetch(cache, server.url, size=len(data), sha256=sha256).read_bytes() == data
-    assert server.asked["train-000000.tar"] == 3
+    assert server.requests["train-000000.tar"] == 3
     server.faults["train-000001.tar"] = (fault, 3)
     with pytest.raises(
         UnreachableError, match=r"train-000001.tar was not fetched in 3 tries \(.+\); is the network"
@@ -150,17 +152,17 @@ def test_what_may_pass_is_tried_again(folder: Path, server, cache: ShardCache, f
     assert not (cache.folder / "x" / "train-000001.tar").exists()
 
 
-def test_a_slow_server_is_waited_for(folder: Path, server, cache: ShardCache) -> None:
+def test_a_slow_server(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
     assert fetch(cache, server.url).read_bytes() == (folder / "train-000000.tar").read_bytes()
-    assert server.asked["train-000000.tar"] == 1
+    assert server.requests["train-000000.tar"] == 1
 
 
-def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: ShardCache, monkeypatch) -> None:
+def test_permanent_failures_raise_at_once(folder: Path, server, cache: ShardCache, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"nothing.tar: 404 File not found; correct data.shards"):
         fetch(cache, server.url, "nothing.tar")
-    assert server.asked["nothing.tar"] == 1
-    with pytest.raises(ValueError, match=r"has \d+ bytes and its manifest says 3; it was made anew"):
+    assert server.requests["nothing.tar"] == 1
+    with pytest.raises(ValueError, match=r"has \d+ bytes and its manifest says 3; it was replaced"):
         fetch(cache, server.url, size=3)
     server.faults["train-000001.tar"] = ("huge", 1)
     with pytest.raises(ValueError, match=r"has 1099511627776 bytes; at most 68719476736 are fetched"):
@@ -174,7 +176,7 @@ def test_what_will_not_pass_is_told_at_once(folder: Path, server, cache: ShardCa
     assert not leftovers(cache)
 
 
-def test_without_a_network_the_cache_serves_and_a_sentence_says_what_is_missing(
+def test_without_a_network_the_cache_is_used_and_missing_shards_raise(
     folder: Path, server, cache: ShardCache, caplog
 ) -> None:
     url = f"{server.url}/shards"
@@ -190,7 +192,7 @@ def test_without_a_network_the_cache_serves_and_a_sentence_says_what_is_missing(
         train(f"{url}2", cache)
 
 
-def test_shards_that_were_made_anew_are_fetched_anew(
+def test_shards_that_were_replaced_are_fetched_again(
     make_shards: Make, folder: Path, server, cache: ShardCache
 ) -> None:
     url = f"{server.url}/shards"
@@ -202,7 +204,7 @@ def test_shards_that_were_made_anew_are_fetched_anew(
 
 
 def start_fetch(cache: ShardCache, url: str) -> subprocess.Popen:
-    """A process of its own, which prints the sha256 of what it has fetched."""
+    """Start a process that fetches a shard and prints its sha256."""
     code = f"""
 import hashlib
 from pathlib import Path
@@ -219,10 +221,10 @@ def test_many_processes_fetch_a_file_once(folder: Path, server, cache: ShardCach
     processes = [start_fetch(cache, server.url) for _ in range(3)]
     sha256 = hashlib.sha256((folder / "train-000000.tar").read_bytes()).hexdigest()
     assert [process.communicate(timeout=60)[0].strip() for process in processes] == [sha256] * 3
-    assert server.asked["train-000000.tar"] == 1
+    assert server.requests["train-000000.tar"] == 1
 
 
-def test_a_killed_download_begins_again(folder: Path, server, cache: ShardCache) -> None:
+def test_a_killed_download_starts_over(folder: Path, server, cache: ShardCache) -> None:
     server.faults["train-000000.tar"] = ("slow", 1)
     process = start_fetch(cache, server.url)
     deadline = time.monotonic() + 60
@@ -236,7 +238,9 @@ def test_a_killed_download_begins_again(folder: Path, server, cache: ShardCache)
     assert not leftovers(cache)
 
 
-def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server, cache: ShardCache, caplog) -> None:
+def test_the_least_recently_used_shard_is_evicted_first_and_none_in_use(
+    folder: Path, server, cache: ShardCache, caplog
+) -> None:
     size = (folder / "train-000000.tar").stat().st_size
     limited = ShardCache(str(cache.folder), 3.5 * size / 1e9, QUICK)
     names = [f"train-00000{number}.tar" for number in range(5)]
@@ -253,23 +257,23 @@ def test_the_least_recently_used_goes_first_and_none_in_use(folder: Path, server
     assert "more than data.cache_limit" in caplog.text
     in_use.close()
     with in_use.path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody's any more
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not in use any more
     expected = train(str(folder), cache)
     assert train(f"{server.url}/shards", tiny, num_workers=2) == expected, "a cache that is too small is only slow"
     with pytest.raises(ValueError, match="data.cache_limit is 0; set it to more than 0 GB"):
         ShardCache(limit=0)
 
 
-def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache: ShardCache) -> None:
+def test_the_next_shard_is_prefetched(folder: Path, server, cache: ShardCache) -> None:
     (source,) = find_sources(f"{server.url}/shards", "train", cache)
     paths = shard_source.prefetched_paths(source.shards)
     next(paths)
     deadline = time.monotonic() + 10
-    while not server.asked["train-000001.tar"] and time.monotonic() < deadline:
+    while not server.requests["train-000001.tar"] and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert server.asked["train-000001.tar"] == 1
-    assert not server.asked["train-000002.tar"]
+    assert server.requests["train-000001.tar"] == 1
+    assert not server.requests["train-000002.tar"]
     paths.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -291,7 +295,7 @@ def test_the_next_shard_is_fetched_while_one_is_read(folder: Path, server, cache
         ("https://me:secret@host/shards", "holds a user name or a password"),
     ],
 )
-def test_urls_that_are_never_opened(url: str, reason: str, cache: ShardCache) -> None:
+def test_urls_that_are_not_accepted(url: str, reason: str, cache: ShardCache) -> None:
     with pytest.raises(ValueError, match=reason) as error:
         find_sources(url, "train", cache)
     assert "secret" not in str(error.value)
@@ -318,13 +322,13 @@ def test_object_stores_are_read_through_fsspec(folder: Path, cache: ShardCache) 
         files.rm("/bucket", recursive=True)
 
 
-def test_a_store_that_is_not_installed_says_what_to_install(cache: ShardCache, monkeypatch) -> None:
+def test_a_missing_fsspec_package(cache: ShardCache, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(ValueError, match=r"s3:// URLs need s3fs, which is not installed: pip install s3fs"):
         train("s3://bucket/shards", cache)
 
 
-def test_a_store_that_fails_tells_the_kind_of_error_alone(cache: ShardCache, monkeypatch) -> None:
+def test_errors_of_a_store_hide_their_text(cache: ShardCache, monkeypatch) -> None:
     def fail(url: str) -> None:
         raise RuntimeError("key AKIA-secret is wrong")
 

@@ -1,4 +1,4 @@
-"""Members of a sample, good and bad, go in; a Sample or one sentence comes out."""
+"""Decoding of samples: valid members, and one sentence for each kind of bad sample."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def test_img2dataset_style() -> None:
     assert decode("k", members | {"txt": b""}, "x").captions == ()
 
 
-def test_a_given_image_stands_in_and_nothing_is_decoded() -> None:
+def test_a_replacement_image_is_used_and_nothing_is_decoded() -> None:
     black = Image.new("RGB", (8, 8))
     assert decode("k", {"png": b"no image"}, "x", black) == Sample("k", black)
 
@@ -83,7 +83,7 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_features_stand_in_the_place_of_images() -> None:
+def test_stored_features() -> None:
     features = np.arange(6, dtype=np.float16).reshape(2, 3)
     json_ = b'{"captions": ["a dog"], "support": [{"image": "0.npy", "text": "a dax"}]}'
     sample = decode("k", {"npy": npy(features), "0.npy": npy(features + 1), "json": json_}, "x")
@@ -92,14 +92,14 @@ def test_features_stand_in_the_place_of_images() -> None:
     assert sample.captions == ("a dog",)
     stored = safetensors.numpy.save({"features": features})
     assert np.array_equal(decode("k", {"safetensors": stored}, "x").image, features)
-    with pytest.raises(ValueError, match=r"sample k holds features, and its image is wanted; set shards"):
+    with pytest.raises(ValueError, match=r"sample k holds features instead of an image; set shards"):
         _ = sample.picture
     black = Image.new("RGB", (8, 8))
     assert decode("k", {"npy": b"no features"}, "x", black).picture is black
 
 
 def bomb() -> bytes:
-    """A PNG of a few hundred bytes that says it is 20000 x 20000."""
+    """A PNG of a few hundred bytes whose header declares 20000 x 20000 pixels."""
     data = bytearray(png())
     data[16:24] = (20000).to_bytes(4) * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
@@ -107,7 +107,7 @@ def bomb() -> bytes:
 
 
 def large() -> bytes:
-    """Below PIL's limits, above ours."""
+    """A PNG whose header declares fewer pixels than PIL's limit and more than ours."""
     data = bytearray(png())
     data[16:24] = (8000).to_bytes(4) * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
@@ -168,6 +168,6 @@ def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, byte
     assert len(str(error.value)) < 300
 
 
-def test_a_reason_has_no_address_in_memory() -> None:
+def test_error_messages_have_no_memory_address() -> None:
     with pytest.raises(ValueError, match=r"^the image does not decode \(cannot identify image file\)$"):
         decode_image(b"no image")

@@ -1,4 +1,4 @@
-"""The published files of the benchmarks, small but in their own layout, become shards by the real command."""
+"""`prefixvlm shards` of the benchmarks, from small files in the published layouts."""
 
 import json
 import sys
@@ -71,7 +71,7 @@ def test_coco(tmp_path: Path, command: Command) -> None:
     assert "holds these shards already" in command(*coco(tmp_path))
     assert "is whole" in command("verify")
     found = {split: read(tmp_path / "out", split) for split in ("train", "val", "test")}
-    assert {split: [sample.key for sample in held] for split, held in found.items()} == {
+    assert {split: [sample.key for sample in samples] for split, samples in found.items()} == {
         "train": ["9", "8"],
         "val": ["7"],
         "test": ["42"],
@@ -136,7 +136,7 @@ def test_nocaps_without_captions(tmp_path: Path, command: Command) -> None:
 
 
 def ten(*answers: str) -> list[dict[str, Any]]:
-    """Ten answers, not in the order of their ids."""
+    """Ten answers, which are not in the order of their ids."""
     given = [answers[n % len(answers)] for n in range(10)]
     numbered = [{"answer": text, "answer_confidence": "yes", "answer_id": n + 1} for n, text in enumerate(given)]
     return numbered[5:] + numbered[:5]
@@ -145,7 +145,7 @@ def ten(*answers: str) -> list[dict[str, Any]]:
 def vqa(tmp_path: Path, split: str, part: str, name: str = "", flat: bool = False) -> list[object]:
     asked = [(262148000, 262148, "Where is he?"), (393225001, 393225, "A bear?"), (262148001, 262148, "How many?")]
     questions = [{"image_id": image, "question": text, "question_id": id_} for id_, image, text in asked]
-    told = zip(asked, (ten("down", "at table"), ten("yes"), ten("2", " ", "3")), strict=True)
+    answered = zip(asked, (ten("down", "at table"), ten("yes"), ten("2", " ", "3")), strict=True)
     annotations = [
         {
             "question_type": text.split()[0].lower(),
@@ -155,7 +155,7 @@ def vqa(tmp_path: Path, split: str, part: str, name: str = "", flat: bool = Fals
             "answer_type": "other",
             "question_id": id_,
         }
-        for (id_, image, text), answers in told
+        for (id_, image, text), answers in answered
     ]
     folder = "" if flat else f"{part}/"
     write_images(tmp_path / "coco", [f"{folder}COCO_{part}_{image:012d}.jpg" for image in (262148, 393225)])
@@ -237,9 +237,9 @@ def vizwiz(tmp_path: Path, split: str, *content: object) -> list[object]:
 
 def test_vizwiz(tmp_path: Path, command: Command) -> None:
     answers = [{"answer": text, "answer_confidence": "yes"} for text in ["unanswerable", "soda", "", *["can"] * 7]]
-    told = {"answers": answers, "answer_type": "other", "answerable": 1}
+    annotation = {"answers": answers, "answer_type": "other", "answerable": 1}
     asked = [{"image": f"VizWiz_val_0000000{n}.jpg", "question": "What is it?"} for n in range(2)]
-    command(*vizwiz(tmp_path, "val", asked[0] | told, asked[1] | told | {"answerable": 0}))
+    command(*vizwiz(tmp_path, "val", asked[0] | annotation, asked[1] | annotation | {"answerable": 0}))
     first, second = read(tmp_path / "out", "val")
     expected = ("unanswerable", "soda", ".", *["can"] * 7)
     assert first.questions == (Question("VizWiz_val_00000000", "What is it?", expected, (), {"answer_type": "other"}),)
@@ -258,8 +258,10 @@ def test_vizwiz_test_has_no_answers(tmp_path: Path, command: Command) -> None:
 
 def test_textcaps(tmp_path: Path, command: Command) -> None:
     write_images(tmp_path / "images", ["train_images/ab12.jpg", "test_images/cd34.jpg"])
-    told = [{"image_id": "ab12", "image_name": "ab12", "caption_str": text} for text in ("A sign.", "It says STOP.")]
-    val = write(tmp_path / "val.json", {"data": told})
+    captions = [
+        {"image_id": "ab12", "image_name": "ab12", "caption_str": text} for text in ("A sign.", "It says STOP.")
+    ]
+    val = write(tmp_path / "val.json", {"data": captions})
     test = write(tmp_path / "test.json", {"data": [{"image_id": "cd34", "image_name": "cd34"}]})
     command("textcaps", "--images", tmp_path / "images", "--val-annotations", val, "--test-annotations", test)
     assert [(s.key, s.captions) for s in read(tmp_path / "out", "val")] == [("ab12", ("A sign.", "It says STOP."))]
@@ -276,9 +278,9 @@ def episode(shots: int, number: object, answer: str, names: tuple[str, ...]) -> 
 
 def episodes(tmp_path: Path, files: dict[int, list[dict[str, Any]]]) -> list[object]:
     folder = tmp_path / "open_ended_mi"
-    for shots, held in files.items():
-        write(folder / f"open_ended_mi_shots_{shots}_ways_2_all_questions.json", held)
-        for each in held:
+    for shots, contents in files.items():
+        write(folder / f"open_ended_mi_shots_{shots}_ways_2_all_questions.json", contents)
+        for each in contents:
             write_images(folder, [value for name, value in each.items() if "image" in name])
     return ["fast-binding", "--episodes", folder, "--accept-terms"]
 
@@ -330,13 +332,15 @@ def test_fast_binding_of_some_shots(tmp_path: Path, command: Command) -> None:
         (["This is a dax.", "This is a blicket."], "", []),
     ],
 )
-def test_the_names_are_what_the_captions_do_not_share(captions: list[str], answer: str, expected: list[str]) -> None:
+def test_names_are_the_words_that_the_captions_do_not_share(
+    captions: list[str], answer: str, expected: list[str]
+) -> None:
     whole = ["golden retriever", "golden retriever", "labrador retriever"]
     assert names_in(captions, answer) == (whole if expected is None else expected)
 
 
 @pytest.mark.parametrize("name", sources.names())
-def test_every_source_says_how_its_shards_are_made(
+def test_every_source_has_instructions_and_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = sources.load(name)
@@ -351,7 +355,7 @@ def test_every_source_says_how_its_shards_are_made(
     assert all(sources.option(argument) in shown for argument in source.ARGUMENTS)
 
 
-def test_how_to_make_one_split() -> None:
+def test_instructions_for_one_split() -> None:
     text = sources.how_to_make("vqav2", "val")
     assert "--val-annotations v2_mscoco_val2014_annotations.json --out data/vqav2" in text
     assert "--train" not in text

@@ -1,4 +1,4 @@
-"""What is wrong with a published file, a folder or an episode is one sentence, or one reason in the manifest."""
+"""Malformed published files: one sentence, or one reason in the manifest."""
 
 from pathlib import Path
 
@@ -52,18 +52,18 @@ MALFORMED = [
     ("nocaps", {"annotations": {"images": [{"id": 1}]}}, "'file_name' is missing"),
     ("nocaps", {"annotations": {"images": [], "annotations": [{"image_id": 1}]}}, "'caption' is missing"),
     ("vqav2", {}, "nothing to write; give one of --train-questions, --val-questions, --test-questions"),
-    ("vqav2", {"val_questions": {"questions": []}}, "--val-annotations is not given; it wants v2_mscoco_val2014"),
-    ("vqav2", {"val_annotations": {"annotations": []}}, "--val-questions is not given; it wants v2_OpenEnded_mscoco"),
+    ("vqav2", {"val_questions": {"questions": []}}, "--val-annotations is not given; it must be v2_mscoco_val2014"),
+    ("vqav2", {"val_annotations": {"annotations": []}}, "--val-questions is not given; it must be v2_OpenEnded_mscoco"),
     ("vqav2", {"test_questions": {"questions": [{"question_id": 1}]}}, "'question' is missing"),
     (
         "vqav2",
         {"train_questions": {"data_subtype": "val2014", "questions": []}, "train_annotations": {"annotations": []}},
-        "says that it is of val2014; --train-questions wants a file of train2014",
+        "is a file of val2014; --train-questions must be one of train2014",
     ),
     (
         "okvqa",
         {"train_questions": {"questions": []}, "train_annotations": {"data_subtype": "val2014", "annotations": []}},
-        "says that it is of val2014; --train-annotations wants a file of train2014",
+        "is a file of val2014; --train-annotations must be one of train2014",
     ),
     (
         "vqav2",
@@ -83,7 +83,7 @@ MALFORMED = [
         },
         "'answer' is missing in 'yes'",
     ),
-    ("okvqa", {"test_questions": {"questions": []}}, "--test-annotations is not given; it wants mscoco_val2014"),
+    ("okvqa", {"test_questions": {"questions": []}}, "--test-annotations is not given; it must be mscoco_val2014"),
     ("gqa", {"test_questions": {"1": {"question": "what?"}}}, "'imageId' is missing"),
     (
         "gqa",
@@ -135,8 +135,8 @@ def test_malformed_episodes_are_one_sentence(
     assert expected in command("fast-binding", "--episodes", folder, "--accept-terms", code=2)
 
 
-def test_a_missing_file_says_where_it_comes_from(tmp_path: Path, command: Command) -> None:
+def test_a_missing_file(tmp_path: Path, command: Command) -> None:
     sentence = command("coco", "--annotations", tmp_path / "no.json", "--images", tmp_path, code=2).splitlines()[-1]
     assert sentence.endswith("caption_datasets.zip")
-    assert f"there is no {tmp_path / 'no.json'}; --annotations wants dataset_coco.json" in sentence
+    assert f"there is no {tmp_path / 'no.json'}; --annotations must be dataset_coco.json" in sentence
     assert "the following arguments are required: --images" in command("coco", "--annotations", "x", code=2)

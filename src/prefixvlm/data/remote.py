@@ -118,7 +118,7 @@ def _copy(url: str, target: BinaryIO, size: int | None, sha256: str | None, time
     with _open(url, timeout) as (source, length):
         expected = length if length is not None else size
         if size is not None and expected != size:
-            raise ValueError(f"{name} has {length} bytes and its manifest says {size}; it was made anew or cut")
+            raise ValueError(f"{name} has {length} bytes and its manifest says {size}; it was replaced or truncated")
         if (expected or 0) > max_size:
             raise ValueError(f"{name} has {expected} bytes; at most {max_size} are fetched")
         digest, done = hashlib.sha256(), 0

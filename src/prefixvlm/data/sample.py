@@ -70,7 +70,7 @@ class Sample:
         """The image. Raises ValueError if the shard holds features instead."""
         if not isinstance(self.image, Image.Image):
             raise ValueError(
-                f"sample {self.key} holds features, and its image is wanted; set shards to those with the images"
+                f"sample {self.key} holds features instead of an image; set shards to those with the images"
             )
         return self.image
 

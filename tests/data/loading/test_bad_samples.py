@@ -1,4 +1,4 @@
-"""Shards with bad samples go in: training goes on without them and counts them, up to a limit; a test does not."""
+"""Bad samples: training skips and counts them up to a limit, a test raises an error."""
 
 import logging
 import random
@@ -37,14 +37,14 @@ def keys(samples: list[Sample], rng: random.Random) -> list[str]:
 
 
 def spoil(folder: Path, bad: Sequence[str]) -> Path:
-    """The samples with these keys lose the end of their image or, every second one, of their json."""
+    """Truncate the image, or for every second one the json, of the samples with these keys."""
     for path in sorted(folder.glob("*.tar")):
-        spoilt = []
+        members_of_shard = []
         for key, members in read_shard(path):
             for extension, data in members.items():
                 cut = key in bad and extension == ("png", "json")[bad.index(key) % 2]
-                spoilt.append((f"{key}.{extension}", data[: len(data) // 2] if cut else data))
-        write_tar(path, spoilt)
+                members_of_shard.append((f"{key}.{extension}", data[: len(data) // 2] if cut else data))
+        write_tar(path, members_of_shard)
     (folder / "manifest.json").unlink()
     return folder
 
@@ -58,21 +58,21 @@ BAD = ["train003", "train004", "train017"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_samples_are_skipped_counted_and_told_once(make_shards: Make, workers: int, caplog) -> None:
+def test_bad_samples_are_skipped_counted_and_logged_once(make_shards: Make, workers: int, caplog) -> None:
     good = [list(loader) for loader in [train(make_shards(name="good", train=24))] for _ in range(2)]
     loader = train(spoil(make_shards(train=24), BAD), num_workers=workers)
     with caplog.at_level(logging.WARNING):
         for epoch in good:
             assert list(loader) == [[key for key in batch if key not in BAD] for batch in epoch]
     assert sorted(loader.bad_samples.bad) == [f"train-00000{n // 5}.tar: train{n:03d}" for n in (3, 4, 17)]
-    told = [record.message for record in caplog.records]
-    assert len(told) == 3, "once each, though there were two epochs"
-    assert all("skipped a bad sample: shard" in message and "train-00000" in message for message in told)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 3, "once each, though there were two epochs"
+    assert all("skipped a bad sample: shard" in message and "train-00000" in message for message in messages)
     for reason in ("the image does not decode", "the json member does not parse"):
-        assert any(reason in message for message in told)
+        assert any(reason in message for message in messages)
 
 
-def test_more_than_the_limit_is_one_sentence_that_names_the_last(make_shards: Make) -> None:
+def test_too_many_bad_samples_raise_one_sentence_that_names_the_last(make_shards: Make) -> None:
     folder = spoil(make_shards(train=24), BAD)
     assert len(list(train(folder, fraction=3 / 24))) == 6
     for fraction in (0, 0.001, 2.9 / 24):
@@ -108,8 +108,8 @@ def test_counts_and_batches_survive_a_resume(make_shards: Make, workers: int) ->
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: Make, workers: int) -> None:
-    """So every rank has as many batches as it said, whatever the workers and wherever a run goes on."""
+def test_a_batch_of_bad_samples_only_is_replaced_by_the_next_good_sample(make_shards: Make, workers: int) -> None:
+    """Every rank has len(loader) batches, with any number of workers and wherever a run is resumed."""
     folder = spoil(make_shards(train=8), ["train003", "train004", "train007"])
     loader = train(folder, 1)
     epoch = list(loader)
@@ -124,7 +124,7 @@ def test_a_batch_of_bad_samples_alone_is_made_of_the_next_good_one(make_shards: 
     ranks = [list(train(folder, 1, rank=rank, world=2)) for rank in range(2)]
     assert [batch for step in zip(*ranks, strict=True) for batch in step] == epoch
     all_bad = spoil(make_shards(name="bad", train=8), [f"train{n:03d}" for n in range(8)])
-    with pytest.raises(ValueError, match="so it is with a whole batch and the 7 samples after it"):
+    with pytest.raises(ValueError, match="the same holds for its whole batch and the 7 samples after it"):
         list(train(all_bad, 2))
 
 
@@ -136,8 +136,8 @@ CAPTIONS = TrainingRows({"captioning": Captioning()}, keys_of_rows)  # type: ign
 VQA = TrainingRows({"vqa": Vqa(questions_per_image=1)}, keys_of_rows)  # type: ignore[arg-type]
 
 
-def half_told(tmp_path: Path, missing: Sequence[str], split: str = "train") -> Path:
-    """24 samples; to those with these keys nothing is told, and nothing answered."""
+def partly_annotated(tmp_path: Path, missing: Sequence[str], split: str = "train") -> Path:
+    """24 samples; those with these keys have no caption and no answer."""
     samples = []
     for key, members in raw_samples(24, split):
         if key in missing:
@@ -149,11 +149,11 @@ def half_told(tmp_path: Path, missing: Sequence[str], split: str = "train") -> P
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("rows", [CAPTIONS, VQA])
-def test_a_sample_without_what_the_task_needs_is_a_bad_one(
+def test_a_sample_without_the_texts_of_the_task_is_bad(
     make_shards: Make, tmp_path: Path, workers: int, rows: TrainingRows
 ) -> None:
     good = list(train(make_shards(name="good", train=24), collate=rows))
-    folder = half_told(tmp_path, BAD)
+    folder = partly_annotated(tmp_path, BAD)
     loader = train(folder, collate=rows, num_workers=workers)
     read = list(loader)
     assert read == [[key for key in batch if key not in BAD] for batch in good]
@@ -163,19 +163,19 @@ def test_a_sample_without_what_the_task_needs_is_a_bad_one(
         resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batches": stop})
         assert list(resumed) == read[stop:]
     alone = list(train(folder, 1, collate=rows, num_workers=workers))
-    assert [len(batch) for batch in alone] == [1] * 24, "a batch of none is made of the next good one"
+    assert [len(batch) for batch in alone] == [1] * 24, "an empty batch is replaced"
     ranks = [list(train(folder, 1, collate=rows, rank=rank, world=2)) for rank in range(2)]
     assert [batch for step in zip(*ranks, strict=True) for batch in step] == alone
     sentence = r"^shard .*\.tar: .*'(train|x).* has no (caption|answer).*; bad samples: 1, more than"
     with pytest.raises(ValueError, match=sentence):
         list(train(folder, fraction=0.001, collate=rows))
-    everyone = half_told(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
-    with pytest.raises(ValueError, match=r"has no (caption|answer).*; so it is with a whole batch and the 23 samples"):
-        list(train(everyone, collate=rows, num_workers=workers))
+    all_bad = partly_annotated(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
+    with pytest.raises(ValueError, match=r"has no (caption|answer).*; the same holds for its .* and the 23 samples"):
+        list(train(all_bad, collate=rows, num_workers=workers))
 
 
-def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_path: Path) -> None:
-    sources = find_sources(str(half_told(tmp_path, ["val003"], "val")), "val", ShardCache())
+def test_validation_skips_samples_without_a_caption_and_a_test_raises(tmp_path: Path) -> None:
+    sources = find_sources(str(partly_annotated(tmp_path, ["val003"], "val")), "val", ShardCache())
     loader = EvalLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
     assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
     assert list(loader.bad_samples.bad) == ["val-000000.tar: val003"]
@@ -183,7 +183,7 @@ def test_a_validation_skips_those_without_a_caption_and_a_test_names_one(tmp_pat
         list(EvalLoader(sources, 4, CAPTIONS))
 
 
-def test_an_evaluation_of_the_loss_skips_and_a_test_names_the_sample(make_shards: Make) -> None:
+def test_the_validation_loss_skips_bad_samples_and_predictions_raise(make_shards: Make) -> None:
     folder = spoil(make_shards(val=8, test=8, train=1), ["val003", "val006", "val007", "test005"])
     made = ShardDataModule(str(folder), 2, max_bad_fraction=0.5, collates=Collates(val=keys, test={"captioning": keys}))
     loss, predictions = made.val_dataloader()
@@ -235,7 +235,7 @@ def gather(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_ranks_tell_each_other_what_was_bad(tmp_path: Path) -> None:
+def test_gather_collects_the_bad_samples_of_all_ranks(tmp_path: Path) -> None:
     mp.start_processes(gather, (str(tmp_path),), nprocs=2, start_method="fork")
     alone = bad_samples.BadSamples(0.5, 2)
     alone.add([("a", "b")])
@@ -246,7 +246,7 @@ def test_ranks_tell_each_other_what_was_bad(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode")
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
-def test_a_run_logs_padding_bad_samples_and_cut_texts_and_remembers_them(make_shards: Make, tmp_path: Path) -> None:
+def test_a_run_logs_padding_bad_samples_and_cut_texts_and_resumes_them(make_shards: Make, tmp_path: Path) -> None:
     folder = spoil(make_shards(train=24, val=2), BAD)
 
     def run(**keywords: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""A pool draws by its seed, reads the shards that it needs, and may show black images."""
+"""Pool of demonstrations: drawn by the seed, only the needed shards are read, blind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from prefixvlm.data.loading import demonstration_pool as pool
+from prefixvlm.data.loading import demonstration_pool
 from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
 
 Make = Callable[..., Path]
@@ -34,7 +34,7 @@ def test_every_sample_may_be_drawn(make_shards: Make) -> None:
     assert len(DemonstrationPool([], 5, seed=0)) == 0
 
 
-def test_a_number_gives_the_sample_of_its_key(make_shards: Make) -> None:
+def test_samples_by_number(make_shards: Make) -> None:
     found = DemonstrationPool(shards(make_shards(train=12)), 5, seed=3)
     for number, key in enumerate(found.keys):
         sample = found[number]
@@ -50,7 +50,7 @@ def test_a_blind_pool_has_one_image(make_shards: Make) -> None:
     assert found[0].captions
 
 
-def test_only_what_is_drawn_is_read_and_decoded_when_wanted(make_shards: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_drawn_samples_are_read_and_decoded_on_access(make_shards: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = shards(make_shards(train=20, samples_per_shard=2))
     read: dict[str, set[int]] = {}
 
@@ -58,10 +58,10 @@ def test_only_what_is_drawn_is_read_and_decoded_when_wanted(make_shards: Make, m
         read[path.name] = set(numbers)
         return original(path, numbers)
 
-    original = pool.read_shard
-    monkeypatch.setattr(pool, "read_shard", watched)
+    original = demonstration_pool.read_shard
+    monkeypatch.setattr(demonstration_pool, "read_shard", watched)
     decoded: list[str] = []
-    monkeypatch.setattr(pool, "decode", lambda key, *_: decoded.append(key))
+    monkeypatch.setattr(demonstration_pool, "decode", lambda key, *_: decoded.append(key))
     found = DemonstrationPool(paths, 3, seed=0)
     assert len(read) <= 3
     assert sum(map(len, read.values())) == 3

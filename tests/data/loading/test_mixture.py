@@ -1,4 +1,4 @@
-"""Several sources go in; epochs that mix them by weight, or batch them by length, come out as planned."""
+"""Mixtures of sources by weight, and batches of texts with similar lengths."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def flat(batches: Any) -> list[Any]:
 
 @pytest.fixture
 def mixture(make_shards: Make) -> dict[str, dict[str, Any]]:
-    """12 samples of a, 30 of b, 5 of c; c comes as often as a and b together."""
+    """12 samples of a, 30 of b, 5 of c; c is drawn as often as a and b together."""
     folders = {
         "a": make_shards(5, "a", train=12, val=3),
         "b": make_shards(4, "b", train=30),
@@ -56,7 +56,7 @@ def train(shards: Any, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: A
 
 
 def with_lengths(folder: Path, lengths: Callable[[int], int]) -> Path:
-    """The manifest as if sample i had texts of lengths(i) letters."""
+    """Change the manifest as if sample i had texts of lengths(i) letters."""
     manifest, number = json.loads((folder / "manifest.json").read_text()), 0
     for shard in manifest["splits"]["train"]["shards"]:
         shard["text_lengths"] = [lengths(number + i) for i in range(shard["samples"])]
@@ -66,7 +66,7 @@ def with_lengths(folder: Path, lengths: Callable[[int], int]) -> Path:
 
 
 @pytest.mark.parametrize("shuffle_buffer", [6, 1000])
-def test_each_source_is_walked_in_passes_of_its_own_and_drawn_by_its_weight(mixture, shuffle_buffer) -> None:
+def test_each_source_is_read_in_passes_and_drawn_by_its_weight(mixture, shuffle_buffer) -> None:
     loader = train(mixture, shuffle_buffer=shuffle_buffer)
     assert len(loader) == 47 // 4
     seen = [key for _ in range(30) for key in flat(loader)]
@@ -116,7 +116,7 @@ def test_an_epoch_may_have_any_number_of_samples(make_shards: Make, mixture) -> 
         train(folder, epoch_samples=3)
 
 
-def test_in_order_every_epoch_is_alike(mixture) -> None:
+def test_epochs_without_shuffling_are_the_same(mixture) -> None:
     loader = train(mixture, shuffle_buffer=1)
     first = list(loader)
     assert list(loader) == first
@@ -125,21 +125,21 @@ def test_in_order_every_epoch_is_alike(mixture) -> None:
     ]
 
 
-def test_no_more_samples_wait_than_the_buffer_of_each_source(mixture, monkeypatch) -> None:
-    waiting, most = Counter(), Counter()
+def test_the_buffer_of_each_source_is_bounded(mixture, monkeypatch) -> None:
+    buffered, peak = Counter(), Counter()
     original = planned_batches._read_samples
 
     def read_samples(read_order, numbers):
         for number, (shard, sample) in original(read_order, numbers):
-            waiting[shard.prefix] += 1
-            most[shard.prefix] = max(most[shard.prefix], waiting[shard.prefix])
+            buffered[shard.prefix] += 1
+            peak[shard.prefix] = max(peak[shard.prefix], buffered[shard.prefix])
             yield number, (shard, sample)
 
     monkeypatch.setattr(planned_batches, "_read_samples", read_samples)
     for batch in train(mixture, epoch_samples=400):
-        waiting.subtract(f"{key[0]}/" for key in batch)
-    assert set(most) == {"a/", "b/", "c/"}
-    assert max(most.values()) <= 6 + 4  # the buffer, and the batch that is being made
+        buffered.subtract(f"{key[0]}/" for key in batch)
+    assert set(peak) == {"a/", "b/", "c/"}
+    assert max(peak.values()) <= 6 + 4  # the buffer, and the batch that is being made
 
 
 def test_the_world_and_the_ranks_share_a_mixture(mixture) -> None:
@@ -190,7 +190,7 @@ def test_a_changed_weight_restarts_the_epoch(mixture) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_buckets_batch_texts_of_like_length_each_sample_once(make_shards: Make, world: int) -> None:
+def test_buckets_batch_texts_of_similar_length_each_sample_once(make_shards: Make, world: int) -> None:
     folder = with_lengths(make_shards(7, train=96), lambda number: number * 37 % 96)
     loaders = [train(str(folder), bucket_batches=6, shuffle_buffer=20, rank=r, world=world) for r in range(world)]
     for _ in range(2):
@@ -200,7 +200,7 @@ def test_buckets_batch_texts_of_like_length_each_sample_once(make_shards: Make, 
         lengths = np.array([[[int(key[-3:]) * 37 % 96 for key in batch] for batch in batches] for batches in read])
         spread = (lengths.max(2) - lengths.min(2)).mean()
         assert spread < 20, "a batch at random spreads over 58 of 96"
-        assert np.abs(lengths.max(2)[0] - lengths.max(2)[-1]).mean() < 20, "ranks have like lengths in a step"
+        assert np.abs(lengths.max(2)[0] - lengths.max(2)[-1]).mean() < 20, "ranks have similar lengths in a step"
         assert not (np.diff(lengths.mean((0, 2))) > 0).all(), "batches are shuffled"
 
 

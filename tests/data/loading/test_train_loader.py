@@ -1,4 +1,4 @@
-"""Training batches are a function of the seed and resume exactly; evaluation sees each sample once."""
+"""TrainLoader is deterministic and resumes exactly; EvalLoader yields each sample once."""
 
 import random
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(
     again = train(folder, shuffle_buffer=shuffle_buffer)
     assert [flat(again) for _ in range(3)] == epochs
     assert all(len(set(epoch)) == 24 for epoch in epochs)
-    if shuffle_buffer == 1:  # in order, for a few batches to be learnt by heart
+    if shuffle_buffer == 1:  # unshuffled, to overfit a few batches
         assert epochs[0] == epochs[1] == epochs[2] == sorted(epochs[0])
     else:
         assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -99,7 +99,7 @@ def test_ranks_get_equally_many_batches_and_share_no_sample(make_shards: Make, w
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("samples_per_shard", "limit"), [(5, None), (100, None), (5, 9)])
-def test_evaluation_sees_each_sample_once(
+def test_evaluation_yields_each_sample_once(
     make_shards: Make, world: int, workers: int, samples_per_shard: int, limit: int | None
 ) -> None:
     sources = sources_of(make_shards(samples_per_shard, val=23), "val")
@@ -155,7 +155,7 @@ def test_a_changed_plan_restarts_the_epoch_with_a_warning(make_shards: Make) -> 
         assert list(changed) == list(fresh)
 
 
-def test_the_global_random_state_is_left_alone(make_shards: Make) -> None:
+def test_the_global_random_state_is_unchanged(make_shards: Make) -> None:
     folder = make_shards(train=23)
     before = torch.get_rng_state()
     for workers in (0, 2):
@@ -172,10 +172,10 @@ def test_blind_is_one_black_image_for_a_batch(make_shards: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_in_a_worker_stays_one_sentence(make_shards: Make, workers: int) -> None:
+def test_an_error_in_a_worker_is_one_sentence(make_shards: Make, workers: int) -> None:
     folder = make_shards(train=23)
     with pytest.raises(
-        ValueError, match=r"^shard [^\n]*: no captions; set task to another; so it is with a whole batch[^\n]*$"
+        ValueError, match=r"^shard [^\n]*: no captions; set task to another; the same holds for its whole batch[^\n]*$"
     ):
         list(train(folder, collate=refuse, num_workers=workers))
     path = folder / "train-000002.tar"

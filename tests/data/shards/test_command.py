@@ -1,4 +1,4 @@
-"""`prefixvlm shards`: images made smaller only on request, terms accepted first, and the manifest that says it all."""
+"""`prefixvlm shards`: options, terms of data sets, and the manifest."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def samples_of(path: Path) -> dict[str, dict[str, bytes]]:
     return dict(read_shard(path))
 
 
-def test_easy_vqa_has_the_bytes_that_it_always_had(tmp_path: Path, command: Command) -> None:
+def test_the_bytes_of_easy_vqa_are_stable(tmp_path: Path, command: Command) -> None:
     command("easy-vqa", workers=2)
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out").glob("*.tar")}
     assert found == EASY_VQA

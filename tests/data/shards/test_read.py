@@ -1,4 +1,4 @@
-"""Whole and damaged tars, folders and patterns go in; samples, paths or one sentence come out."""
+"""Reading of whole and damaged tars, and resolving of folders and patterns."""
 
 import gzip
 import itertools
@@ -26,7 +26,8 @@ def test_names_are_split_as_webdataset_splits_them() -> None:
 
 @pytest.mark.parametrize("module", ["tar_writer", "link_tars", "verify"])  # what processes that work on shards import
 def test_neither_torch_nor_webdataset_is_imported(module: str) -> None:
-    code = f"import sys, prefixvlm.data.shards.{module}, prefixvlm.cli; print({{'torch', 'webdataset'}} & sys.modules.keys())"
+    imports = f"import sys, prefixvlm.data.shards.{module}, prefixvlm.cli"
+    code = f"{imports}; print({{'torch', 'webdataset'}} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
@@ -62,7 +63,7 @@ def test_every_cut_is_found(tmp_path: Path) -> None:
         fails(tmp_path / "x.tar", "cut short")
 
 
-def test_damaged_headers_are_found_and_nothing_else_is_raised(tmp_path: Path) -> None:
+def test_damaged_headers_raise_value_error_only(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "whole.tar", GOOD).read_bytes()
     path, rng = tmp_path / "x.tar", random.Random(0)
     for header in (0, 1024, 2048, 3072):
@@ -147,7 +148,7 @@ def test_resolve_a_pattern(make_shards) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"totals": 1, "splits": {"train": {"shards": [{}]}}}'])
-def test_a_manifest_that_is_none(make_shards, content: str) -> None:
+def test_a_file_that_is_not_a_manifest(make_shards, content: str) -> None:
     folder = make_shards(train=2)
     (folder / MANIFEST).write_text(content)
     with pytest.raises(ValueError, match=r"manifest.json is not a manifest of shards .*; make the shards again"):

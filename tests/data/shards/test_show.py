@@ -1,4 +1,4 @@
-"""The table counts what is there, and the picture shows it."""
+"""`shards show`: the table and the contact sheet."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_the_command(folder: Path, command: Command) -> None:
     assert "holds neither a manifest.json nor .tar files" in run(folder.parent, code=2)
 
 
-def test_letters_that_no_font_has_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_that_no_font_has_are_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefixvlm.data.shards.show.FONTS", ("DejaVuSans.ttf",))
     _fonts.cache_clear()
     texts = ("\u9999\u8549 a b" if n % 2 else "r\u00e9d" for n in range(8))

@@ -1,4 +1,4 @@
-"""Every damage to a folder of shards is named, all of them at once."""
+"""`shards verify` reports all problems of a folder at once."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def members_of(path: Path) -> list[tuple[str, bytes]]:
     return [(f"{key}.{name}", data) for key, found in read_shard(path) for name, data in found.items()]
 
 
-def problems(folder: Path, decoded: bool = False, workers: int = 1) -> list[str]:
+def problems(folder: Path, decode_images: bool = False, workers: int = 1) -> list[str]:
     with pytest.raises(ValueError, match=r" has \d+ problem") as error:
-        verify_folder(folder, decoded, workers)
+        verify_folder(folder, decode_images, workers)
     return [note.strip() for note in error.value.__notes__]
 
 
 def unlisted(folder: Path, members: Members, name: str = "train-000001.tar") -> Path:
-    """The folder without a manifest, one of its shards written anew."""
+    """Remove the manifest and replace one of the shards."""
     (folder / MANIFEST).unlink(missing_ok=True)
     write_tar(folder / name, members)
     return folder
@@ -46,7 +46,7 @@ def test_a_whole_folder(make_shards: Make, workers: int) -> None:
     )
 
 
-def test_a_cut_is_found_also_at_the_boundary_of_a_member(make_shards: Make) -> None:
+def test_a_truncated_tar_is_found_also_at_the_boundary_of_a_member(make_shards: Make) -> None:
     folder = make_shards(train=12)
     path = folder / "train-000001.tar"
     for cut in (1024, 1024 * 4, 1500, path.stat().st_size - 1):
@@ -133,7 +133,7 @@ def test_tars_that_no_split_has(make_shards: Make) -> None:
     assert "is whole" in verify_folder(folder), "a pattern may name them so"
 
 
-def test_totals_that_do_not_fit_and_a_manifest_that_is_none(make_shards: Make, command: Command) -> None:
+def test_wrong_totals_and_a_file_that_is_not_a_manifest(make_shards: Make, command: Command) -> None:
     folder = make_shards(train=5)
     text = (folder / MANIFEST).read_text()
     (folder / MANIFEST).write_text(text.replace('"samples": 5', '"samples": 6', 1))
@@ -172,7 +172,7 @@ def test_text_lengths_of_another_number(make_shards: Make) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_more_than_some_are_named(tmp_path: Path, workers: int) -> None:
+def test_the_list_of_problems_is_bounded(tmp_path: Path, workers: int) -> None:
     for shard in range(3):
         write_tar(tmp_path / f"train-{shard}.tar", [(f"{shard}-{n}.json", b"{}") for n in range(30)])
     found = problems(tmp_path, workers=workers)

@@ -1,4 +1,4 @@
-"""Shards are written whole or not at all, never over something else, and an interrupted run is gone on with."""
+"""Shards are written whole or not at all, never overwrite anything, and an interrupted run is continued."""
 
 import io
 import json
@@ -109,7 +109,7 @@ def interrupted(after: int, error: BaseException) -> Iterator[RawSample]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), KeyboardInterrupt(), OSError()])
-def test_an_interrupted_run_is_gone_on_with(
+def test_an_interrupted_run_is_continued(
     tmp_path: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(type(error)):
@@ -120,14 +120,14 @@ def test_an_interrupted_run_is_gone_on_with(
     write_shards({"train": raw_samples(9), "val": raw_samples(7, "v")}, tmp_path / "out", "a test", "none", 5)
     write_shards({"train": raw_samples(9), "val": raw_samples(7, "v")}, tmp_path / "whole", "a test", "none", 5)
     assert sorted(os.listdir(tmp_path)) == ["out", "whole"]
-    assert_alike(tmp_path / "out", tmp_path / "whole")
+    assert_same_files(tmp_path / "out", tmp_path / "whole")
     for name, stat in before.items():
         assert (tmp_path / "out" / name).stat().st_mtime_ns == stat.st_mtime_ns
-    told = "Finished shards are kept in" in capsys.readouterr().err
-    assert told == isinstance(error, KeyboardInterrupt)
+    printed = "Finished shards are kept in" in capsys.readouterr().err
+    assert printed == isinstance(error, KeyboardInterrupt)
 
 
-def assert_alike(one: Path, other: Path) -> None:
+def assert_same_files(one: Path, other: Path) -> None:
     assert sorted(os.listdir(one)) == sorted(os.listdir(other))
     for name in os.listdir(one):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -145,7 +145,7 @@ def test_what_is_finished_of_another_plan_is_not_used(tmp_path: Path, change: di
     shutil.rmtree(tmp_path / ".out.partial")
     write_shards({"train": raw_samples(4, "v")}, tmp_path / "out", **same | change)
     write_shards({"train": raw_samples(4, "v")}, tmp_path / "whole", **same | change)
-    assert_alike(tmp_path / "out", tmp_path / "whole")
+    assert_same_files(tmp_path / "out", tmp_path / "whole")
 
 
 def test_changed_samples_and_damaged_or_additional_shards_are_not_used(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_changed_samples_and_damaged_or_additional_shards_are_not_used(tmp_path:
     (partial / "shards" / ".train-000000.tar.7.tmp").write_text("of a killed run")
     write_shards({"train": changed(2, 20), "val": raw_samples(1)}, tmp_path / "out", "a test", "none", 5)
     write_shards({"train": changed(2, 20), "val": raw_samples(1)}, tmp_path / "whole", "a test", "none", 5)
-    assert_alike(tmp_path / "out", tmp_path / "whole")
+    assert_same_files(tmp_path / "out", tmp_path / "whole")
 
 
 def test_a_changed_file_is_written_anew(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ NUM_IMAGES = 500  # so many that the command is not done before it is stopped
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The arguments of `shards table` with work for some seconds, and the folder that it makes undisturbed."""
+    """A folder with a table whose shards take some seconds to write, and the shards of an undisturbed run."""
     folder = tmp_path_factory.mktemp("table")
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.jpg", quality=95)
@@ -267,7 +267,7 @@ def run_command(arguments: list[str]) -> None:
 
 
 def alive(group: int) -> list[str]:
-    """The processes of a group that still run."""
+    """Return the processes of a group that still run."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -285,7 +285,7 @@ def alive(group: int) -> list[str]:
         (lambda process: os.killpg(process.pid, signal.SIGINT), 130),  # as a terminal does at Ctrl-C
     ],
 )
-def test_a_killed_command_is_gone_on_with(table: tuple[Path, Path], tmp_path: Path, kill: Any, code: int) -> None:
+def test_a_killed_command_is_continued(table: tuple[Path, Path], tmp_path: Path, kill: Any, code: int) -> None:
     folder, whole = table
     partial = tmp_path / ".out.partial"
     arguments = [sys.executable, "-m", "prefixvlm.cli", *command(folder, tmp_path / "out", 2)[1:]]
@@ -306,7 +306,7 @@ def test_a_killed_command_is_gone_on_with(table: tuple[Path, Path], tmp_path: Pa
     assert 4 <= len(finished) < NUM_IMAGES / 5
     run_command(command(folder, tmp_path / "out", 1))
     assert os.listdir(tmp_path) == ["out"]
-    assert_alike(tmp_path / "out", whole)
+    assert_same_files(tmp_path / "out", whole)
     for name, before in finished.items():
         after = (tmp_path / "out" / name).stat()
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), f"{name} was written again"

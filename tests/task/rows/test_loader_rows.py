@@ -77,7 +77,7 @@ def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
     collate = TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
     loader = TrainLoader(find_sources(str(tmp_path / "s"), "train", ShardCache()), 2, collate)
     with pytest.raises(
-        ValueError, match="has what task classification, regression is trained on.*so it is with a whole"
+        ValueError, match="has what task classification, regression is trained on.*the same holds for its whole"
     ):
         list(loader)
 

@@ -101,7 +101,7 @@ class PlannedBatches(IterableDataset):
             batch, _ = self._make_batch([sample], seed)
             if not isinstance(batch, str):
                 return batch
-        raise ValueError(f"{reason}; so it is with a whole batch and the {len(candidates)} samples after it")
+        raise ValueError(f"{reason}; the same holds for its whole batch and the {len(candidates)} samples after it")
 
 
 def _sample_name(shard: ShardRef, key: str) -> str:

@@ -114,7 +114,7 @@ def _write(arguments: argparse.Namespace) -> None:
     given = {name: value for name in source.ARGUMENTS if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if isinstance(value, Path) and not value.exists():
-            raise ValueError(f"there is no {value}; {sources.option(name)} wants {source.ARGUMENTS[name]}")
+            raise ValueError(f"there is no {value}; {sources.option(name)} must be {source.ARGUMENTS[name]}")
     if source.TERMS and not arguments.accept_terms:
         print(source.TERMS)
         raise ValueError(f"{source.SOURCE} has the terms above; if you accept them, give --accept-terms as well")

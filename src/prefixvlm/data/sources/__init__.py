@@ -2,8 +2,8 @@
 
 A module declares SOURCE, LICENCE, TERMS (to be accepted first, "" if there are none), SPLITS, ARGUMENTS and a function
 samples(split, **arguments). ARGUMENTS describes each keyword of that function as "FILE: what it is and where it comes
-from". An argument whose name begins with a split, as `val_questions`, belongs to that split, which is written only if
-the argument is given; a module whose splits depend on its data has a function available_splits(**arguments) instead.
+from". An argument that begins with the name of a split, as `val_questions`, belongs to that split: it is written only
+if the argument is given. A module whose splits depend on its data has a function available_splits(**arguments) instead.
 A module of existing tars has a function tars(split, **arguments) instead of samples.
 """
 
@@ -92,4 +92,4 @@ def how_to_make(name: str, split: str | None = None, out: str = "") -> str:
     terms = ["--accept-terms"] if source.TERMS else []
     command = " ".join(["prefixvlm shards", name, *needed, *terms, f"--out {out or f'data/{name}'}"])
     head = f"{source.SOURCE} (licence: {source.LICENCE})"
-    return "\n".join([head, *(["It wants", *lines] if lines else []), f"Its shards are made with\n  {command}"])
+    return "\n".join([head, *(["It needs", *lines] if lines else []), f"Its shards are made with\n  {command}"])

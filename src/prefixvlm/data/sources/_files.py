@@ -79,7 +79,7 @@ def option(argument: str) -> str:
 def required(path: Path | None, argument: str, descriptions: Mapping[str, str]) -> Path:
     """Return the path. descriptions: what each argument must be. Raises ValueError if the path is None."""
     if path is None:
-        raise ValueError(f"{option(argument)} is not given; it wants {descriptions[argument]}")
+        raise ValueError(f"{option(argument)} is not given; it must be {descriptions[argument]}")
     return path
 
 

@@ -57,7 +57,7 @@ def _check_split(content: dict[str, Any], path: Path, argument: str, coco_split:
     """Raise ValueError if the file names another split as its own."""
     found = content.get("data_subtype", coco_split)
     if found not in (coco_split, coco_split.replace("test", "test-dev")):
-        raise ValueError(f"{path} says that it is of {found}; {option(argument)} wants a file of {coco_split}")
+        raise ValueError(f"{path} is a file of {found}; {option(argument)} must be one of {coco_split}")
 
 
 def _annotations(

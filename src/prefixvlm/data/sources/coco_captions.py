@@ -15,7 +15,7 @@ LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://cocod
 TERMS = ""
 SPLITS = ("train", "val")
 ARGUMENTS = {
-    "images": "DIR: the folder that holds train2014/ and val2014/ (or of 2017), as they are wanted, of "
+    "images": "DIR: the folder that holds train2014/ and val2014/ (or of 2017), as needed, from "
     "http://images.cocodataset.org/zips/train2014.zip and val2014.zip (or 2017)",
     "train_annotations": f"captions_train2014.json: in {_ZIPS}",
     "val_annotations": f"captions_val2014.json: in {_ZIPS}",

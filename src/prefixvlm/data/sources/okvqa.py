@@ -14,7 +14,7 @@ LICENCE = "see https://okvqa.allenai.org; images under Flickr's terms"
 TERMS = ""
 SPLITS = ("train", "test")
 ARGUMENTS = {
-    "images": "DIR: the folder that holds val2014/ or train2014/, as they are wanted, of "
+    "images": "DIR: the folder that holds val2014/ or train2014/, as needed, from "
     "http://images.cocodataset.org/zips/val2014.zip and train2014.zip",
     "train_questions": "OpenEnded_mscoco_train2014_questions.json: "
     f"in {_URL}/OpenEnded_mscoco_train2014_questions.json.zip",

@@ -24,7 +24,7 @@ LICENCE = "CC BY 4.0; see https://vizwiz.org/tasks-and-datasets/vqa/"
 TERMS = ""
 SPLITS = ("train", "val", "test")
 ARGUMENTS = {
-    "images": "DIR: the folder that holds train/, val/ or test/, as they are wanted, of "
+    "images": "DIR: the folder that holds train/, val/ or test/, as needed, from "
     f"{_URL}/images/train.zip, val.zip and test.zip",
     "train_annotations": f"train.json: {_ZIP}",
     "val_annotations": f"val.json: {_ZIP}",

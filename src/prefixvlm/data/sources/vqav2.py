@@ -15,7 +15,7 @@ LICENCE = "annotations CC BY 4.0, images under Flickr's terms; see https://visua
 TERMS = ""
 SPLITS = ("train", "val", "test")
 ARGUMENTS = {
-    "images": "DIR: the folder that holds val2014/, train2014/ or test2015/, as they are wanted, of "
+    "images": "DIR: the folder that holds val2014/, train2014/ or test2015/, as needed, from "
     "http://images.cocodataset.org/zips/val2014.zip, train2014.zip and test2015.zip",
     "train_questions": f"v2_OpenEnded_mscoco_train2014_questions.json: in {_URL}/v2_Questions_Train_mscoco.zip",
     "train_annotations": f"v2_mscoco_train2014_annotations.json: in {_URL}/v2_Annotations_Train_mscoco.zip",
