@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -41,9 +40,10 @@ class Monitor(Callback):
         self.throughput = Throughput()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Only the profiler learns when Lightning begins to wait for a batch. A profiler of the user takes precedence.
-        if stage == "fit" and type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
-            trainer.profiler = self.throughput  # type: ignore[attr-defined]
+        # Lightning tells only its profiler when it waits for a batch: build_trainer makes a Throughput that profiler.
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        if stage == "fit" and isinstance(profiler, Throughput):
+            self.throughput = profiler
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step
