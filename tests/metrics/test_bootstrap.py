@@ -1,4 +1,4 @@
-"""The bootstrap interval against the normal approximation, which it must resemble for many items."""
+"""Compare the bootstrap interval with the normal approximation, which is close for many items."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_intervals, group_sums
 
 
-def test_interval_is_that_of_the_normal_approximation() -> None:
+def test_interval_is_close_to_the_normal_approximation() -> None:
     scores = np.random.default_rng(1).normal(50, 10, size=2000)
     half = 1.96 * scores.std() / np.sqrt(len(scores))
     low, high = bootstrap_interval(scores.tolist(), num_resamples=4000)
@@ -16,7 +16,7 @@ def test_interval_is_that_of_the_normal_approximation() -> None:
     assert high == pytest.approx(scores.mean() + half, abs=0.08 * half)
 
 
-def test_items_of_a_group_are_drawn_together() -> None:
+def test_items_of_a_group_are_resampled_together() -> None:
     groups = [index // 10 for index in range(1000)]
     scores = [100.0 * (group % 2) for group in groups]
     low, high = bootstrap_interval(scores)
@@ -24,7 +24,7 @@ def test_items_of_a_group_are_drawn_together() -> None:
     assert (wide_high - wide_low) / (high - low) == pytest.approx(np.sqrt(10), rel=0.15)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_interval() -> None:
     scores = [0.0, 100.0, 100.0, 0.0, 100.0]
     assert bootstrap_interval(scores) == bootstrap_interval(scores)
     assert bootstrap_interval([1.0] * 5) == (1.0, 1.0)
@@ -32,7 +32,7 @@ def test_the_seed_decides() -> None:
         bootstrap_interval([])
     with pytest.raises(ValueError, match="2 scores but 1 groups"):
         bootstrap_interval([1, 2], ["a"])
-    with pytest.raises(ValueError, match="item 1 is no finite number"):
+    with pytest.raises(ValueError, match="item 1 is not a finite number"):
         bootstrap_interval([1, float("nan")])
 
 
@@ -44,7 +44,7 @@ def test_a_groups_items_are_summed_and_counted() -> None:
     assert bootstrap_interval([0, 0, 0, 100], ["b", "b", "b", "a"], level=0.0)[0] == 25  # the median, of both
 
 
-def test_intervals_of_a_whole_set_are_those_of_the_mean_for_a_mean_and_leave_undefined_draws_out():
+def test_intervals_of_a_corpus_statistic_equal_those_of_a_mean_and_ignore_nan():
     rng = np.random.default_rng(0)
     scores, groups = rng.normal(size=60), rng.integers(15, size=60).tolist()
     (found,) = bootstrap_intervals(lambda draw: [scores[draw].mean()], groups)

@@ -1,4 +1,4 @@
-"""The per-class report against torchmetrics and plain counting; top-k and ROC AUC against scikit-learn's figures."""
+"""Compare the class report with torchmetrics and plain counts, top-k accuracy and ROC AUC with scikit-learn."""
 
 import random
 
@@ -18,19 +18,19 @@ LABELS = ["blue", "circle", "no", "red", "yes"]
 
 
 def answers(seed: int, size: int = 200) -> tuple[list[str], list[str]]:
-    """References never hold "circle", predictions never "blue"."""
+    """Draw predictions without "blue" and references without "circle"."""
     rng = random.Random(seed)
     return rng.choices(LABELS[1:], [1, 5, 3, 9], k=size), rng.choices(LABELS, [1, 0, 5, 2, 9], k=size)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_report_is_that_of_torchmetrics(seed: int) -> None:
+def test_report_equals_torchmetrics(seed: int) -> None:
     guesses, truths = answers(seed)
     guess_ids, truth_ids = (torch.tensor([LABELS.index(label) for label in side]) for side in (guesses, truths))
     report = class_report(guesses, truths)
     assert list(report.classes) == LABELS
-    outside = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
-    for name, function in outside.items():
+    references = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    for name, function in references.items():
         each = function(guess_ids, truth_ids, num_classes=5, average="none")
         assert [scores[name] for scores in report.classes.values()] == pytest.approx(each.tolist())
         for average in ("micro", "macro", "weighted"):
@@ -41,17 +41,17 @@ def test_report_is_that_of_torchmetrics(seed: int) -> None:
     assert counts == multiclass_confusion_matrix(guess_ids, truth_ids, num_classes=5).tolist()
 
 
-def test_report_is_that_of_plain_counting() -> None:
+def test_report_equals_plain_counts() -> None:
     guesses, truths = answers(7)
     report = class_report(guesses, truths)
     for label, scores in report.classes.items():
         pairs = list(zip(guesses, truths, strict=True))
-        hit = sum(guess == truth == label for guess, truth in pairs)
-        false_alarm = sum(guess == label != truth for guess, truth in pairs)
-        miss = sum(truth == label != guess for guess, truth in pairs)
-        assert scores["support"] == hit + miss
-        assert scores["precision"] == (hit / (hit + false_alarm) if hit + false_alarm else 0)
-        assert scores["recall"] == (hit / (hit + miss) if hit + miss else 0)
+        correct = sum(guess == truth == label for guess, truth in pairs)
+        false_positive = sum(guess == label != truth for guess, truth in pairs)
+        false_negative = sum(truth == label != guess for guess, truth in pairs)
+        assert scores["support"] == correct + false_negative
+        assert scores["precision"] == (correct / (correct + false_positive) if correct + false_positive else 0)
+        assert scores["recall"] == (correct / (correct + false_negative) if correct + false_negative else 0)
 
 
 def test_a_class_that_is_never_true_has_support_0_and_lowers_macro() -> None:
@@ -62,7 +62,7 @@ def test_a_class_that_is_never_true_has_support_0_and_lowers_macro() -> None:
     assert report.averages["micro"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3})
 
 
-def test_confusion_matrix_gathers_what_is_not_listed() -> None:
+def test_confusion_matrix_sums_classes_that_are_not_listed() -> None:
     names, counts = confusion_matrix(["a", "x", "y", "b"], ["a", "a", "z", "b"], labels=["b", "a"])
     assert names == ["b", "a", "(other)"]
     assert counts == [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
@@ -75,7 +75,7 @@ def test_bad_input() -> None:
         confusion_matrix([], [])
 
 
-def test_top_k_accuracy_is_that_of_scikit_learn() -> None:
+def test_top_k_accuracy_equals_scikit_learns() -> None:
     """scikit-learn 1.9.1, top_k_accuracy_score on the same arrays."""
     scores, truths = np.random.RandomState(0).rand(40, 5), np.random.RandomState(1).randint(5, size=40).tolist()
     expected = [17.5, 37.5, 55.0, 80.0, 100.0]
@@ -107,7 +107,7 @@ def test_top_k_accuracy_is_not_helped_by_ties_or_nan() -> None:
         ),
     ],
 )
-def test_roc_auc_is_that_of_scikit_learn_and_of_counting_pairs(labels, scores, expected: float) -> None:
+def test_roc_auc_equals_scikit_learns_and_counted_pairs(labels, scores, expected: float) -> None:
     assert roc_auc(labels, scores) == pytest.approx(expected, abs=1e-12)
     wins = [
         1.0 if high > low else 0.5 if high == low else 0.0
@@ -139,7 +139,7 @@ def test_bad_scores(call, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_averages_of_numbered_classes_are_those_of_the_report():
+def test_averages_of_numbered_classes_equal_the_report():
     rng = np.random.default_rng(0)
     for _ in range(50):
         truths, guesses = rng.integers(4, size=12), rng.integers(5, size=12)

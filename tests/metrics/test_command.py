@@ -115,7 +115,7 @@ def test_vqa_is_in_percent_with_two_decimals_by_type(run):
         ("captions", {"references": coco(), "predictions": results({1: "a", 2: "b"})}, ["1 without a prediction (3)"]),
         ("captions", {"references": coco(), "predictions": results({**PREDICTIONS, 9: "a"})}, ["references (9)"]),
         ("captions", {"references": coco(), "predictions": results() * 2}, ["3 image_id come twice (1, 2, 3)"]),
-        ("captions", {"references": coco(), "predictions": "{"}, ["predictions.json is no JSON"]),
+        ("captions", {"references": coco(), "predictions": "{"}, ["predictions.json is not a JSON"]),
         ("captions", {"references": coco(), "predictions": {"1": "a"}}, ["a list of predictions"]),
         ("captions", {"references": [], "predictions": results()}, ["a list of annotations"]),
         ("captions", {"references": coco(), "predictions": [{"image_id": 1}]}, ["image_id and a text caption"]),

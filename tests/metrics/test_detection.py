@@ -1,4 +1,4 @@
-"""COCO's mean average precision against a loop that follows its definition."""
+"""Compare COCO's mean average precision with a loop that follows its definition."""
 
 import random
 
@@ -16,49 +16,49 @@ def iou(one, other):
     return width * height / (sum(areas) - width * height)
 
 
-def average_precision(said, true, label, threshold):
-    """101 points of recall, each with the best precision from there on."""
-    ranked = sorted(((sure, image, edges) for image, boxes in enumerate(said) for name, edges, sure in boxes
-                     if name == label), key=lambda each: -each[0])  # fmt: skip
-    left = [[edges for name, edges in boxes if name == label] for boxes in true]
-    total = sum(map(len, left))
-    curve, right = [], 0
+def average_precision(predicted, true, label, threshold):
+    """Average the best precision from each of 101 points of recall on."""
+    ranked = sorted(((confidence, image, edges) for image, boxes in enumerate(predicted)
+                     for name, edges, confidence in boxes if name == label), key=lambda each: -each[0])  # fmt: skip
+    unmatched = [[edges for name, edges in boxes if name == label] for boxes in true]
+    total = sum(map(len, unmatched))
+    curve, correct = [], 0
     for number, (_, image, edges) in enumerate(ranked, 1):
-        best = max(left[image], key=lambda each: iou(edges, each), default=None)
+        best = max(unmatched[image], key=lambda each: iou(edges, each), default=None)
         if best is not None and iou(edges, best) >= threshold:
-            left[image].remove(best)
-            right += 1
-        curve.append((right / total, right / number))
+            unmatched[image].remove(best)
+            correct += 1
+        curve.append((correct / total, correct / number))
     points = [place / 100 for place in range(101)]
     return sum(max((p for r, p in curve if r >= point), default=0.0) for point in points) / 101
 
 
-def drawn(rng):
+def random_box(rng):
     x, y = rng.uniform(0, 0.6), rng.uniform(0, 0.6)
     return x, y, x + rng.uniform(0.1, 0.4), y + rng.uniform(0.1, 0.4)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_it_is_the_mean_over_classes_and_overlaps(seed):
+def test_map_is_the_mean_over_classes_and_thresholds(seed):
     rng = random.Random(seed)
-    true = [[(rng.choice(CLASSES), drawn(rng)) for _ in range(rng.randrange(4))] for _ in range(12)]
-    true[0], true[1] = [("circle", drawn(rng))], [("square", drawn(rng))]
-    said = [
+    true = [[(rng.choice(CLASSES), random_box(rng)) for _ in range(rng.randrange(4))] for _ in range(12)]
+    true[0], true[1] = [("circle", random_box(rng))], [("square", random_box(rng))]
+    predicted = [
         [(label, tuple(min(1.0, max(0.0, edge + rng.gauss(0, 0.02))) for edge in edges), rng.random())
          for label, edges in boxes if rng.random() < 0.8]
-        + [(rng.choice(CLASSES), drawn(rng), rng.random())] * (rng.random() < 0.5)
+        + [(rng.choice(CLASSES), random_box(rng), rng.random())] * (rng.random() < 0.5)
         for boxes in true
     ]  # fmt: skip
-    found = mean_average_precision(said, true, CLASSES)
+    found = mean_average_precision(predicted, true, CLASSES)
     for name, thresholds in (("map_50", [0.5]), ("map_75", [0.75]), ("map", [0.5 + 0.05 * n for n in range(10)])):
-        each = [average_precision(said, true, label, t) for label in CLASSES for t in thresholds]
+        each = [average_precision(predicted, true, label, t) for label in CLASSES for t in thresholds]
         assert found[name] == pytest.approx(100 * sum(each) / len(each), abs=0.05)
     for label in CLASSES:
-        each = [average_precision(said, true, label, 0.5 + 0.05 * n) for n in range(10)]
+        each = [average_precision(predicted, true, label, 0.5 + 0.05 * n) for n in range(10)]
         assert found[f"map_{label}"] == pytest.approx(100 * sum(each) / 10, abs=0.05)
 
 
-def test_a_class_that_is_nowhere_has_no_score():
+def test_a_class_without_a_true_box_has_no_score():
     box = ("circle", (0.1, 0.1, 0.5, 0.5))
     found = mean_average_precision([[(*box, 0.9), ("square", box[1], 0.8)]], [[box]], CLASSES)
     assert found["map_circle"] == pytest.approx(100)

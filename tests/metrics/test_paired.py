@@ -1,4 +1,4 @@
-"""The paired test against all sign flips, its own bootstrap and what must hold of a p-value."""
+"""Compare the paired test with all sign flips and with properties of p-values."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from prefixvlm.metrics.paired import paired_test
 
 
 def exact_p_value(differences: list[float]) -> float:
-    """Over all 2**n signs, the true ones among them; ties count."""
+    """Count over all 2**n sign flips, ties included."""
     totals = [
         abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(differences))
@@ -29,7 +29,7 @@ def exact_p_value(differences: list[float]) -> float:
         [-0.7, -0.1, -0.4, -0.35, -0.8, 0.05, -0.2, -0.9, -0.3, -0.6],
     ],
 )
-def test_p_value_is_that_of_all_sign_flips(differences: list[float]) -> None:
+def test_p_value_equals_that_of_all_sign_flips(differences: list[float]) -> None:
     exact = exact_p_value(differences)
     error = np.sqrt(exact * (1 - exact) / 40_000)
     found = paired_test([0] * len(differences), differences, num_resamples=40_000)
@@ -75,7 +75,7 @@ def test_p_values_of_equal_systems_are_uniform() -> None:
 
 
 def test_items_of_a_group_change_sign_together() -> None:
-    """Five images with forty questions each, all of an image right or wrong together."""
+    """Use five images with forty questions each, where all of an image are right or wrong together."""
     differences = np.repeat([1.0, 1.0, 1.0, -1.0, 1.0], 40)
     zeros, groups = np.zeros(200), np.repeat(list("abcde"), 40).tolist()
     assert paired_test(zeros, differences).p_value == pytest.approx(1 / 10_001)
@@ -84,7 +84,7 @@ def test_items_of_a_group_change_sign_together() -> None:
     assert grouped.interval[0] < 0 < paired_test(zeros, differences).interval[0]
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_result() -> None:
     a, b = np.random.default_rng(6).normal(size=(2, 40))
     assert paired_test(a, b) == paired_test(a, b)
     assert paired_test(a, b, seed=1).p_value != paired_test(a, b).p_value
@@ -96,7 +96,7 @@ def test_the_seed_decides() -> None:
         ([1.0], [1.0, 2.0], None, "1 scores of one system but 2 of the other"),
         ([], [], None, "no scores"),
         ([1.0], [2.0], ["a", "b"], "1 scores but 2 groups"),
-        ([1.0, float("nan")], [1.0, 2.0], None, "item 1 is no finite number"),
+        ([1.0, float("nan")], [1.0, 2.0], None, "item 1 is not a finite number"),
     ],
 )
 def test_bad_input(a, b, groups, message: str) -> None:

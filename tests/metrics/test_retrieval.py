@@ -1,4 +1,4 @@
-"""Recall at k against plain loops and cases made by hand."""
+"""Compare ranks and recall at k with plain loops and hand-made cases."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from prefixvlm.metrics.retrieval import ranks, retrieval_scores
 
 
 def naive_rank(row: list[float], right: set[int]) -> int:
-    """Sorts the row with the wrong candidates first among equals."""
+    """Sort the row, with the wrong candidates first among equals."""
     order = sorted(range(len(row)), key=lambda index: (-row[index], index in right))
-    # Right candidates take no place of their own: only wrong ones push the best right one back.
+    # The first right candidate: only wrong ones are before it.
     return next(place for place, index in enumerate(order) if index in right)
 
 
 @pytest.mark.parametrize("levels", [4, 10**6])  # with many ties, and with none
-def test_ranks_are_those_of_plain_loops(levels: int) -> None:
+def test_ranks_equal_plain_loops(levels: int) -> None:
     rng = np.random.default_rng(levels)
     scores = rng.integers(levels, size=(30, 25)).astype(float)
     positives = [set(rng.choice(25, size=rng.integers(1, 5), replace=False).tolist()) for _ in scores]
@@ -24,7 +24,7 @@ def test_ranks_are_those_of_plain_loops(levels: int) -> None:
     assert min(found) < 5 < 10 < max(found)
 
 
-def test_constant_scores_are_the_worst() -> None:
+def test_constant_scores_rank_last() -> None:
     assert ranks(np.zeros((6, 6)), [{i} for i in range(6)]).tolist() == [5] * 6
     assert ranks([[float("nan"), 0.0, 0.0]], [{0}]).tolist() == [2]
 
@@ -53,7 +53,7 @@ def test_both_directions_with_several_captions() -> None:
 
 def test_k_may_exceed_the_candidates() -> None:
     assert list(retrieval_scores(np.eye(2), [0, 1])) == [
-        f"{way}_recall_{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+        f"{direction}_recall_{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)
     ]
     assert set(retrieval_scores(np.eye(2), [0, 1]).values()) == {100.0}
     assert retrieval_scores(1 - np.eye(2), [0, 1])["text_to_image_recall_1"] == 0

@@ -1,4 +1,4 @@
-"""Sets of things against torchmetrics' multi-label scores; spans against a reading of BIO tags written anew."""
+"""Compare sets with torchmetrics' multi-label scores, spans with a second reader of BIO tags."""
 
 import random
 
@@ -18,10 +18,12 @@ def items(seed, number=30):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_averages_are_torchmetrics(seed):
-    said, true = items(2 * seed), items(2 * seed + 1)
-    ours = set_report(said, true)
-    tensors = [torch.tensor([[int((label, "") in item) for label in LABELS] for item in side]) for side in (said, true)]
+def test_averages_equal_torchmetrics(seed):
+    predicted, true = items(2 * seed), items(2 * seed + 1)
+    ours = set_report(predicted, true)
+    tensors = [
+        torch.tensor([[int((label, "") in item) for label in LABELS] for item in side]) for side in (predicted, true)
+    ]
     for kind in ("micro", "macro", "weighted"):
         for name, theirs in THEIRS.items():
             expected = theirs(*tensors, num_labels=len(LABELS), average=kind).item()
@@ -34,21 +36,21 @@ def test_averages_are_torchmetrics(seed):
 
 
 def naive_spans(tags):
-    """conlleval's two questions at each word: does a chunk end before it, does one begin at it?"""
-    found, begun = set(), None
+    """Ask at each word what conlleval asks: does a chunk end before it, and does one begin at it?"""
+    result, start = set(), None
     for place, tag in enumerate([*tags, "O"]):
         before = tags[place - 1] if place else "O"
         mark, kind = tag[0], tag[2:]
         ends = before != "O" and (mark in "BO" or kind != before[2:])
-        if ends and begun is not None:
-            found.add((before[2:], (begun, place)))
-            begun = None
+        if ends and start is not None:
+            result.add((before[2:], (start, place)))
+            start = None
         if tag != "O" and (mark == "B" or before == "O" or kind != before[2:]):
-            begun = place
-    return found
+            start = place
+    return result
 
 
-def test_spans_are_conll_s():
+def test_spans_are_conlls():
     tags = ["O", "B-X", "I-X", "O", "I-Y", "I-X", "B-X"]
     assert spans(tags) == {("X", (1, 3)), ("Y", (4, 5)), ("X", (5, 6)), ("X", (6, 7))}
     rng = random.Random(0)

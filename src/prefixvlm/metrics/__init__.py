@@ -1,1 +1,1 @@
-"""Scores: predictions and references go in, numbers come out; one metric a file, pure functions on plain lists."""
+"""Metrics: pure functions from predictions and references to scores, one metric per file."""

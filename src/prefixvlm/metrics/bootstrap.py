@@ -1,4 +1,4 @@
-"""Scores of single items go in; an interval for what they make comes out, by the percentile bootstrap (Efron 1979)."""
+"""Confidence intervals by the percentile bootstrap (Efron 1979)."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -15,16 +15,17 @@ def bootstrap_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The lower and upper end, on the scale of the scores; the same seed gives the same ends.
+    """Return the interval of the mean of per-item scores, on their scale.
 
-    groups: what each item belongs to, as the image of a question. Groups are then drawn whole: questions about one
-    image fail together, and an interval that takes them for independent is too narrow.
+    groups: the group of each item, such as the image of a question; whole groups are resampled then.
     """
+    # Questions about one image tend to fail together: an interval that treats them as independent is too narrow.
     sums, counts = group_sums(scores, groups)
     generator = np.random.default_rng(seed)
     draws = (generator.integers(len(sums), size=len(sums)) for _ in range(num_resamples))
+    # The mean over the items of a draw, not over its groups: groups differ in size, and large ones must weigh more.
     means = [sums[draw].sum() / counts[draw].sum() for draw in draws]
-    return _ends(means, level)
+    return _percentiles(means, level)
 
 
 def bootstrap_intervals(
@@ -34,37 +35,30 @@ def bootstrap_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
-    """As `bootstrap_interval`, for figures of a whole set, such as BLEU or F1: one interval for each of them.
+    """Return one interval for each value of a corpus statistic, such as BLEU or F1, which is not a mean over items.
 
-    statistic: from the numbers of the items that were drawn, some several times, to the figures; NaN where a draw
-    leaves one undefined, which is then left out.
+    statistic: from the indices of a resample, with repetitions, to the values; a value that is undefined for a resample
+        is NaN there.
+    groups: the group of each item, as in `bootstrap_interval`.
     """
-    members = _members(groups)
+    members = _group_indices(groups)
     by_group = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
     generator = np.random.default_rng(seed)
-    figures = []
+    resampled = []
     for _ in range(num_resamples):
         draw = generator.integers(len(by_group), size=len(by_group))
-        figures.append(
-            statistic(draw if len(by_group) == len(members) else np.concatenate([by_group[g] for g in draw]))
-        )
-    return [_ends([value for value in column if not math.isnan(value)], level) for column in zip(*figures, strict=True)]
-
-
-def _ends(values: Sequence[float], level: float) -> tuple[float, float]:
-    tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail]) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
-def _members(groups: Sequence[Hashable]) -> list[int]:
-    """The number of each item's group, in the order in which groups first come."""
-    places: dict[Hashable, int] = {}
-    return [places.setdefault(group, len(places)) for group in groups]
+        # With one item per group a group's index is its item's, which saves the concatenation.
+        items = draw if len(by_group) == len(members) else np.concatenate([by_group[group] for group in draw])
+        resampled.append(statistic(items))
+    # Undefined values are left out: a resample without a positive item, for example, has no ROC AUC.
+    return [
+        _percentiles([value for value in column if not math.isnan(value)], level)
+        for column in zip(*resampled, strict=True)
+    ]
 
 
 def group_sums(scores: Sequence[float], groups: Sequence[Hashable] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """float[G], the sum of each group's scores, and int[G], how many they are; without groups each item is one.
+    """Return float[G], the sum of each group's scores, and int[G], its number of items; None for one item per group.
 
     Raises ValueError if there are no scores, if one is not finite, or if groups has another length.
     """
@@ -74,6 +68,19 @@ def group_sums(scores: Sequence[float], groups: Sequence[Hashable] | None) -> tu
     if groups is not None and len(groups) != len(values):
         raise ValueError(f"there are {len(values)} scores but {len(groups)} groups")
     if not np.isfinite(values).all():
-        raise ValueError(f"the score of item {np.isfinite(values).argmin()} is no finite number")
-    members = _members(range(len(values)) if groups is None else groups)
+        raise ValueError(f"the score of item {np.isfinite(values).argmin()} is not a finite number")
+    members = _group_indices(range(len(values)) if groups is None else groups)
     return np.bincount(members, weights=values), np.bincount(members)
+
+
+def _percentiles(values: Sequence[float], level: float) -> tuple[float, float]:
+    tail = 50 * (1 - level)
+    low, high = np.percentile(values, [tail, 100 - tail]) if len(values) else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def _group_indices(groups: Sequence[Hashable]) -> list[int]:
+    """Return the index of each item's group, numbered by first occurrence."""
+    # Not np.unique: it sorts the groups, which need not be comparable, and the numbering decides what a seed draws.
+    indices: dict[Hashable, int] = {}
+    return [indices.setdefault(group, len(indices)) for group in groups]

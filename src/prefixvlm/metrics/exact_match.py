@@ -1,4 +1,4 @@
-"""Predictions and their references go in; the share of predictions that equal a reference comes out, in percent."""
+"""Exact match of predictions and references."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,15 @@ from prefixvlm.metrics.pairs import References, check_lists
 
 
 def normalise(text: str) -> str:
-    """Lower case, single spaces and none between letters of scripts without them, without one final full stop."""
+    """Return text in lower case, with single spaces and without one final full stop.
+
+    Spaces between letters of scripts that are written without spaces are removed.
+    """
     return unspaced(" ".join(text.lower().split()).removesuffix(".").rstrip())
 
 
 def exact_matches(predictions: Sequence[str], references: References) -> list[bool]:
-    """For each prediction, whether it equals any of its references after `normalise` on both sides."""
+    """Return for each prediction whether it equals any of its references, both after `normalise`."""
     check_lists(predictions, references)
     return [
         normalise(prediction) in {normalise(truth) for truth in truths}
@@ -21,6 +24,6 @@ def exact_matches(predictions: Sequence[str], references: References) -> list[bo
 
 
 def exact_match(predictions: Sequence[str], references: References) -> float:
-    """The percentage of `exact_matches`."""
+    """Return the percentage of exact matches."""
     matches = exact_matches(predictions, references)
     return 100.0 * sum(matches) / len(matches)

@@ -1,4 +1,4 @@
-"""Two systems' scores of the same items go in; their difference, its interval and a p-value come out."""
+"""A paired significance test of two systems on the same items."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from prefixvlm.metrics.bootstrap import bootstrap_interval, group_sums
 
-CHUNK = 2**22  # signs held at once; as float64, 32 MB
+CHUNK = 2**22  # number of signs in memory at once; 32 MB as float64
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """All on the scale of the scores but p_value. difference: b - a. interval: 95 %, by the percentile bootstrap."""
+    """The difference is b - a, its interval a 95 % percentile bootstrap; all but p_value are on the scores' scale."""
 
     mean_a: float
     mean_b: float
@@ -29,14 +29,15 @@ def paired_test(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Whether b scores otherwise than a on average: a two-sided permutation test (Fisher's, by random sign flips).
+    """Test whether the mean scores of a and b differ: a two-sided permutation test with random sign flips (Fisher).
 
-    If the two are alike, either could have given each score, so each group's difference is as likely with the other
-    sign. p_value: how often random signs give a difference at least as large as the true one, ties included, as
-    (count + 1) / (num_resamples + 1) (Phipson and Smyth 2010). G groups that differ cannot give less than 2 / 2**G.
-    groups: what each item belongs to, as in `bootstrap_interval`; a group's items change sign together.
+    groups: the group of each item, as in `bootstrap_interval`; the items of a group change sign together.
+    p_value: the share of sign flips with a difference at least as large as the observed one, counting ties; with G
+        groups that differ it cannot fall below 2 / 2**G.
     Raises ValueError if the lengths differ, if there are no items, or if a score is not finite.
     """
+    # Under the null hypothesis either system could have produced either score, so the difference of each group is as
+    # likely with the opposite sign. No distribution of the scores is assumed, unlike in a t test.
     if len(a) != len(b):
         raise ValueError(f"there are {len(a)} scores of one system but {len(b)} of the other")
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
@@ -52,14 +53,17 @@ def paired_test(
 
 def _sign_flip_p_value(sums: NDArray[np.float64], num_resamples: int, seed: int) -> float:
     """sums: float[G], the difference of each group."""
-    sums = sums[sums != 0]  # a sign changes nothing there
+    sums = sums[sums != 0]  # flipping a zero changes nothing
     if not len(sums):
         return 1.0
     # Equal sums in another order of addition differ in their last bits, and must still count as ties.
     bound = abs(sums.sum()) - 1e-12 * np.abs(sums).sum()
+    # [seed, 1] gives another random stream than the bootstrap's, which has the same seed.
     generator, count, rows = np.random.default_rng([seed, 1]), 0, max(1, CHUNK // len(sums))
     for start in range(0, num_resamples, rows):
+        # Each random byte gives eight signs.
         shape = min(rows, num_resamples - start), -(-len(sums) // 8)
         flips = np.unpackbits(generator.integers(256, size=shape, dtype=np.uint8), axis=1, count=len(sums))
         count += int((abs(sums.sum() - 2 * (flips @ sums)) >= bound).sum())
+    # The observed signs are one of the permutations: without the + 1 a p-value could be 0 (Phipson and Smyth 2010).
     return (count + 1) / (num_resamples + 1)

@@ -1,4 +1,4 @@
-"""Predictions and references go in; they come out unchanged if they belong together, else a ValueError says why not."""
+"""Checks that predictions and references belong together."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -8,7 +8,7 @@ References = Sequence[Sequence[str]]
 
 
 def check_lists(predictions: Sequence[str], references: References) -> None:
-    """Requires one non-empty list of references for each prediction, in the same order."""
+    """Raise ValueError unless there is a non-empty list of references for each prediction."""
     if len(predictions) != len(references):
         raise ValueError(f"there are {len(predictions)} predictions but {len(references)} lists of references")
     if not predictions:
@@ -18,7 +18,8 @@ def check_lists(predictions: Sequence[str], references: References) -> None:
 
 
 def check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]]) -> None:
-    """Requires the same ids on both sides, each with at least one reference."""
+    """Raise ValueError unless predictions and references have the same ids, each with at least one reference."""
+    # Both directions: a score over the common ids alone would rise when a system leaves hard images out.
     differences = (
         (references.keys() - predictions.keys(), "without a prediction"),
         (predictions.keys() - references.keys(), "without references"),
@@ -33,6 +34,7 @@ def check_ids(predictions: Mapping[Id, str], references: Mapping[Id, Sequence[st
 
 
 def _check_references(id: Hashable, truths: Sequence[str]) -> None:
+    # A string is a sequence of strings to Python: without this check each letter would be a reference.
     if isinstance(truths, str):
         raise ValueError(f"the references of item {id!r} are one string, {truths!r}, where a list of strings is needed")
     if not truths:
@@ -40,6 +42,6 @@ def _check_references(id: Hashable, truths: Sequence[str]) -> None:
 
 
 def some(ids: Iterable[Hashable]) -> str:
-    """The first three ids and, if there are more, an ellipsis."""
+    """Return the first three ids for an error message, with an ellipsis if there are more."""
     names = sorted(repr(id) for id in ids)
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,44 +1,43 @@
-"""Sets of labelled things, predicted and true, go in; precision, recall and F1 of each label and averages come out.
+"""Precision, recall and F1 of sets of labelled elements, for multi-label classification and tagging.
 
-For items of several classes a thing is a class; for tagged texts it is a span with its type, as CoNLL 2000 scores them.
+An element is a label of an item with several labels, or a span with its type in a tagged text, as in CoNLL 2000.
 """
 
 from collections import Counter
 from collections.abc import Hashable, Sequence, Set
 
-from prefixvlm.metrics.classification import ClassReport, averaged, scores_of
+from prefixvlm.metrics.classification import ClassReport, macro_and_weighted, precision_recall_f1
 
-Thing = tuple[str, Hashable]  # a label, and what tells two things of one label in one item apart
+Thing = tuple[str, Hashable]  # a label, and a key that distinguishes elements of one label in one item
 
 
 def set_report(predictions: Sequence[Set[Thing]], references: Sequence[Set[Thing]]) -> ClassReport:
-    """Labels that occur on neither side are not listed. Raises ValueError where the lengths differ."""
+    """Return the scores of each label in predictions or references. Raises ValueError if the lengths differ."""
     if len(predictions) != len(references):
         raise ValueError(f"there are {len(predictions)} predictions but {len(references)} references")
-    predicted = Counter(label for things in predictions for label, _ in things)
-    support = Counter(label for things in references for label, _ in things)
+    predicted = Counter(label for elements in predictions for label, _ in elements)
+    support = Counter(label for elements in references for label, _ in elements)
     pairs = zip(predictions, references, strict=True)
-    right = Counter(label for guess, truth in pairs for label, _ in guess & truth)
+    correct = Counter(label for guess, truth in pairs for label, _ in guess & truth)
     classes = {
-        label: scores_of(right[label], predicted[label], support[label])
+        label: precision_recall_f1(correct[label], predicted[label], support[label])
         for label in sorted(predicted.keys() | support.keys())
     }
-    micro = scores_of(right.total(), predicted.total(), support.total())
-    return ClassReport(classes, {"micro": micro, **averaged(classes)})
+    # Unlike with one label per item, precision and recall differ here: the totals of the two sides do.
+    micro = precision_recall_f1(correct.total(), predicted.total(), support.total())
+    return ClassReport(classes, {"micro": micro, **macro_and_weighted(classes)})
 
 
 def spans(tags: Sequence[str]) -> set[Thing]:
-    """The spans of a text in BIO: (type, (first word, word after the last)).
-
-    An I- that goes on from nothing begins one, as in CoNLL's own script.
-    """
-    found: set[Thing] = set()
+    """Return the spans of a text in BIO tags: (type, (index of the first word, index after the last word))."""
+    result: set[Thing] = set()
     start, kind = 0, ""
-    for place, tag in enumerate([*tags, "O"]):
+    for place, tag in enumerate([*tags, "O"]):  # the last "O" ends a span at the end of the text
         mark, _, name = tag.partition("-")
         if kind and (mark != "I" or name != kind):
-            found.add((kind, (start, place)))
+            result.add((kind, (start, place)))
             kind = ""
+        # An I- without a span of its type before it begins one, as in CoNLL's conlleval script.
         if mark != "O" and not kind:
             start, kind = place, name
-    return found
+    return result

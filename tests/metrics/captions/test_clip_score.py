@@ -1,4 +1,4 @@
-"""CLIPScore and RefCLIPScore against plain loops and the authors' formulas run with scikit-learn's normalisation."""
+"""Compare CLIPScore and RefCLIPScore with plain loops and with the authors' formulas."""
 
 import math
 
@@ -29,7 +29,7 @@ def cosine(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
 
 
-def test_scores_are_those_of_plain_loops() -> None:
+def test_scores_equal_plain_loops() -> None:
     rng = np.random.default_rng(5)
     images, captions = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
     references = [rng.normal(size=(rng.integers(1, 6), 3)) for _ in range(50)]

@@ -1,4 +1,4 @@
-"""What tells a model that says the same about every image from one that does not."""
+"""Diversity of captions, by hand."""
 
 import pytest
 
@@ -15,13 +15,13 @@ def test_figures_by_hand() -> None:
     }
 
 
-def test_mode_collapse_shows() -> None:
+def test_mode_collapse() -> None:
     figures = diversity(["a dog"] * 50)
     assert (figures["distinct_captions"], figures["most_frequent_share"]) == (2.0, 100.0)
     assert diversity(["", "a"])["mean_length"] == 0.5
 
 
 @pytest.mark.parametrize("predictions", [[], "a dog"])
-def test_what_is_no_list_of_captions_is_refused(predictions) -> None:  # type: ignore[no-untyped-def]
+def test_anything_but_a_list_of_captions_is_an_error(predictions) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="at least one caption"):
         diversity(predictions)

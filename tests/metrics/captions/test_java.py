@@ -1,4 +1,4 @@
-"""METEOR and SPICE: what is missing is said, what breaks is one sentence, and METEOR is the official one."""
+"""METEOR and SPICE: missing programs, failing programs, and METEOR against the official one."""
 
 import stat
 from pathlib import Path
@@ -15,12 +15,12 @@ REFERENCES = {
     "c": ["a ||| b", "le caf\u00e9"],
     "d": ["...", ""],
 }
-GOLDEN = 0.32269103944577215  # what pycocoevalcap 1.2 gives
+GOLDEN = 0.32269103944577215  # of pycocoevalcap 1.2
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty package pycocoevalcap and a java that runs tmp_path/program."""
+    """Make an empty package pycocoevalcap and a java that runs tmp_path/program."""
     folder = tmp_path / "pycocoevalcap"
     (folder / "meteor").mkdir(parents=True)
     (folder / "spice/lib").mkdir(parents=True)
@@ -61,17 +61,17 @@ def test_missing_archives_are_named(package: Path) -> None:
     [
         ("sleep 60", "METEOR was stopped: it had not finished after 0.3 seconds"),
         ("echo one >&2; echo out of memory >&2; exit 3", "METEOR ended with exit code 3: out of memory"),
-        ("cat > /dev/null; echo 1.0", "METEOR answered 1 times to 4 captions"),
+        ("cat > /dev/null; echo 1.0", "METEOR printed 1 lines for 4 captions"),
     ],
 )
-def test_a_program_that_breaks_is_one_sentence(package: Path, program: str, message: str) -> None:
+def test_a_failing_program_is_an_error_of_one_sentence(package: Path, program: str, message: str) -> None:
     complete(package, program)
     with pytest.raises(ValueError, match=message):
         java.meteor(PREDICTIONS, REFERENCES, timeout=0.3 if "sleep" in program else 60)
 
 
 def test_many_captions_pass_through_the_pipes(package: Path) -> None:
-    """A program that answers each line at once fills its pipe while it is still being written to."""
+    """A program that prints a line for each one it reads fills its output pipe while it still gets input."""
     complete(package, 'read first; case $first in EVAL*) seq 5001;; *) echo "$first"; exec cat;; esac')
     score, scores = java.meteor(dict.fromkeys(range(5000), "a dog " * 20), {id: ["a cat"] for id in range(5000)})
     assert (score, scores[0], scores[4999]) == (5001, 1, 5000)
@@ -85,7 +85,7 @@ def spice_that_writes(text: str) -> str:
 
 
 def test_spice_gives_each_image_its_score(package: Path) -> None:
-    """Against a stand-in that answers in another order: the real one needs archives that are not here."""
+    """Use a stand-in that writes the images in another order; the real SPICE needs archives of 384 MB."""
     complete(package, spice_that_writes(ROWS % "0.4"))
     score, scores = java.spice({"x": "a dog", "y": "a cat"}, {"y": ["a cat"], "x": ["a dog"]})
     assert score == pytest.approx(0.3)
@@ -93,15 +93,15 @@ def test_spice_gives_each_image_its_score(package: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[{}]", ROWS % '"NaN"'])
-def test_spice_without_readable_scores_is_refused(package: Path, text: str) -> None:
+def test_spice_without_readable_scores_is_an_error(package: Path, text: str) -> None:
     complete(package, spice_that_writes(text))
-    with pytest.raises(ValueError, match="SPICE (left no|gave)"):
+    with pytest.raises(ValueError, match="SPICE wrote"):
         java.spice({0: "a dog", 1: "a cat"}, {0: ["a dog"], 1: ["a cat"]})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("meteor" in java.unavailable(), reason=f"METEOR cannot run: {java.unavailable().get('meteor')}")
-def test_meteor_is_the_official_one() -> None:
+def test_meteor_equals_the_official_one() -> None:
     from pycocoevalcap.meteor.meteor import Meteor
 
     score, scores = java.meteor(PREDICTIONS, REFERENCES)

@@ -1,4 +1,4 @@
-"""Captions in scripts without spaces are compared by characters, others as the official tool does."""
+"""Tokenizing captions by characters in scripts without spaces, and by PTB words in others."""
 
 import json
 
@@ -35,14 +35,14 @@ def test_characters(text, words):
     assert characters(text) == words
 
 
-def test_most_of_the_references_decides():
+def test_the_majority_of_the_references_characters_decides():
     assert words_of([["a dog", "ein Hund über"], ["кот на коврике", "개 한 마리"]]) is PTB
     assert words_of([["a 狗"], ["two dogs"]]) is PTB
     assert words_of([["一只狗"], ["两只狗 T"]]) is CHARACTERS
     assert words_of([]) is PTB
 
 
-def test_bleu_by_characters_is_sacrebleu_s():
+def test_bleu_by_characters_equals_sacrebleus():
     result = caption_scores(PREDICTIONS, REFERENCES)
     assert result.variant == "coco; characters; df=references"
     texts = [text.lower() for text in PREDICTIONS.values()]
@@ -52,7 +52,7 @@ def test_bleu_by_characters_is_sacrebleu_s():
         assert result.scores[f"bleu_{order}"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_scores_are_those_of_captions_with_spaces_between_the_characters():
+def test_scores_equal_those_of_captions_with_spaces_between_the_characters():
     spaced = {id: " ".join(text) for id, text in list(PREDICTIONS.items())[:3]}
     truths = {id: [" ".join(text) for text in REFERENCES[id]] for id in spaced}
     ours = caption_scores({id: PREDICTIONS[id] for id in spaced}, {id: REFERENCES[id] for id in spaced})
@@ -62,7 +62,7 @@ def test_scores_are_those_of_captions_with_spaces_between_the_characters():
     assert diversity(["一只狗", "一只猫"], CHARACTERS)["vocabulary"] == 4
 
 
-def test_the_command_says_what_it_compared(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_variant(tmp_path, monkeypatch, capsys):
     annotations = [{"image_id": id, "caption": text} for id, texts in REFERENCES.items() for text in texts]
     results = [{"image_id": id, "caption": text} for id, text in PREDICTIONS.items()]
     for name, content in (("references", {"annotations": annotations}), ("predictions", results)):
@@ -71,8 +71,8 @@ def test_the_command_says_what_it_compared(tmp_path, monkeypatch, capsys):
     saved = ["--save-document-frequencies", str(tmp_path / "df.json")]
     monkeypatch.setattr("sys.argv", ["prefixvlm", "score", "captions", *files, *saved, "--json"])
     cli.main()
-    said = json.loads(capsys.readouterr().out)
-    assert said["variant"] == "coco; characters; df=references"
-    assert said["cider"] == caption_scores(PREDICTIONS, REFERENCES).scores["cider"]
-    assert said["missing"]["meteor"] == "it reads words of English, and these captions have no spaces"
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["variant"] == "coco; characters; df=references"
+    assert printed["cider"] == caption_scores(PREDICTIONS, REFERENCES).scores["cider"]
+    assert printed["missing"]["meteor"] == "it reads words of English, and these captions have no spaces"
     assert "红" in json.loads((tmp_path / "df.json").read_text())["counts"]

@@ -1,8 +1,7 @@
-"""Tokenised captions and references by id go in; CIDEr-D (Vedantam et al. 2015) as the COCO tool reports it comes out.
+"""CIDEr-D (Vedantam et al. 2015) of tokenized captions, as the COCO tool computes it under the name "CIDEr".
 
-The tool calls it "CIDEr". Its quirks are kept: the length in the penalty counts bigrams, term frequencies are raw
-counts, and the document frequencies come from the references that are scored. So a subset scores differently from the
-whole, one image alone scores 0, and a mean over ranks is wrong: gather first, score once.
+By default the document frequencies come from the references that are scored. A subset therefore scores differently from
+the whole, one image alone scores 0, and a mean over ranks is wrong: gather all predictions and score them once.
 """
 
 import gzip
@@ -17,14 +16,16 @@ from prefixvlm.metrics.captions.ngrams import MAX_ORDER, NGram, NGrams, count_ng
 from prefixvlm.metrics.pairs import Id, check_ids
 from prefixvlm.metrics.ptb.tokenizer import ptb_tokenize
 
-SIGMA = 6.0  # of the Gaussian penalty on the difference in length
+# Standard deviation of the Gaussian penalty on the difference in length, in words. CIDEr-D has it, and CIDEr does not,
+# because a caption could gain by repeating words of which it is sure.
+SIGMA = 6.0
 
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
-    """In how many of `num_images` images an n-gram occurs, however many references of an image have it.
+    """The number of images with each n-gram in a reference, among `num_images` images.
 
-    source: what they were counted on, for the name of the variant.
+    source: of the counts, for the name of the variant.
     """
 
     num_images: int
@@ -35,23 +36,26 @@ class DocumentFrequencies:
     def of(
         cls, references: Mapping[Id, Sequence[str]], tokenize: Callable[[str], str] = ptb_tokenize
     ) -> "DocumentFrequencies":
-        """Of the references of each image, as people write them."""
+        """Count the n-grams of raw references by image."""
         counts = Counter[NGram]()
         for texts in references.values():
+            # An image is the document: an n-gram counts once, however many of its references have it.
             counts.update(set[NGram]().union(*(count_ngrams(tokenize(text)).counts for text in texts)))
         return cls(len(references), counts)
 
     def save(self, path: str | Path) -> None:
-        """As JSON, n-grams joined by spaces; compressed if the name ends in .gz."""
+        """Write JSON with the words of an n-gram joined by spaces, compressed if the name ends in .gz."""
         content = {"num_images": self.num_images, "counts": {" ".join(ngram): n for ngram, n in self.counts.items()}}
         data = json.dumps(content, ensure_ascii=False).encode()
+        # mtime=0: the same frequencies give the same bytes, whenever they are written.
         Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":
-        """What `save` wrote; a ValueError says what is wrong with anything else."""
+        """Read a file of `save`. Raises ValueError if it is not one."""
         try:
             data = Path(path).read_bytes()
+            # By gzip's magic bytes, not by the name: files are renamed.
             content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"the document frequencies {path} cannot be read: {error}") from None
@@ -71,10 +75,10 @@ def cider(
     references: Mapping[Id, Sequence[str]],
     document_frequencies: DocumentFrequencies | None = None,
 ) -> tuple[float, dict[Id, float]]:
-    """The mean over the images and the score of each, on the tool's scale (0 to 10; papers print 100 times it).
+    """Return the mean over the images and the score of each, on the tool's scale (0 to 10; papers print 100 times it).
 
-    document_frequencies: saved ones take the place of those of the references, and their number of images that of the
-    images scored: the log reference length is log(num_images), as in pyciderevalcap with a file of frequencies.
+    document_frequencies: used in place of those of the references, with their number of images, as pyciderevalcap does
+        with a file of frequencies.
     """
     check_ids(predictions, references)
     score = CiderD(document_frequencies or DocumentFrequencies.of(references, tokenize=str))
@@ -86,39 +90,45 @@ def cider(
 
 
 class CiderD:
-    """Scores one image at a time, given the frequencies over all."""
+    """Scores one image at a time, given the document frequencies over all images."""
 
     def __init__(self, frequencies: DocumentFrequencies) -> None:
         self._counts = frequencies.counts
         largest = max(self._counts.values(), default=1)
-        # The rarity of an n-gram by its frequency; one that no reference has counts as if one image had it.
-        self._rarity = [math.log(frequencies.num_images / max(count, 1)) for count in range(largest + 1)]
+        # idf by document frequency. An n-gram that no reference has counts as if one image had it, as in the tool.
+        self._idf = [math.log(frequencies.num_images / max(count, 1)) for count in range(largest + 1)]
 
     def __call__(self, prediction: NGrams, truths: Sequence[NGrams]) -> float:
         weights = self._weights(prediction)
         norms = _norms(weights)
+        # The factor of 10 is the paper's, so that CIDEr-D is of the size of the other metrics.
         return 10.0 * sum(self._similarity(prediction, weights, norms, truth) for truth in truths) / len(truths)
 
     def _weights(self, caption: NGrams) -> dict[NGram, float]:
-        """tf-idf."""
-        frequency, rarity = self._counts, self._rarity
-        return {ngram: count * rarity[frequency.get(ngram, 0)] for ngram, count in caption.counts.items()}
+        """Return the tf-idf weight of each n-gram."""
+        # The term frequency is the raw count in the tool; the paper divides by the number of n-grams, which the cosine
+        # cancels, but the clipping below does not.
+        frequency, idf = self._counts, self._idf
+        return {ngram: count * idf[frequency.get(ngram, 0)] for ngram, count in caption.counts.items()}
 
     def _similarity(
         self, prediction: NGrams, weights: Mapping[NGram, float], norms: Sequence[float], truth: NGrams
     ) -> float:
-        """Clipped cosine, mean over the orders, with the length penalty."""
+        """Return the clipped cosine, averaged over the orders and multiplied by the length penalty."""
         truths = self._weights(truth)
         products = [0.0] * MAX_ORDER
         for ngram in weights.keys() & truths.keys():
+            # Clipped at the reference's weight, so that repeating an n-gram does not raise the score.
             products[len(ngram) - 1] += min(weights[ngram], truths[ngram]) * truths[ngram]
-        others = _norms(truths)
-        cosines = (a / (b * c) for a, b, c in zip(products, norms, others, strict=True) if a)
+        truth_norms = _norms(truths)
+        cosines = (a / (b * c) for a, b, c in zip(products, norms, truth_norms, strict=True) if a)
+        # The tool's "length" is its number of bigrams.
         gap = max(prediction.num_words - 1, 0) - max(truth.num_words - 1, 0)
         return sum(cosines) / MAX_ORDER * math.exp(-(gap**2) / (2 * SIGMA**2))
 
 
 def _norms(weights: Mapping[NGram, float]) -> list[float]:
+    """Return the L2 norm of the weights of each order."""
     squares = [0.0] * MAX_ORDER
     for ngram, weight in weights.items():
         squares[len(ngram) - 1] += weight * weight

@@ -1,7 +1,7 @@
-"""Features of images, captions and references go in; CLIPScore and RefCLIPScore come out (Hessel et al. 2021).
+"""CLIPScore and RefCLIPScore (Hessel et al. 2021), from features of images, captions and references.
 
-A score is a score of one judge: ViT-B/32 of OpenAI in the paper. The judge reads `PREFIX` before every caption and
-every reference, as jmhessel/clipscore does, and should not be the encoder of the model that is judged.
+Scores of different CLIP models do not compare; the paper's is OpenAI's ViT-B/32. The model should not be the encoder of
+the captioning model that is scored.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Put before each caption and reference, as the paper recommends; CLIP's own prompts begin with "A photo of a".
 PREFIX = "A photo depicts "
+# Stretches the cosines, which are hardly ever above .4, to the range from 0 to 1.
 WEIGHT = 2.5
 
 
@@ -25,10 +27,9 @@ class ClipScores:
 def clip_scores(images: ArrayLike, captions: ArrayLike, references: Sequence[ArrayLike] | None = None) -> ClipScores:
     """images, captions: float[B, D], of any norm. references: for each item float[R, D], R at least 1.
 
-    CLIPScore c = 2.5 max(cos(image, caption), 0). RefCLIPScore = 2 c r / (c + r), 0 if both are, with
-    r = max(max over references of cos(caption, reference), 0): c with its weight of 2.5, r without one, as in the
-    authors' code. That code does not clip r at 0 as the paper does; it then has NaN or a negative score, here 0.
-    Raises ValueError if the shapes do not fit or a vector has no direction.
+    CLIPScore c = 2.5 max(cos(image, caption), 0). RefCLIPScore is the harmonic mean of c and r, 0 if both are 0, with
+    r = max(max over references of cos(caption, reference), 0).
+    Raises ValueError if the shapes do not fit, or if a vector is zero or not finite.
     """
     image_rows, caption_rows = _unit(images, "images"), _unit(captions, "captions")
     if image_rows.shape != caption_rows.shape:
@@ -37,6 +38,8 @@ def clip_scores(images: ArrayLike, captions: ArrayLike, references: Sequence[Arr
     if references is not None:
         if len(references) != len(caption_rows):
             raise ValueError(f"there are {len(caption_rows)} captions but references of {len(references)}")
+        # As in the authors' code c has its weight here and r has none. That code does not clip r at 0, as the paper
+        # does; its score is then NaN or negative, here 0.
         pairs = zip(references, caption_rows, strict=True)
         nearest = np.array([max((_unit(texts, "references") @ caption).max(), 0) for texts, caption in pairs])
         total = items["clip_score"] + nearest
@@ -49,7 +52,8 @@ def clip_scores(images: ArrayLike, captions: ArrayLike, references: Sequence[Arr
 
 
 def _unit(features: ArrayLike, what: str) -> NDArray[np.float64]:
-    """float[N, D] in float64, each row of norm 1."""
+    """Return float64[N, D], each row of norm 1."""
+    # float64: features may come in half precision, in which norms and cosines would be rounded again.
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"the features of {what} have the shape {rows.shape}, where [at least 1, D] is needed")

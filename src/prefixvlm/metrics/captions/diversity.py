@@ -1,6 +1,6 @@
-"""Predicted captions go in; how much they differ from one another comes out.
+"""Diversity of predicted captions.
 
-A model that says the same about every image scores fairly on the caption metrics, and here it shows.
+A model that gives every image the same caption still gets fair scores from the other caption metrics; here it shows.
 """
 
 from collections import Counter
@@ -10,10 +10,11 @@ from prefixvlm.metrics.captions.words import PTB, Words
 
 
 def diversity(predictions: Sequence[str], words: Words = PTB) -> dict[str, float]:
-    """Over the words of the captions, so that case and punctuation make no difference.
+    """Return the diversity of captions; case and punctuation make no difference.
 
-    `distinct_captions`: different captions, in percent of all. `most_frequent_share`: how many say the most frequent
-    one, in percent; 100 is mode collapse. `vocabulary`: different words. `mean_length`: words a caption.
+    `distinct_captions`: number of different captions, in percent of all. `most_frequent_share`: share of the most
+    frequent caption in percent; 100 is mode collapse. `vocabulary`: number of different words. `mean_length`: mean
+    number of words.
     """
     if isinstance(predictions, str) or not predictions:
         raise ValueError(f"diversity needs a list of at least one caption, not {predictions!r}")

@@ -1,7 +1,7 @@
-"""Captions and references by id go in, as people write them; METEOR and SPICE come out, from their authors' programs.
+"""METEOR and SPICE of raw captions, by their authors' Java programs.
 
-The programs are Java archives in the package pycocoevalcap, which prefixvlm does not require: `unavailable` says what
-is missing here. As in the official pipeline they read PTB words, and one process scores all captions.
+The programs are in the package pycocoevalcap, which prefixvlm does not require; `unavailable` returns what is missing.
+As in the official pipeline they read PTB tokens, and one process scores all captions.
 """
 
 import importlib.util
@@ -20,9 +20,9 @@ _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
 def unavailable(words: Words = PTB) -> dict[str, str]:
-    """`meteor` or `spice` -> why it cannot run here, in one sentence; what is not named can.
+    """Return why `meteor` or `spice` cannot run here, in one sentence each; a metric that can run is not in the result.
 
-    words: those of the other scores.
+    words: the tokenizer of the other scores.
     """
     if words is not PTB:
         return dict.fromkeys(("meteor", "spice"), "it reads words of English, and these captions have no spaces")
@@ -48,30 +48,31 @@ def unavailable(words: Words = PTB) -> dict[str, str]:
 def meteor(
     predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], timeout: float = 3600.0
 ) -> tuple[float, dict[Id, float]]:
-    """METEOR 1.5 (Denkowski and Lavie 2014) of the corpus, from summed statistics, and of each image; 0 to 1.
+    """Return METEOR 1.5 (Denkowski and Lavie 2014) of the corpus, from summed statistics, and of each image; 0 to 1.
 
-    timeout: seconds until the program is stopped. A ValueError says why it cannot run or that it failed.
+    timeout: seconds until the program is stopped. Raises ValueError if it cannot run or fails.
     """
     jar = _required("meteor") / "meteor/meteor-1.5.jar"
     candidates, truths = PTB.of_all(predictions, references)
-    # Line breaks and METEOR's separator cannot pass: PTB words have neither ("|||" is three words).
+    # The options of pycocoevalcap's meteor.py, which decide the score.
     command = ["java", "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    # Line breaks and METEOR's separator cannot occur: PTB tokens have neither ("|||" is three tokens).
     lines = [" ||| ".join(("SCORE", *truths[id], candidate)) for id, candidate in candidates.items()]
     statistics = _run("METEOR", command, timeout, "\n".join(lines) + "\n").splitlines()
     if len(statistics) != len(lines):
-        raise ValueError(f"METEOR answered {len(statistics)} times to {len(lines)} captions")
+        raise ValueError(f"METEOR printed {len(statistics)} lines for {len(lines)} captions")
     scores = _run("METEOR", command, timeout, " ||| ".join(("EVAL", *statistics)) + "\n").split()
     if len(scores) != len(lines) + 1:
-        raise ValueError(f"METEOR gave {len(scores)} scores for {len(lines)} captions and their whole")
+        raise ValueError(f"METEOR printed {len(scores)} scores for {len(lines)} captions and the corpus")
     return float(scores[-1]), dict(zip(candidates, map(float, scores[:-1]), strict=True))
 
 
 def spice(
     predictions: Mapping[Id, str], references: Mapping[Id, Sequence[str]], timeout: float = 6 * 3600.0
 ) -> tuple[float, dict[Id, float]]:
-    """SPICE 1.0 (Anderson et al. 2016): F1 over the tuples of scene graphs; the mean and that of each image, 0 to 1.
+    """Return SPICE 1.0 (Anderson et al. 2016), F1 over tuples of scene graphs: the mean and that of each image, 0 to 1.
 
-    It takes 8 GB of memory. timeout: as in `meteor`.
+    Needs 8 GB of memory. timeout and errors: as in `meteor`.
     """
     _required("spice")
     candidates, truths = PTB.of_all(predictions, references)
@@ -79,26 +80,29 @@ def spice(
         {"image_id": index, "test": candidate, "refs": truths[id]}
         for index, (id, candidate) in enumerate(candidates.items())
     ]
+    # pycocoevalcap writes these files and the cache into its own package folder, which may be read-only or shared.
     with tempfile.TemporaryDirectory() as name:
-        asked, answered, cache = Path(name, "in.json"), Path(name, "out.json"), Path(name, "cache")
+        inputs, outputs, cache = Path(name, "in.json"), Path(name, "out.json"), Path(name, "cache")
         cache.mkdir()
-        asked.write_text(json.dumps(rows))
-        files = [str(asked), "-cache", str(cache), "-out", str(answered)]
+        inputs.write_text(json.dumps(rows))
+        files = [str(inputs), "-cache", str(cache), "-out", str(outputs)]
         _run("SPICE", ["java", "-Xmx8G", "-jar", str(_spice("spice-1.0.jar")), *files, "-subset", "-silent"], timeout)
         try:
-            scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(answered.read_text())}
+            scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(outputs.read_text())}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"SPICE left no scores that can be read: {error!r}") from None
+            raise ValueError(f"SPICE wrote no readable scores: {error!r}") from None
+    # json reads NaN as a number, and one of them would make the mean NaN.
     if scores.keys() != set(range(len(rows))) or not all(map(math.isfinite, scores.values())):
-        raise ValueError(f"SPICE gave {len(scores)} scores for {len(rows)} captions, or some that are no numbers")
+        raise ValueError(f"SPICE wrote {len(scores)} scores for {len(rows)} captions, or some that are not numbers")
     return sum(scores.values()) / len(scores), {id: scores[index] for index, id in enumerate(candidates)}
 
 
 def _folder() -> Path | None:
-    """Of pycocoevalcap, without importing it."""
-    found = importlib.util.find_spec("pycocoevalcap")
-    places = list(found.submodule_search_locations or []) if found else []
-    return Path(places[0]) if places else None
+    """Return the folder of pycocoevalcap, None if it is not installed."""
+    # find_spec does not run the package's code.
+    spec = importlib.util.find_spec("pycocoevalcap")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    return Path(locations[0]) if locations else None
 
 
 def _spice(name: str) -> Path:
@@ -112,10 +116,12 @@ def _required(metric: str) -> Path:
     return folder
 
 
-def _run(name: str, command: list[str], timeout: float, given: str = "") -> str:
-    """What the program prints; it reads and writes at once, so that no pipe can fill and stand still."""
+def _run(name: str, command: list[str], timeout: float, inputs: str = "") -> str:
+    """Return the output of a program. Raises ValueError if it fails, does not start or runs too long."""
     try:
-        done = subprocess.run(command, input=given.encode(), capture_output=True, timeout=timeout, check=True)
+        # run() writes and reads at the same time: METEOR answers each line at once, and its full output pipe would
+        # otherwise block it, and then the writer.
+        result = subprocess.run(command, input=inputs.encode(), capture_output=True, timeout=timeout, check=True)
     except subprocess.TimeoutExpired:
         raise ValueError(f"{name} was stopped: it had not finished after {timeout:g} seconds") from None
     except subprocess.CalledProcessError as error:
@@ -123,4 +129,4 @@ def _run(name: str, command: list[str], timeout: float, given: str = "") -> str:
         raise ValueError(f"{name} ended with exit code {error.returncode}: {last}") from None
     except OSError as error:
         raise ValueError(f"{name} could not be started: {error}") from None
-    return done.stdout.decode(errors="replace")
+    return result.stdout.decode(errors="replace")
