@@ -1,4 +1,4 @@
-"""The PTB tokenizer against what the official one gives.
+"""Compare the PTB tokenizer with the official one.
 
 golden.json holds pairs of a text and its words: a file with the texts, a line "zzz" after each (some rules look at
 the next line), went through
@@ -22,7 +22,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
 def missing() -> str:
-    """Why the official tokenizer cannot run here; empty if it can."""
+    """Return why the official tokenizer cannot run here, empty if it can."""
     if not shutil.which("java"):
         return "there is no java"
     return "" if importlib.util.find_spec("pycocoevalcap") else "the package pycocoevalcap is not installed"
@@ -57,7 +57,7 @@ def test_by_hand(text: str, words: str) -> None:
 
 
 def test_a_word_does_not_depend_on_what_came_before() -> None:
-    """The memory of single words gives what the whole text gives."""
+    """Cached words give the same tokens as the whole text."""
     text = "A dog's toy, 10-year-old B&W photo <3 of Mr. O'Brien's"
     first = ptb_tokenize(text)
     for word in text.split():

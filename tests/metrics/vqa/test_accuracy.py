@@ -1,4 +1,4 @@
-"""VQA accuracy against figures of the official code (golden.json) and on hand-made cases."""
+"""Compare VQA accuracy with scores of the official code (golden.json) and on hand-made cases."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from prefixvlm.metrics.vqa.contractions import CONTRACTIONS
 from prefixvlm.metrics.vqa.normalise import normalise
 from prefixvlm.metrics.vqa.report import Annotation, vqa_report
 
-# 300 generated items. `expected` is what the evaluators themselves said on Python 3.11: `vqa` the VQAEval of
+# 300 generated items. `expected` holds the output of the evaluators themselves on Python 3.11: `vqa` the VQAEval of
 # open_flamingo 0.0.2 (there the official one, reformatted: compared with GT-Vision-Lab's), `vqa_normalise_both` that of
 # open_flamingo 2.0.1, `vqa_lavis` that of salesforce-lavis 1.0.2, `vizwiz` the accuracy loop of VizWiz's vqaEval.py.
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 
 
 @pytest.mark.parametrize("metric", GOLDEN["expected"])
-def test_reports_are_those_of_the_public_evaluators(metric: str) -> None:
+def test_reports_equal_the_public_evaluators(metric: str) -> None:
     expected = GOLDEN["expected"][metric]
     items = dict(enumerate(GOLDEN["items"]))
     report = vqa_report(
@@ -89,7 +89,7 @@ def test_normalise(text: str, normalised: str) -> None:
     assert normalise(text) == normalised
 
 
-def test_a_report_groups_what_has_a_type() -> None:
+def test_a_report_leaves_untyped_questions_out_of_the_groups() -> None:
     annotations = {7: Annotation(["a dog", "dog"], "other"), 3: Annotation(["no"], "yes/no"), 5: Annotation(["1"])}
     report = vqa_report({3: "No", 5: "one", 7: "cat"}, annotations, "exact_match")
     assert report.per_item == {7: 0, 3: 100, 5: 100}

@@ -1,4 +1,4 @@
-"""Exact match, and what all answer metrics have in common, on hand-made cases."""
+"""Exact match and the table of answer metrics, on hand-made cases."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_exact_match_normalised_takes_any_reference(prediction: str, references:
     assert ANSWER_METRICS["exact_match"].score(prediction, references) == score
 
 
-# Where the variants part: each tuple is exact_match, vqa, vqa_normalise_both, vqa_lavis, gqa, gqa_strict, vizwiz.
+# Cases in which the variants differ: each tuple is exact_match, vqa, vqa_normalise_both, vqa_lavis, gqa, gqa_strict, vizwiz.
 @pytest.mark.parametrize(
     ("prediction", "references", "scores"),
     [
@@ -75,7 +75,7 @@ def test_each_metric_has_its_own_variant() -> None:
 
 @pytest.mark.parametrize("name", ANSWER_METRICS)
 @pytest.mark.parametrize(("references", "message"), [([], "no reference"), ("yes", "one string, 'yes'")])
-def test_references_are_a_list_with_something_in_it(name: str, references: list[str], message: str) -> None:
+def test_references_are_a_list_and_not_empty(name: str, references: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ANSWER_METRICS[name].score("yes", references)
 
@@ -86,6 +86,6 @@ def test_an_unknown_metric_is_an_error_that_lists_them() -> None:
         answer_metric("vqa2")
 
 
-def test_spaces_between_letters_that_have_none_do_not_matter() -> None:
-    """A tokenizer of words, as of Chinese BERTs, leaves them in what it decodes."""
+def test_spaces_in_scripts_without_spaces_do_not_matter() -> None:
+    """Tokenizers such as Chinese BERT's decode with spaces between the characters."""
     assert exact_matches(["红 色 的 圆", "红 2 个"], [["红色的圆"], ["红2个"]]) == [True, False]

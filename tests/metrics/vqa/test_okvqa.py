@@ -1,4 +1,4 @@
-"""OK-VQA's stems: the rules with stand-ins for NLTK's tools, and with NLTK where it and its data are installed."""
+"""OK-VQA's stems with stand-ins for NLTK, and with NLTK itself if it and its data are installed."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ def _forget_stems():  # type: ignore[no-untyped-def]
     stem.cache_clear()
 
 
-def test_the_first_rule_that_fits_decides() -> None:
+def test_the_first_matching_rule_applies() -> None:
     tagged = [
         ("riding", "VBG"),
         ("surfing", "NNS"),
@@ -44,7 +44,7 @@ def test_the_prediction_is_stemmed_and_the_answers_are_not(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["nltk", "inflection"])
-def test_a_missing_package_is_an_error_that_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_with_the_command_to_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nltk", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "inflection", SimpleNamespace())
     monkeypatch.setitem(sys.modules, name, None)
@@ -52,7 +52,7 @@ def test_a_missing_package_is_an_error_that_says_how_to_get_it(name: str, monkey
         ANSWER_METRICS["okvqa"].score("dogs", ["dog"])
 
 
-def test_missing_data_is_an_error_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_an_error_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def tokenize(text: str) -> list[str]:
         raise LookupError("punkt_tab")
 

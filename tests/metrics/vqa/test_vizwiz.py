@@ -1,4 +1,4 @@
-"""VizWiz's accuracy and average precision against hand-made cases, scikit-learn's figures and a plain loop."""
+"""Compare VizWiz's accuracy with hand-made cases, average precision with scikit-learn and a plain loop."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def test_the_table_is_that_of_vizwiz() -> None:
         ([0, 1, 0, 1, 0, 0, 1, 0], [0.3, 0.3, 0.3, 0.9, 0.9, 0.1, 0.1, 0.1], 0.42499999999999993),
     ],
 )
-def test_average_precision_is_that_of_scikit_learn(labels, scores, expected) -> None:  # type: ignore[no-untyped-def]
+def test_average_precision_equals_scikit_learns(labels, scores, expected) -> None:  # type: ignore[no-untyped-def]
     assert average_precision(labels, scores) == pytest.approx(expected, rel=1e-12)
 
 
@@ -69,6 +69,8 @@ def test_average_precision_with_many_ties() -> None:
         ([True], [float("nan")], "not a finite number"),
     ],
 )
-def test_what_cannot_be_ranked_is_an_error(labels: list[bool], scores: list[float], message: str) -> None:
+def test_labels_and_scores_without_an_average_precision_are_an_error(
+    labels: list[bool], scores: list[float], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         average_precision(labels, scores)

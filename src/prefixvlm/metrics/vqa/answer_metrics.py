@@ -1,6 +1,6 @@
-"""An answer and its references go in; a score from 0 to 1 comes out, by the metric that is asked for by name.
+"""The answer metrics by name. Each scores an answer against its references, from 0 to 1.
 
-Each has a variant, the name that stands beside its figures: figures of different variants do not compare.
+Each has a variant, a name that is reported with its scores: scores of different variants do not compare.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +23,9 @@ _PUNCTUATION = ".,;:!?\"'`()[]{}"
 
 @dataclass(frozen=True)
 class AnswerMetric:
-    """variant: what stands beside every score. score: one prediction and its references to 0..1.
+    """variant: name that is reported with the scores. score: from a prediction and its references to 0..1.
 
-    several: it leaves each person's answer out in turn, so that with fewer than four nothing can score 1.
+    several: whether it leaves each person's answer out in turn, so that with fewer than four answers none can score 1.
     """
 
     variant: str
@@ -34,25 +34,24 @@ class AnswerMetric:
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation around words and without articles, number words as digits.
-
-    Words that are nothing but an article or a sign stay if no other word is left: "a" is the answer to "which letter?".
-    """
+    """Return text in lower case, without articles and punctuation around words, with number words as digits."""
+    # If only articles or signs are left they stay: "a" can be the answer to "which letter?".
     words = [_DIGITS.get(bare, bare) for word in text.lower().split() if (bare := word.strip(_PUNCTUATION))]
     return " ".join([word for word in words if word not in _ARTICLES] or words or text.lower().split())
 
 
 def exact_match_normalised(prediction: str, references: Sequence[str]) -> float:
-    """0 or 1: the same as any reference after `normalise_answer` on both sides."""
+    """Return 1 if the prediction equals any reference, both after `normalise_answer`, else 0."""
     return float(normalise_answer(prediction) in [normalise_answer(truth) for truth in references])
 
 
 def _metric(variant: str, score: Score, several: bool = False) -> AnswerMetric:
-    def checked(prediction: str, references: Sequence[str]) -> float:
+    def checked_score(prediction: str, references: Sequence[str]) -> float:
+        # In one place for all metrics: some divide by the number of references, others would compare letters.
         check_lists([prediction], [references])
         return score(prediction, references)
 
-    return AnswerMetric(variant, checked, several)
+    return AnswerMetric(variant, checked_score, several)
 
 
 ANSWER_METRICS: Mapping[str, AnswerMetric] = MappingProxyType(
@@ -70,16 +69,16 @@ ANSWER_METRICS: Mapping[str, AnswerMetric] = MappingProxyType(
 
 
 def check_several(metric: AnswerMetric, answers: Sequence[str]) -> None:
-    """Raises ValueError if there are fewer than four answers where several people's are wanted."""
+    """Raise ValueError if a metric that needs the answers of several people has fewer than four."""
     if metric.several and len(answers) < 4:
         raise ValueError(
             f"{metric.variant} compares with the answers of ten people, and a question has {len(answers)}; "
-            "take exact match: metric=exact_match, or --variant exact_match"
+            "use exact match: metric=exact_match, or --variant exact_match"
         )
 
 
 def answer_metric(name: str) -> AnswerMetric:
-    """The metric of that name. Raises ValueError with the names there are."""
+    """Return the metric of a name. Raises ValueError for an unknown name."""
     if name not in ANSWER_METRICS:
         raise ValueError(f"there is no answer metric {name!r}; there are {', '.join(ANSWER_METRICS)}")
     return ANSWER_METRICS[name]

@@ -1,6 +1,6 @@
-"""Nothing goes in; the official VQA table comes out, from contractions without an apostrophe to those with it.
+"""The official VQA table of contractions, from spellings with a missing apostrophe to the correct ones.
 
-The data of GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py @a013f00: 120 entries.
+Data of GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py @a013f00: 120 entries.
 """
 
 _SPELLINGS = """
@@ -13,8 +13,8 @@ _SPELLINGS = """
     would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 
-# Each spelling is reached from every way to forget one of its apostrophes. The capital keys are never reached, for
-# words come in lower case, two entries change nothing, and "somebody'd" is upside down: so it is in the original.
+# Each spelling has a key for every apostrophe that can be missing. The table is the original's with its errors: keys with
+# capitals never match, since words are in lower case, two entries change nothing, and "somebody'd" is reversed.
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word
     for word in _SPELLINGS.split()

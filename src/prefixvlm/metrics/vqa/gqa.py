@@ -1,4 +1,4 @@
-"""An answer and the true answers go in; whether they match comes out, as GQA counts it (Hudson and Manning 2019)."""
+"""Exact match of GQA (Hudson and Manning 2019)."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,12 @@ from prefixvlm.metrics.vqa.normalise import normalise
 
 
 def gqa_strict(prediction: str, answers: Sequence[str]) -> float:
-    """0 or 1: the very same string, as in GQA's eval.py. A capital or a full stop at the end makes it 0."""
+    """Return 1 if the prediction is the same string as an answer, else 0, as GQA's eval.py does."""
+    # A capital or a final full stop makes it 0: GQA's models choose from a list of answers.
     return float(prediction in answers)
 
 
 def gqa_normalised(prediction: str, answers: Sequence[str]) -> float:
-    """0 or 1: the same after VQA's normalisation of both sides, for what is generated rather than chosen.
-
-    LAVIS normalises the prediction alone, so that no prediction can ever match "t-shirt".
-    """
+    """Return 1 if the prediction equals an answer, both after VQA's normalisation, else 0; for generated answers."""
+    # Both sides: LAVIS normalises the prediction alone, so that no prediction can match "t-shirt".
     return float(normalise(prediction) in [normalise(answer) for answer in answers])

@@ -1,6 +1,6 @@
-"""A written answer goes in; the form that the official VQA evaluation compares comes out, with all its quirks.
+"""Normalisation of answers as in the official VQA evaluation, with its errors.
 
-After GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py @a013f00, as Python 3 reads it.
+After GT-Vision-Lab/VQA, PythonEvaluationTools/vqaEvaluation/vqaEval.py @a013f00, run by Python 3.
 """
 
 import re
@@ -20,15 +20,14 @@ _DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)} | {"zero": "
 
 
 def strip_lines(text: str) -> str:
-    """Newlines and tabs become spaces, those at the ends go: all that is done where the references agree."""
+    """Replace newlines and tabs by spaces and strip the text."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def process_punctuation(text: str) -> str:
-    """Without punctuation: a sign beside a space anywhere in the text goes, else a space takes its place.
-
-    In a text with a comma between digits every sign goes without a space. Apostrophes and colons stay.
-    """
+    """Remove punctuation, or replace it by spaces; apostrophes and colons stay."""
+    # The original decides by sign, not by occurrence: one occurrence beside a space removes all of them, and a comma
+    # between digits anywhere removes every sign. It tests the text as it came, not as it is processed so far.
     in_number = _COMMA_IN_NUMBER.search(text) is not None
     processed = text
     for sign in _PUNCTUATION:
@@ -39,12 +38,13 @@ def process_punctuation(text: str) -> str:
 
 
 def process_words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    """Lower case, single spaces, number words as digits ("none" as 0), no articles, apostrophes put back."""
+    """Return text in lower case, with digits for number words ("none" is 0), without articles, with apostrophes."""
     words = (_DIGITS.get(word, word) for word in text.lower().split())
     return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
+# Cached: the ten answers of a question are mostly equal, and questions share their answers.
 @lru_cache(maxsize=1 << 17)
 def normalise(text: str) -> str:
-    """`strip_lines`, `process_punctuation`, `process_words`."""
+    """Apply strip_lines, process_punctuation and process_words."""
     return process_words(process_punctuation(strip_lines(text)))

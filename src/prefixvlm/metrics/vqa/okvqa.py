@@ -1,8 +1,7 @@
-"""An answer and OK-VQA's stemmed answers go in; VQA accuracy on the stemmed answer comes out.
+"""VQA accuracy of stemmed answers, for OK-VQA (Marino et al. 2019).
 
-The references of OK-VQA v1.1 (Marino et al. 2019) are stemmed already, by a program that was never published. The rules
-here and the words outside them are those that OpenFlamingo found (open_flamingo/eval/ok_vqa_utils.py @2843d1f).
-LAVIS's spaCy lemmas give other figures.
+The references of OK-VQA v1.1 are stemmed already, by a program that was never published. The rules and exceptions here
+are OpenFlamingo's reconstruction (open_flamingo/eval/ok_vqa_utils.py @2843d1f). LAVIS's spaCy lemmas give other scores.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ _INSTALL = (
     "`python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng wordnet`"
 )
 
+# Words of the references that the rules below stem otherwise than the original program did.
 _EXCEPTIONS_TEXT = """
     adhesives:adhesive alertness:alert alpes:alp apartments:apart are:are awning:awn backpackers:backpack badness:bad
     baldness:bald bases:base batter's:batter belongings:belong blindness:blind boy's:boy braves:brave
@@ -45,15 +45,15 @@ EXCEPTIONS = dict(pair.split(":") for pair in _EXCEPTIONS_TEXT.split())
 
 
 def okvqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """The official VQA accuracy of the stemmed prediction, 0 to 1. answers: the field `answer`, not `raw_answer`."""
+    """Return the VQA accuracy of the stemmed prediction, 0 to 1. answers: the field `answer`, not `raw_answer`."""
     return vqa_accuracy(stem(prediction), answers)
 
 
 @lru_cache(maxsize=1 << 17)
 def stem(text: str) -> str:
-    """The text's tokens, stemmed, one space between.
+    """Return the stemmed tokens of a text, joined by single spaces.
 
-    Raises ValueError, with what to run, where NLTK, inflection or NLTK's data is missing.
+    Raises ValueError, with the commands to run, if NLTK, its data or inflection is not installed.
     """
     try:
         import inflection
@@ -71,7 +71,7 @@ def stem(text: str) -> str:
 def stem_words(
     tagged: Iterable[tuple[str, str]], lemmatise_verb: Callable[[str], str], singularise: Callable[[str], str]
 ) -> list[str]:
-    """Each word by the first rule that fits: an exception, a verb's lemma for -ing, the singular for a plural's tag.
+    """Stem each word: an exception, else the verb's lemma of a word in -ing, else the singular of a plural noun.
 
     tagged: words with their Penn Treebank tags.
     """
@@ -79,7 +79,7 @@ def stem_words(
     for word, tag in tagged:
         if word in EXCEPTIONS:
             stems.append(EXCEPTIONS[word])
-        elif word.endswith("ing"):
+        elif word.endswith("ing"):  # whatever its tag: a single word such as "surfing" is often tagged as a noun
             stems.append(lemmatise_verb(word))
         else:
             stems.append(singularise(word) if tag.startswith(("NNS", "NNPS")) else word)

@@ -1,4 +1,4 @@
-"""Predictions and annotations by question id go in; VQA's table of accuracies comes out, in percent."""
+"""VQA's report: accuracy overall, by answer type and by question type."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from prefixvlm.metrics.vqa.answer_metrics import answer_metric
 
 @dataclass(frozen=True)
 class Annotation:
-    """The answers that people gave to a question, and what kind of answer and question it is, where that is known."""
+    """The answers of people to a question, with the types of answer and question if they are known."""
 
     answers: Sequence[str]
     answer_type: str | None = None
@@ -19,7 +19,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class VqaReport(Generic[Id]):
-    """All in percent, rounded to two decimals as the official script does, groups in the order of their first item."""
+    """Accuracies in percent, rounded to two decimals as in the official script; types in the order of their first item."""
 
     overall: float
     per_answer_type: dict[str, float]
@@ -31,9 +31,10 @@ class VqaReport(Generic[Id]):
 def vqa_report(
     predictions: Mapping[Id, str], annotations: Mapping[Id, Annotation], metric: str = "vqa"
 ) -> VqaReport[Id]:
-    """The means over all questions and over those of each type; a question without a type is in no group.
+    """Return the means over all questions and over the questions of each type.
 
-    Raises ValueError where ids differ, a question has no answer or no `ANSWER_METRICS` has the metric's name.
+    metric: a name in ANSWER_METRICS. Raises ValueError if there is no such metric, if ids differ, or if a question has
+    no answer.
     """
     chosen = answer_metric(metric)
     check_ids(predictions, {id: annotation.answers for id, annotation in annotations.items()})

@@ -1,6 +1,6 @@
-"""Answers and those of ten people, or scores of answerability, go in; VizWiz's two figures come out.
+"""VizWiz's two metrics (Gurari et al. 2018): accuracy of answers, and average precision of answerability.
 
-Gurari et al. 2018, by the challenge's vqaEval.py (Qing Li), as Python 3 reads it.
+After the challenge's vqaEval.py (Qing Li), run by Python 3.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from prefixvlm.metrics.vqa.accuracy import leave_one_out
 from prefixvlm.metrics.vqa.contractions import CONTRACTIONS
 from prefixvlm.metrics.vqa.normalise import process_punctuation, process_words, strip_lines
 
-# VizWiz copied an early table of VQA, where most apostrophes are typographic, on both sides, and some are not.
+# VizWiz copied an early table of VQA, in which most apostrophes are typographic, in keys and values, and some are not.
 _STRAIGHT_KEYS = frozenset(("couldn'tve", "hadn'tve"))
 _STRAIGHT_VALUES = frozenset(("ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've"))
 _CONTRACTIONS = {
@@ -24,15 +24,16 @@ _CONTRACTIONS = {
 
 
 def vizwiz_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """VQA accuracy, 0 to 1, with the prediction always normalised and the answers never (theirs are clean already)."""
+    """Return VQA accuracy, 0 to 1, with the prediction always normalised and the answers never."""
+    # The answers of VizWiz are published in normalised form.
     return leave_one_out(_normalise(prediction), answers)
 
 
 def average_precision(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """Area under precision over recall in steps, 0 to 1: the sum of (R_n - R_(n-1)) P_n, as scikit-learn defines it.
+    """Return average precision, 0 to 1: the sum of (R_n - R_(n-1)) P_n over thresholds, as scikit-learn defines it.
 
-    Equal scores are one step. VizWiz's positive label is "unanswerable", its score one minus that of answerable.
-    Raises ValueError where no label is positive, for the figure is then undefined.
+    VizWiz's positive label is "unanswerable", its score one minus that of answerable.
+    Raises ValueError if no label is positive, since average precision is undefined then.
     """
     positive, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
     if positive.shape != values.shape or positive.ndim != 1:
@@ -44,6 +45,7 @@ def average_precision(labels: Sequence[bool], scores: Sequence[float]) -> float:
     if not positive.any():
         raise ValueError("no label is positive, so average precision is undefined")
     order = np.argsort(-values, kind="stable")
+    # Equal scores share one threshold, so that their order in the file makes no difference.
     last_of_step = np.append(np.flatnonzero(np.diff(values[order])), len(values) - 1)
     hits = np.cumsum(positive[order])[last_of_step]
     return float(np.sum(np.diff(hits / hits[-1], prepend=0.0) * hits / (last_of_step + 1)))
