@@ -392,7 +392,7 @@ def test_features_behind_a_pattern_are_refused_when_they_are_read(made, stored, 
     for path in folder.glob("*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     _, data = built(made, node_of(made, "vit"), f"{tmp_path}/{{split}}-*.tar")
-    with pytest.raises(ValueError, match=r"hold features in the place of images; set encoder=cached"):
+    with pytest.raises(ValueError, match=r"hold features and not images; set encoder=cached"):
         next(iter(data.train_dataloader()))
 
 
