@@ -42,7 +42,11 @@ def stage(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_imports_point_one_way(path):
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("prefixvlm.")} - {"atomic", "errors", "precision"}
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("prefixvlm.")} - {
+        "atomic",
+        "errors",
+        "precision",
+    }
     if stage(path) in MAY_IMPORT:
         assert ours <= MAY_IMPORT[stage(path)] | {"batch", stage(path)}
     frameworks = {name.split(".")[0] for name in imports(path)}

@@ -1,98 +1,9 @@
-"""What an evaluation takes from the checkpoint, what from a benchmark, and what from the command line."""
+"""Values of the wrong type are refused with their key."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from prefixvlm import build
-from prefixvlm.data.shards.write import write_shards
-from tests.data.conftest import raw_samples
 from tests.test_conf import composed
-
-VQA, CAPTIONING = "prefixvlm.task.vqa.Vqa", "prefixvlm.task.captioning.Captioning"
-TRAINED = {
-    "seed": 3,
-    "data": {"shards": "data/trained", "batch_size": 32, "eval_batch_size": 16, "blind": True, "seed": 3},
-    "task": {
-        "captioning": {"_target_": CAPTIONING, "prompt": "Caption:"},
-        "vqa": {
-            "_target_": VQA, "prompt": "Q: {question} A:", "answers": ["yes", "no"], "metric": "exact_match",
-            "decoding": {"method": "beam", "num_beams": 3},
-        },
-    },
-}  # fmt: skip
-
-
-def evaluation(*overrides, trained=TRAINED):
-    return build.plain(build.evaluation(composed("eval", "ckpt=x", *overrides), trained))
-
-
-def test_nothing_said_is_as_trained_but_with_images():
-    assert evaluation() == {**TRAINED, "data": {**TRAINED["data"], "blind": False}}
-
-
-def test_a_benchmarks_task_begins_with_the_trained_one_and_its_nulls_keep():
-    task = evaluation("benchmark=vqav2")["task"]
-    assert task == {"vqa": {**TRAINED["task"]["vqa"], "metric": "vqa"}}
-
-
-def test_a_benchmarks_option_may_be_changed():
-    changes = ["benchmark.task.vqa.prompt='{question} Short answer:'", "benchmark.task.vqa.answers=[red]"]
-    vqa = evaluation("benchmark=vqav2", *changes)["task"]["vqa"]
-    assert vqa["prompt"] == "{question} Short answer:"
-    assert vqa["answers"] == ["red"]
-    assert vqa["decoding"] == TRAINED["task"]["vqa"]["decoding"]
-
-
-@pytest.mark.parametrize("known", [None, {}, {"captioning": TRAINED["task"]["captioning"]}])
-def test_a_benchmark_of_a_task_that_was_not_trained_has_the_tasks_own_defaults(known):
-    assert evaluation("benchmark=gqa", trained={**TRAINED, "task": known})["task"] == {
-        "vqa": {"_target_": VQA, "metric": "gqa"}
-    }
-
-
-def test_a_benchmark_without_a_task_takes_all_that_were_trained():
-    assert evaluation("benchmark=easy_vqa")["task"] == TRAINED["task"]
-
-
-def test_a_task_on_the_command_line_wins():
-    task = evaluation("benchmark=vqav2", "task=captioning", "task.captioning.prompt=A photo of")["task"]
-    assert set(task) == {"captioning"}
-    assert task["captioning"]["prompt"] == "A photo of"
-
-
-def test_the_benchmarks_data_and_what_wins_over_it():
-    data = evaluation("benchmark=vqav2")["data"]
-    assert data == {**TRAINED["data"], "shards": "data/vqav2", "test_split": "val", "blind": False}
-    data = evaluation("benchmark=vqav2", "shards=/x", "split=test", "limit=5", "batch_size=2")["data"]
-    changed = {"shards": "/x", "test_split": "test", "limit_test": 5, "eval_batch_size": 2, "blind": False}
-    assert data == {**TRAINED["data"], **changed}
-
-
-def test_nothing_is_changed_in_the_checkpoints_own_configuration():
-    before = OmegaConf.to_yaml(OmegaConf.create(TRAINED))
-    evaluation("benchmark=vqav2", "limit=5")
-    assert OmegaConf.to_yaml(OmegaConf.create(TRAINED)) == before
-
-
-def test_missing_shards_of_a_benchmark_come_with_the_files_and_the_command(tmp_path):
-    cfg = composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/none")
-    with pytest.raises(ValueError, match=f"{tmp_path}/none") as caught:
-        build.check_benchmark(cfg)
-    (note,) = caught.value.__notes__
-    assert "--val-questions" in note
-    assert "v2_OpenEnded_mscoco_val2014_questions.json" in note
-    assert "--train" not in note  # this benchmark is of the validation split
-    assert note.splitlines()[-1].strip().startswith("prefixvlm shards vqav2 --images DIR --val-questions v2_")
-    assert note.splitlines()[-1].endswith("/none")
-
-
-def test_shards_that_are_there_are_enough(tmp_path):
-    write_shards({"val": raw_samples(2)}, tmp_path / "shards", "a test", "none")
-    build.check_benchmark(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/shards"))
-    build.check_benchmark(composed("eval", "ckpt=x"))
-    with pytest.raises(ValueError, match="holds no test samples, only val; make them as follows") as caught:
-        build.check_benchmark(composed("eval", "ckpt=x", "benchmark=gqa", f"shards={tmp_path}/shards"))
-    assert "prefixvlm shards gqa" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(

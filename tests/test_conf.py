@@ -13,7 +13,7 @@ from prefixvlm.data import sources
 
 CONF = Path(__file__).parents[1] / "conf"
 TRAIN = ["data", "encoder", "mapper", "lm", "tune", "task", "module", "optim", "trainer", "callbacks", "logger"]
-EVAL = ["task", "clip"]
+EVAL = ["task", "clip_scorer"]
 CHOICES = {p: f"{p.parent.name}={p.stem}" for p in sorted(CONF.glob("*/*.yaml")) if p.parent.name != "hydra"}
 BENCHMARKS = [path.stem for path in CHOICES if path.parent.name == "benchmark"]
 
@@ -30,7 +30,7 @@ def composed(name, *overrides):
     return cfg
 
 
-@pytest.mark.parametrize("choice", of("benchmark", "clip", inside=False))
+@pytest.mark.parametrize("choice", of("benchmark", "clip_scorer", inside=False))
 def test_choice_composes_and_binds(choice):
     cfg = composed("train", choice, "run_dir=outputs/x")
     for axis in TRAIN:
@@ -42,9 +42,9 @@ def test_choice_composes_and_binds(choice):
         build.check(axis, build.plain(cfg[axis]), handed.get(axis, {}))
 
 
-@pytest.mark.parametrize("choice", of("benchmark", "clip", "task"))
+@pytest.mark.parametrize("choice", of("benchmark", "clip_scorer", "task"))
 def test_choice_of_an_evaluation_composes_and_binds(choice):
-    given = ["clip.name=local-dir:x"] if choice == "clip=folder" else []
+    given = ["clip_scorer.name=local-dir:x"] if choice == "clip_scorer=folder" else []
     cfg = composed("eval", choice, "ckpt=x", *given)
     assert cfg[choice.split("=")[0]]
     for axis in EVAL:
@@ -54,7 +54,7 @@ def test_choice_of_an_evaluation_composes_and_binds(choice):
 def test_eval_composes():
     cfg = composed("eval", "ckpt=x")
     assert cfg.blind
-    assert cfg.benchmark is cfg.clip is cfg.task is None
+    assert cfg.benchmark is cfg.clip_scorer is cfg.task is None
     build.make("few_shot", cfg.few_shot)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from prefixvlm import cli
 from prefixvlm.build import build_module, make, plain
-from prefixvlm.config import composed_run
+from prefixvlm.config import compose_run
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.describe import describe
@@ -51,7 +51,7 @@ def test_trained_parameters_are_those_that_were_published(recipe, millions, monk
 
 
 def test_frozen_trains_its_encoder_and_one_layer():
-    parts = describe(composed_run(["experiment=frozen"]))["parts"]
+    parts = describe(compose_run(["experiment=frozen"]))["parts"]
     assert round(parts["encoder"]["trained"] / 1e6, 1) == 23.5
     assert parts["mapper"]["trained"] == (2048 + 1) * 2 * 4096
     assert parts["lm"]["trained"] == parts["encoder"]["frozen"] == 0
@@ -76,7 +76,7 @@ def test_every_recipe_is_described(recipe, monkeypatch, capsys):
     ],
 )
 def test_limber_has_four_encoders(encoder, features):
-    parts = describe(composed_run(["experiment=limber_linear", *encoder]))["parts"]
+    parts = describe(compose_run(["experiment=limber_linear", *encoder]))["parts"]
     assert [parts["encoder"][key] for key in ("num_features", "feature_width")] == features
     assert parts["mapper"] == {
         "trained": (features[1] + 1) * 4096, "frozen": 0, "prefix_length": features[0], "width": 4096
@@ -85,7 +85,7 @@ def test_limber_has_four_encoders(encoder, features):
 
 def test_what_is_described_is_what_is_built(tmp_path):
     """Of small parts that are there: the same shapes and sizes as the module with weights has."""
-    cfg = composed_run(
+    cfg = compose_run(
         [
             f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}",
             "encoder.trained=true",
@@ -130,9 +130,9 @@ def test_what_is_described_is_what_is_built(tmp_path):
 def test_stored_features_have_no_image_size(tmp_path):
     samples = {split: list(islice(easy_vqa.samples(split), 2)) for split in SIZES}
     write_shards(samples, tmp_path / "shards", "easy-VQA", "none")
-    node = plain(composed_run([f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}"]).encoder)
+    node = plain(compose_run([f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}"]).encoder)
     write_features(make("encoder", node), node, tmp_path / "shards", tmp_path / "features", 2, "cpu")
-    found = describe(composed_run(["encoder=cached", f"data.shards={tmp_path}/features"]))
+    found = describe(compose_run(["encoder=cached", f"data.shards={tmp_path}/features"]))
     assert found["parts"]["encoder"] == {
         "trained": 0, "frozen": 0, "image_size": None, "num_features": 1, "feature_width": 16, "grid": None
     }  # fmt: skip

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.run import examples as examples_of
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY, history, load
 from tests.conftest import tiny_lm
 from tests.forked import FORKED
 
@@ -128,13 +127,13 @@ def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp
         assert set(report["counts"]) == set(report["scores"])
         assert report["prompt"] in ("Caption:", "Question: {question} Answer:")
     assert len(result["config_hash"]) == 16
-    assert result["judge"] is None
+    assert result["clip_scorer"] is None
     assert result["evaluation"]["few_shot"]["shots"] == 0
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "data:image/png" in page
     assert result["config_hash"] in page
     assert "What it said while training" in page
-    examples = examples_of(load(folder / "checkpoints" / "best.ckpt"))
+    examples = history(load(folder / "checkpoints" / "best.ckpt"))["examples"]
     assert {line["task"] for line in examples} == {"captioning", "vqa"}
     assert all(f'<th scope="row">{line["key"]}<' in page for line in examples)
 
@@ -162,7 +161,7 @@ def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
     clip = next(part.split("=")[1] for part in parts if part.startswith("encoder.model_name="))
     out = run(
         "eval.py", f"ckpt={trained[0]}/checkpoints/best.ckpt", f"out={tmp_path}", "few_shot.shots=2", "trials=2",
-        "few_shot.choice=nearest", "limit=4", "clip=folder", f"clip.name={clip}", "task=captioning",
+        "few_shot.choice=nearest", "limit=4", "clip_scorer=folder", f"clip_scorer.name={clip}", "task=captioning",
         "task.captioning.prompt=", "task.captioning.decoding.max_new_tokens=8", # a token a letter, and 96 of them
     ).stdout  # fmt: skip
     result, lines = read(tmp_path)
@@ -173,8 +172,8 @@ def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
     captions = result["tasks"]["captioning"]
     assert captions["scores"]["clip_score"] == pytest.approx(sum(captions["trials"]["clip_score"]) / 2)
     assert 0 <= captions["blind"]["clip_score"] <= 250
-    assert result["judge"]["name"] == clip
-    assert "flatters" in result["judge"]["warning"]  # it is the encoder's own
+    assert result["clip_scorer"]["name"] == clip
+    assert "flatters" in result["clip_scorer"]["warning"]  # it is the encoder's own
     assert all(
         {"clip_score", "ref_clip_score"} <= set(line["scores"]) for line in lines if line["task"] == "captioning"
     )

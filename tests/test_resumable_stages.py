@@ -19,7 +19,7 @@ def test_each_is_done_once_and_a_failed_one_again(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run_stages(stages, out, "make it")
     assert stop.value.code == 3
-    assert "Stage two ended with code 3; `make it` goes on from there." in capsys.readouterr().err
+    assert "Stage two ended with code 3; `make it` continues from there." in capsys.readouterr().err
     assert set(run_stages({**stages, "two": writes(log, "2")}, out, "make it")) == {"one", "two", "three"}
     assert log.read_text() == "123"
     assert "== 1/3 one (done before)" in capsys.readouterr().out

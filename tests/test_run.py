@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from prefixvlm.run import check_monitor, what_trains
+from prefixvlm.build import score_kinds
+from prefixvlm.config import compose_run
+from prefixvlm.run import check_monitor, summary_of
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
@@ -23,12 +25,18 @@ def test_each_part_says_how_much_of_it_trains_and_how_fast():
     encoder.linear.requires_grad_(True)
     optim = Optim(torch.optim.AdamW, lr=8e-4, encoder_lr=2e-6, lm_lr=1e-3, weight_decay=0.1)
     module = PrefixModule(encoder, TinyMapper(lm.width), lm, {"captioning": WithHead()}, optim)
-    assert what_trains(module, ["adapters"]) == [
+    assert summary_of(module, ["adapters"]) == [
         "encoder                       0.00 M trained      0.00 M frozen   learning rate 2e-06, weight decay 0.1",
         "mapper                        0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
         "lm: adapters                  0.00 M trained      0.04 M frozen   learning rate 0.001, weight decay 0.1",
         "heads.captioning              0.00 M trained      0.00 M frozen   learning rate 0.0008, weight decay 0.1",
     ]
+
+
+def kinds_of(monitor):
+    task = monitor.split("/")[1].split("_")[0]
+    known = task in ("captioning", "regression", "classification")
+    return score_kinds(compose_run([f"task={task}"] if known else ["experiment=clip_pretrain"]))
 
 
 @pytest.mark.parametrize(
@@ -43,14 +51,16 @@ def test_each_part_says_how_much_of_it_trains_and_how_fast():
     ],
 )
 def test_the_best_is_not_the_worst(monitor, right, wrong):
-    check_monitor(monitor, right)
+    kinds = kinds_of(monitor)
+    check_monitor(monitor, right, kinds)
     with pytest.raises(ValueError, match=f"monitor_mode is {wrong}, but {monitor} is best.*set monitor_mode={right}"):
-        check_monitor(monitor, wrong)
+        check_monitor(monitor, wrong, kinds)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_of_what_is_not_known_either_may_be_best(mode):
-    check_monitor("val/captioning_mean_length", mode)
+    check_monitor("val/captioning_mean_length", mode, kinds_of("val/captioning_mean_length"))
+    check_monitor("val/something", mode, kinds_of("val/captioning_x"))
 
 
 def test_what_is_frozen_has_no_rate():
@@ -58,7 +68,7 @@ def test_what_is_frozen_has_no_rate():
     module = PrefixModule(
         MeanEncoder(), TinyMapper(lm.width), lm, {"captioning": Captioning()}, Optim(torch.optim.SGD, lr=1.0)
     )
-    assert what_trains(module) == [
+    assert summary_of(module) == [
         "encoder                       0.00 M trained      0.00 M frozen",
         "mapper                        0.00 M trained      0.00 M frozen   learning rate 1, weight decay 0",
         "lm                            0.00 M trained      0.04 M frozen",

@@ -127,22 +127,22 @@ def test_no_code_of_a_folder_runs(folders: dict[str, Path], tmp_path: Path) -> N
     (folder / "evil.py").write_text(code)
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
     (folder / "config.json").write_text(json.dumps({"model_type": "evil"}))
-    with pytest.raises(ValueError, match="the tokenizer of local-dir:.* could not be loaded.*clip.name") as caught:
+    with pytest.raises(ValueError, match="the tokenizer of local-dir:.* could not be loaded.*scorer.name") as caught:
         Clip(f"local-dir:{folder}")
     assert "\n" not in str(caught.value)
     assert not mark.exists()
 
 
 def test_errors_name_the_key(folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="clip.name is 'ViT-B32'.*ViT-B-32"):
+    with pytest.raises(ValueError, match="clip_scorer.name is 'ViT-B32'.*ViT-B-32"):
         Clip("ViT-B32", "openai")
-    with pytest.raises(ValueError, match="clip.pretrained is null, which would freeze ViT-B-32 at random"):
+    with pytest.raises(ValueError, match="clip_scorer.pretrained is null, which would freeze ViT-B-32 at random"):
         Clip("ViT-B-32")
-    with pytest.raises(ValueError, match="set clip.name=ViT-B-32-quickgelu"):
+    with pytest.raises(ValueError, match="set clip_scorer.name=ViT-B-32-quickgelu"):
         Clip("ViT-B-32", "openai")
-    with pytest.raises(ValueError, match="clip.name is local-dir:nowhere"):
+    with pytest.raises(ValueError, match="clip_scorer.name is local-dir:nowhere"):
         Clip("local-dir:nowhere")
-    with pytest.raises(ValueError, match="clip.pretrained is .*could not be loaded into ViT-B-32"):
+    with pytest.raises(ValueError, match="clip_scorer.pretrained is .*could not be loaded into ViT-B-32"):
         Clip("ViT-B-32", str(folders["vit"] / WEIGHTS))  # open_clip asserts the width
     clip = Clip(f"local-dir:{folders['vit']}")
     with pytest.raises(ValueError, match="a list of images or texts is needed"):

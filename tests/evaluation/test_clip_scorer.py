@@ -1,4 +1,4 @@
-"""The judge on a small random CLIP, against the metrics on features that are computed here."""
+"""ClipScorer with a small random CLIP, against the metrics on features that are computed here."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.encoder.clip import Clip
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.evaluation import clip_scorer as module
-from prefixvlm.evaluation.clip_scorer import Judge, judges
+from prefixvlm.evaluation.clip_scorer import ClipScorer
+from prefixvlm.evaluation.scorers import extra_scorers
 from prefixvlm.metrics.captions.clip_score import PREFIX, clip_scores
 from prefixvlm.metrics.retrieval import retrieval_scores
 from prefixvlm.task.results.prediction import Prediction
@@ -19,7 +20,7 @@ COLOURS = ["red", "green", "blue", "white", "black"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_clip(tmp_path_factory.mktemp("judge") / "clip")
+    return tiny_clip(tmp_path_factory.mktemp("scorer") / "clip")
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,12 @@ def prediction(colour, references=None):
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
 
 
 def test_captions_are_scored_as_the_metric_does(clip):
     said = [prediction(colour) for colour in COLOURS[::-1]]  # not in the order of the images
-    found = Judge(clip, samples).caption_scores(said)
+    found = ClipScorer(clip, samples).caption_scores(said)
     images = torch.cat([clip.image_features([image(p.key)]) for p in said])
     texts = torch.cat([clip.text_features([PREFIX + p.prediction]) for p in said])
     references = [clip.text_features([PREFIX + text for text in p.references]).numpy() for p in said]
@@ -65,13 +66,13 @@ def test_captions_are_scored_as_the_metric_does(clip):
 
 
 def test_without_all_references_there_is_no_score_of_references(clip):
-    found = Judge(clip, samples).caption_scores([prediction("red"), prediction("blue", ())])
+    found = ClipScorer(clip, samples).caption_scores([prediction("red"), prediction("blue", ())])
     assert set(found) == {"clip_score"}
 
 
 def test_its_own_retrieval_is_of_the_same_images_and_captions(clip):
     said = [prediction(colour) for colour in COLOURS]
-    found = Judge(clip, samples).retrieval_scores(said)
+    found = ClipScorer(clip, samples).retrieval_scores(said)
     images = clip.image_features([image(p.key) for p in said])
     texts = clip.text_features([text for p in said for text in p.references])
     expected = retrieval_scores((images @ texts.T).numpy(), [0, 0, 1, 2, 3, 4])
@@ -85,19 +86,20 @@ def test_the_images_are_looked_at_once_and_only_when_they_are_needed(clip):
         asked.append(1)
         return samples()
 
-    judge = Judge(clip, watched)
-    assert judges("captioning", judge, blind=True, java=False) == [judge.caption_scores]
-    assert judges("retrieval", judge, blind=False, java=True) == [judge.retrieval_scores]
-    assert not judges("retrieval", judge, blind=True, java=True)  # the judge would see what the model does not
+    scorer = ClipScorer(clip, watched)
+    assert extra_scorers(["captioning"], scorer, blind=True, java=False) == {"captioning": [scorer.caption_scores]}
+    assert extra_scorers(["retrieval"], scorer, blind=False, java=True) == {"retrieval": [scorer.retrieval_scores]}
+    # Blind, CLIP would see images that the model does not.
+    assert extra_scorers(["retrieval"], scorer, blind=True, java=True) == {"retrieval": []}
     assert not asked
-    judge.caption_scores([prediction("red")])
-    judge.retrieval_scores([prediction("blue")])
+    scorer.caption_scores([prediction("red")])
+    scorer.retrieval_scores([prediction("blue")])
     assert len(asked) == 1
 
 
 def test_it_warns_if_it_is_the_models_own_eye(clip, folder, tmp_path):
-    judge = Judge(clip, samples)
-    own = judge.describe(OpenClipEncoder(f"local-dir:{folder}"))
+    scorer = ClipScorer(clip, samples)
+    own = scorer.describe(OpenClipEncoder(f"local-dir:{folder}"))
     assert own["name"] == f"local-dir:{folder}"
     assert "flatters" in own["warning"]
-    assert judge.describe(OpenClipEncoder(f"local-dir:{tiny_clip(tmp_path / 'other', seed=1)}"))["warning"] is None
+    assert scorer.describe(OpenClipEncoder(f"local-dir:{tiny_clip(tmp_path / 'other', seed=1)}"))["warning"] is None

@@ -6,10 +6,11 @@ import json
 import pytest
 from PIL import Image
 
-from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.evaluation.demonstrations import set_demonstrations
+from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.task.rows.few_shot import FewShot
+from prefixvlm.task.rows.loader_rows import PromptRows
 from tests.training.test_module import data_of, module_of
 
 BLUES = range(0, 256, 51)
@@ -39,11 +40,11 @@ def contexts(shards, task="captioning", blind=False, **options):
     """What stands before the prompt of each test image, by its key: texts and the colours of images."""
     module = module_of()
     data = data_of(module, shards, ShardDataModule, blind=blind)
-    set_demonstrations(module, data, FewShot(**options))
+    demonstrations = draw_demonstrations(module, data, FewShot(**options))
     rows = []
-    module.test_collates[task].collate = lambda found, with_targets, task: rows.extend(found)
-    for loader in data.test_dataloader()[list(module.tasks).index(task) :][:1]:
-        list(loader)
+    collate = PromptRows(module.tasks[task], lambda found, with_targets, task: rows.extend(found), demonstrations)
+    (loader,) = data_of(module, shards, blind=blind, collates=Collates(test={task: collate})).test_dataloader()
+    list(loader)
     return {row.key: [part if isinstance(part, str) else part.getpixel((0, 0)) for part in row.context] for row in rows}
 
 
@@ -92,8 +93,7 @@ def test_the_pool_is_drawn_by_the_seed_of_the_demonstrations(shards):
     for data_seed, seed in ((0, 1), (5, 1), (0, 2), (0, 3)):
         module = module_of()
         few_shot = FewShot(shots=1, pool_size=3, seed=seed)
-        set_demonstrations(module, data_of(module, shards, seed=data_seed), few_shot)
-        pools.append(tuple(few_shot._keys))
+        pools.append(tuple(draw_demonstrations(module, data_of(module, shards, seed=data_seed), few_shot).keys))
     assert pools[0] == pools[1]
     assert len(set(pools)) > 1
 

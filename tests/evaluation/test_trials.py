@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefixvlm.evaluation.trials import over_trials
+from prefixvlm.evaluation.trials import merge_trials
 from prefixvlm.metrics.bootstrap import bootstrap_interval
 from prefixvlm.task.results.prediction import Prediction
 
@@ -26,14 +26,14 @@ def trial(number, items, cider=0.5):
 
 
 def test_no_trial_and_one_are_left_as_they_are():
-    assert over_trials([]) == ({}, {})
+    assert merge_trials([]) == ({}, {})
     one = trial(0, [100, 0, 0, 100])
-    assert over_trials([one]) == one
-    assert "spread" not in over_trials([one])[0]["vqa"]
+    assert merge_trials([one]) == one
+    assert "spread" not in merge_trials([one])[0]["vqa"]
 
 
 def test_several_are_their_means_and_spreads():
-    reports, said = over_trials([trial(0, [100, 0, 0, 100], 0.2), trial(1, [100, 100, 0, 100], 0.6)])
+    reports, said = merge_trials([trial(0, [100, 0, 0, 100], 0.2), trial(1, [100, 100, 0, 100], 0.6)])
     report = reports["vqa"]
     assert report["scores"] == pytest.approx({"accuracy": 62.5, "cider": 0.4, "accuracy_a": 1.0})
     assert report["spread"]["accuracy"] == pytest.approx(25 / 2**0.5)  # of a sample: n - 1
@@ -46,7 +46,7 @@ def test_several_are_their_means_and_spreads():
 
 
 def test_the_interval_is_of_the_items_means_by_image():
-    reports, _ = over_trials([trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])])
+    reports, _ = merge_trials([trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])])
     expected = bootstrap_interval([100, 50, 0, 100], ["a", "a", "b", "c"])
     assert reports["vqa"]["intervals"] == {"accuracy": expected, "accuracy_a": (0.0, 1.0)}
     assert expected != bootstrap_interval([100, 50, 0, 100])
@@ -54,7 +54,7 @@ def test_the_interval_is_of_the_items_means_by_image():
 
 def test_the_reports_of_the_trials_are_not_changed():
     trials = [trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])]
-    over_trials(trials)
+    merge_trials(trials)
     assert trials == [trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])]
 
 
@@ -62,4 +62,4 @@ def test_a_score_that_one_trial_has_not_is_left_out():
     with_class, without = trial(0, [100, 0, 0, 100]), trial(1, [100, 100, 0, 100])
     with_class[0]["vqa"]["scores"]["map_circle"] = 50.0
     for trials in ([with_class, without], [without, with_class]):
-        assert "map_circle" not in over_trials(trials)[0]["vqa"]["scores"]
+        assert "map_circle" not in merge_trials(trials)[0]["vqa"]["scores"]

@@ -37,6 +37,7 @@ def result() -> dict[str, Any]:
         "tasks": {
             "captioning": {
                 "scores": {"exact_match": 75.0, "cider": 0.5},
+                "digits": {"exact_match": 2, "cider": 3},
                 "blind": {"exact_match": 80.5, "cider": 0.25},
                 "intervals": {"exact_match": [60.0, 88.0]},
                 "num_items": 40,
@@ -57,7 +58,7 @@ def result() -> dict[str, Any]:
         "seconds": {"evaluate": 1.5},
         "evaluation": {"few_shot": {"shots": 0, "choice": "random", "induction": ""}, "trials": 1, "benchmark": None},
         "config_hash": "0123456789abcdef",
-        "judge": None,
+        "clip_scorer": None,
     }
 
 

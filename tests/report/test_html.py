@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_the_old_page(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(html.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write_report(path, result, predictions, [], [], {})
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
@@ -175,23 +175,23 @@ def test_what_has_no_references_is_neither_right_nor_wrong(result: Any, predicti
 
 def test_what_was_run_says_what_is_not_as_usual(result: Any) -> None:
     plain = words_of(html.render(result, [], [], [], {}), "run")
-    assert not re.search("few-shot|trials|judge|benchmark|limit|not scored|prompt", plain)
+    assert not re.search("few-shot|trials|clip_scorer|benchmark|limit|not scored|prompt", plain)
     few_shot = {"_target_": "x", "shots": 2, "choice": "nearest", "induction": "Please answer.", "seed": 5}
     result["evaluation"] |= {"few_shot": few_shot, "trials": 3, "limit": 7}
     result["evaluation"]["benchmark"] = {"source": "okvqa", "split": "test"}
-    result["judge"] = {"name": "ViT-B-32-quickgelu", "pretrained": "openai", "warning": "the judge flatters"}
+    result["clip_scorer"] = {"name": "ViT-B-32-quickgelu", "pretrained": "openai", "warning": "the scorer flatters"}
     result["tasks"]["vqa"] |= {"prompt": "Q: {question} A:", "spread": {"accuracy": 1.25}}
     page = html.render(result, [], [], [], {})
     words = words_of(page, "run")
     for part in ("few-shot.shots 2", "few-shot.choice nearest", "few-shot.induction Please answer.", "trials 3",
-                 "judge.name ViT-B-32-quickgelu", "benchmark okvqa", "split test", "limit 7",
+                 "clip_scorer.name ViT-B-32-quickgelu", "benchmark okvqa", "split test", "limit 7",
                  "Q: {question} A:"):  # fmt: skip
         assert part in words, part
     scores = words_of(page, "scores")
     assert "83.33 ± 1.25" in scores
     assert "75.00 80.50" in scores  # captions have no spread here
     assert "mean of 3 trials" in scores
-    assert "the judge flatters" in scores
+    assert "the scorer flatters" in scores
 
 
 def test_how_a_run_went_stands_apart_from_what_it_learnt(result: Any) -> None:
@@ -204,9 +204,10 @@ def test_how_a_run_went_stands_apart_from_what_it_learnt(result: Any) -> None:
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert titles == ["loss", "learning rate", "gradient norm", "norm of an embedding", "captioning_bleu",
                       "vqa_accuracy", "captioning_vocabulary", "images a second", "memory, GB"]  # fmt: skip
-    assert words_of(page, "curves").index("captioning_vocabulary") < words_of(page, "curves").index("How it went")
+    words = words_of(page, "curves")
+    assert words.index("captioning_vocabulary") < words.index("Speed and lost data")
     assert "train/token_norm" in page
-    assert "How it went" not in html.render(result, [], history[:6], [], {})
+    assert "Speed and lost data" not in html.render(result, [], history[:6], [], {})
 
 
 def test_the_tokens_that_the_prefix_is_like_stand_once_an_image(result: Any, examples: Any) -> None:
@@ -215,9 +216,9 @@ def test_the_tokens_that_the_prefix_is_like_stand_once_an_image(result: Any, exa
     page = html.render(result, [], [], known + [line | {"nearest": None} for line in examples[:2]], {})
     words = words_of(page, "said")
     assert "the first 12 of 23" in words
-    assert words.split("What the prefix is like")[1].count("red \u23ce <b> t0") == 6
+    assert words.split("Tokens nearest to the prefix")[1].count("red \u23ce <b> t0") == 6
     assert "t9" not in words
-    assert "What the prefix is like" not in html.render(result, [], [], examples, {})
+    assert "Tokens nearest to the prefix" not in html.render(result, [], [], examples, {})
 
 
 def test_the_code_and_the_command_are_told_where_they_are_known(result: Any) -> None:

@@ -50,7 +50,8 @@ def test_it_holds_what_doing_it_again_takes():
 def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():
     said = [Prediction("vqa", "k", f"k{n}", "Q", f"said {n}", ("x",), None if n else 1.0, ("g",)) for n in range(2)]
     blind = [Prediction("vqa", "k", "k0", "Q", "nothing", ("x",), 0.0)]
-    report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}}}
+    report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}},
+              "details": {"k0": {"boxes": []}}}  # fmt: skip
     result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": said}, {"vqa": {"scores": {"accuracy": 0.0}}},
                          {"vqa": blind})  # fmt: skip
     assert result == {"tasks": {"vqa": {"variant": "v", "scores": {"accuracy": 100.0}, "blind": {"accuracy": 0.0}}}}
@@ -58,6 +59,7 @@ def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():
     assert [line["blind_prediction"] for line in lines] == ["nothing", None]
     assert [line["groups"] for line in lines] == [["g"], ["g"]]
     assert "values" not in lines[0]
+    assert [line.get("details") for line in lines] == [{"boxes": []}, None]
     result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": said}, {}, {})
     assert result["tasks"]["vqa"]["blind"] is None
     assert lines[0]["blind_prediction"] is None
@@ -70,9 +72,9 @@ def test_the_three_files_come_together_and_only_shown_images_are_read(tmp_path, 
         asked.extend(keys)
         return dict.fromkeys(keys, png)
 
-    write_results(tmp_path / "eval", result, predictions, [], examples, images)
+    write_results(tmp_path / "eval", result, predictions, {"records": [], "examples": examples}, images)
     assert {path.name for path in (tmp_path / "eval").iterdir()} == {"metrics.json", "predictions.jsonl", "report.html"}
     assert len(asked) == len(set(asked)) < 40
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text()) == result
     assert len((tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()) == len(predictions)
-    assert "What it said while training" in (tmp_path / "eval" / "report.html").read_text()
+    assert "Predictions while training" in (tmp_path / "eval" / "report.html").read_text()

@@ -7,8 +7,8 @@ from PIL import Image
 
 from prefixvlm.build import build_module
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
+from prefixvlm.serve.request import Request
 from prefixvlm.task.detection import Detection
 from prefixvlm.training.checkpoint import AtomicCheckpointIO
 from tests.test_end_to_end import tiny_clip, tiny_gpt2
@@ -75,8 +75,7 @@ def predictor(made):
 
 def alone(module, task, path, question="is it?"):
     sample = Sample("k", Image.open(path).convert("RGB"), ("",), (Question("q", question, ("",)),))
-    collate = module.test_collates[task].collate
-    batch = collate(module.tasks[task].prompt_rows(sample), False)
+    batch = module.collate(module.tasks[task].prompt_rows(sample), False)
     return module.tasks[task].predict(module.model, batch)[0].prediction
 
 
@@ -134,11 +133,11 @@ def test_a_random_language_model_is_drawn_as_it_was_in_training(tmp_path):
 
 
 def test_nothing_is_said_to_be_true_of_an_image_that_is_asked_about():
-    sample = Asked().sample("k", Image.new("RGB", (8, 8)))
-    assert Detection(["a", "b"]).prompt_rows(sample)[0].references == ()
+    task = Detection(["a", "b"])
+    assert task.prompt_rows(task.request("k", Image.new("RGB", (8, 8))))[0].references == ()
 
 
 @pytest.mark.parametrize("option", ["questions", "phrases"])
 def test_what_has_no_words_is_not_asked(option):
     with pytest.raises(ValueError, match=f"--{option[:-1]} has no words; give some"):
-        _ = Asked(**{option: ("what?", " ")}).kind
+        _ = Request(**{option: ("what?", " ")}).takes

@@ -55,7 +55,7 @@ def test_a_prompt_row_carries_all_references_and_no_target(sample):
 
 
 @pytest.mark.parametrize(
-    "rows_of", [lambda s: Captioning().training_rows(s, random.Random(0)), Captioning().prompt_rows]
+    "rows_of", [lambda s: Captioning().training_rows(s, random.Random(0)), Captioning().check_references]
 )
 def test_a_sample_without_captions_is_an_error_that_says_which(images, rows_of):
     with pytest.raises(ValueError, match=r"'k9'.*captioning"):
@@ -112,7 +112,6 @@ def test_scores_of_items_have_intervals_and_stand_by_id_in_the_report():
 
 def test_without_references_captions_are_written_and_not_scored(images):
     model, task = tiny_model("gpt2"), Captioning(decoding={"max_new_tokens": 3})
-    task.needs_references = False
     samples = [Sample("secret", images[0], groups={"domain": "near"}), Sample("known", images[1], ("a cat",))]
     batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
     secret, known = task.predict(model, batch)

@@ -39,7 +39,7 @@ def test_a_class_has_its_mean_log_likelihood_over_the_prompts(model, images, mon
         assert prediction.values == pytest.approx(means, abs=1e-3)
         assert prediction.prediction == CLASSES[means.index(max(means))]
         assert prediction.correct == (prediction.prediction in prediction.references)
-    monkeypatch.setattr(choosing, "MAX_READ", 4)
+    monkeypatch.setattr(choosing, "MAX_ROWS", 4)
     for whole, part in zip(found, predicted(model, task, samples_of(images)), strict=True):
         assert part.values == pytest.approx(whole.values, abs=1e-3)
 

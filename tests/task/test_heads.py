@@ -143,7 +143,7 @@ def test_scores_of_numbers_are_torchmetrics(seed):
     predictions = []
     for number, (true, guess) in enumerate(zip(truths, said, strict=True)):
         (row,) = task.prompt_rows(Sample(f"k{number}", BLACK_IMAGE, values={"area": true}))
-        predictions.append(task.read(row, [(guess - 5) / 2]))
+        predictions.append(task.to_prediction(row, [(guess - 5) / 2]))
     scores = {name: score.value for name, score in task.scores(predictions).items()}
     guesses, true = torch.tensor(said).double(), torch.tensor(truths).double()
     assert scores["mae"] == pytest.approx(mean_absolute_error(guesses, true).item(), rel=1e-6)
@@ -156,7 +156,7 @@ def test_scores_of_numbers_are_torchmetrics(seed):
 def test_r2_of_one_value_is_a_number(truths):
     task = Regression("area")
     given = [task.prompt_rows(Sample(f"k{n}", BLACK_IMAGE, values={"area": true}))[0] for n, true in enumerate(truths)]
-    assert task.scores([task.read(row, [1.0]) for row in given])["r2"].value == 0
+    assert task.scores([task.to_prediction(row, [1.0]) for row in given])["r2"].value == 0
 
 
 def test_large_numbers_are_written_out():

@@ -127,12 +127,12 @@ def test_large_batches_are_predicted_in_slices_with_the_same_result(model, image
     samples = [Sample(f"k{i}", image, (), questions(f"k{i}", "what?", "how many of them are there?"[: 5 + 4 * i]))
                for i, image in enumerate(images)]  # fmt: skip
     batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
-    corpus_score = task.predict(model, batch)
+    at_once = task.predict(model, batch)
     prefixes = []
     model.mapper.register_forward_hook(lambda _, args, out: prefixes.append(len(out)))
     monkeypatch.setattr(interface, "MAX_ROWS", 4)
-    assert task.predict(model, batch) == corpus_score
-    assert [p.id for p in corpus_score] == [f"k{i}-{j}" for i in range(5) for j in range(2)]
+    assert task.predict(model, batch) == at_once
+    assert [p.id for p in at_once] == [f"k{i}-{j}" for i in range(5) for j in range(2)]
     assert prefixes == [2, 2, 1]
 
 
@@ -147,6 +147,11 @@ def test_a_report_says_what_one_must_know_to_compare():
     report = task.report(predictions)
     items = report.pop("items")
     assert report == {
+        "details": {},
+        "digits": {"accuracy": 2, "accuracy_is": 2},
+        "higher_is_better": {"accuracy": True, "accuracy_is": True},
+        "tables": {},
+        "shown_as": "text",
         "scores": {"accuracy": 50, "accuracy_is": 50},
         "counts": {"accuracy": 40, "accuracy_is": 40},
         "intervals": {"accuracy": (0, 100), "accuracy_is": (0, 100)},
@@ -177,7 +182,7 @@ def test_a_report_says_what_one_must_know_to_compare():
     ],
 )
 def test_a_text_is_cut_at_the_first_of_the_stops(text, stop, expected):
-    assert interface.cut(text, stop) == expected
+    assert interface.truncate_at_stop(text, stop) == expected
 
 
 def test_what_is_generated_is_cut_and_scored_as_cut(images, monkeypatch):
@@ -207,11 +212,10 @@ def test_a_score_of_a_group_that_is_the_whole_set_stands_among_the_items_and_tha
     assert all(set(scores) == {"accuracy", "accuracy_all"} for scores in report["items"].values())
 
 
-def test_a_judge_adds_its_scores_to_those_that_have_references():
+def test_an_extra_scorer_scores_what_has_references():
     task = Vqa()
     found = [Prediction("vqa", "a", "0", "", "yes", ("yes",), 1.0), Prediction("vqa", "b", "1", "", "no", (), None)]
-    task.judges = [lambda known: {"length": item_mean_score(known, [len(p.prediction) for p in known])}]
-    report = task.report(found)
+    report = task.report(found, [lambda known: {"length": item_mean_score(known, [len(p.prediction) for p in known])}])
     assert (report["scores"], report["counts"]) == ({"accuracy": 100, "length": 3}, {"accuracy": 1, "length": 1})
     assert report["items"] == {"0": {"accuracy": 100, "length": 3}}
 

@@ -43,7 +43,7 @@ def test_values_are_the_log_likelihoods_of_all_captions_after_each_image(model, 
         assert prediction.values == pytest.approx(values, abs=1e-3)
         assert prediction.prediction == captions[values.index(max(values))]
         assert prediction.correct == (prediction.prediction in sample.captions)
-    monkeypatch.setattr(choosing, "MAX_READ", 4)
+    monkeypatch.setattr(choosing, "MAX_ROWS", 4)
     for whole, part in zip(found, predicted(model, task, samples), strict=True):
         assert part.values == pytest.approx(whole.values, abs=1e-3)
 
@@ -102,7 +102,7 @@ def test_blind_every_image_has_the_same_values_and_a_recall_at_chance(images):
 
 def test_prepare_is_needed_and_starts_anew(images):
     model, samples, task = tiny_model("gpt2"), samples_of(images), Retrieval()
-    with pytest.raises(AssertionError, match="prepare comes first"):
+    with pytest.raises(AssertionError, match="prepare has read the candidates"):
         predicted(model, task, samples)
     task.prepare(blank(samples))
     task.prepare(blank(samples[:2]))

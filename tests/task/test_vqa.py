@@ -111,7 +111,7 @@ def test_ranking_is_the_same_for_each_row_alone_and_in_slices(images, monkeypatc
     read = []
     base = model.lm.model.base_model
     base.register_forward_pre_hook(lambda _, args, kw: read.append(len(kw["inputs_embeds"])), with_kwargs=True)
-    monkeypatch.setattr(choosing, "MAX_READ", 8)
+    monkeypatch.setattr(choosing, "MAX_ROWS", 8)
     assert task.predict(model, collate(rows, supervised=False)) == together
     assert max(read) == 8  # 2 rows of 4 answers
 
@@ -194,7 +194,7 @@ def test_answerability_goes_with_its_question_where_rows_are_one_and_read_in_par
     assert len(batch.rows) == 3
     assert all(whole[f"again-q{i}"] == whole[f"q{i}"] for i in range(3))
     monkeypatch.setattr(interface, "MAX_ROWS", 2)
-    monkeypatch.setattr(choosing, "MAX_READ", 2)
+    monkeypatch.setattr(choosing, "MAX_ROWS", 2)
     assert {p.id: p.values[0] for p in task.predict(model, batch)} == pytest.approx(whole, abs=1e-4)
 
 
@@ -208,8 +208,7 @@ def test_questions_without_answers_are_asked_only_for_a_test_server(images):
     sample = Sample("k", images[0], (), (Question("q0", "what?", ("cat",)), Question("secret", "what is it?")))
     task = Vqa(decoding={"max_new_tokens": 2})
     with pytest.raises(ValueError, match=r"'secret'.*submission"):
-        task.prompt_rows(sample)
-    task.needs_references = False
+        task.check_references(sample)
     model = tiny_model("gpt2")
     found = task.predict(model, collator_of(model)(task.prompt_rows(sample), supervised=False))
     assert [(p.id, p.correct is None) for p in found] == [("q0", False), ("secret", True)]

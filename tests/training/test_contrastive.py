@@ -55,7 +55,7 @@ def module_of(out: Path, **keywords: Any) -> ContrastiveModule:
 
 
 def fit(module: ContrastiveModule, max_steps: int, tmp_path: Path, **keywords: Any) -> Trainer:
-    batch = module.train_collate([sample(colour) for colour in COLOURS], random.Random(0))
+    batch = module.collates.train([sample(colour) for colour in COLOURS], random.Random(0))
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -75,7 +75,7 @@ def fit(module: ContrastiveModule, max_steps: int, tmp_path: Path, **keywords: A
 def test_it_learns_and_the_encoder_reads_what_it_saved(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "clip"
     module = module_of(out, classes=CLASSES)
-    assert module.train_collate is not None
+    assert module.collates.train is not None
     trainer = fit(module, 30, tmp_path)
     assert trainer.callback_metrics["val/zero_shot_accuracy"] == 100
     assert trainer.callback_metrics["val/loss"] < 0.7  # ln 4 = 1.39 before training
@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_of_both_directions(tmp_path: Path) -> None:
     module.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
     module.setup("fit")
     module.log = lambda *_args, **_keywords: None  # type: ignore[method-assign]
-    batch = module.train_collate([sample(colour) for colour in COLOURS], random.Random(0))
+    batch = module.collates.train([sample(colour) for colour in COLOURS], random.Random(0))
     images, texts, scale = module.model(batch[0], batch[1])
     logits = (scale * images @ texts.T).double()
     right = logits.diag()
@@ -118,7 +118,7 @@ def test_the_loss_is_the_mean_of_both_directions(tmp_path: Path) -> None:
 
 def test_collate_draws_a_caption_and_survives_pickling(tmp_path: Path) -> None:
     module = module_of(tmp_path / "clip", classes=CLASSES)
-    collate = pickle.loads(pickle.dumps(module.train_collate))
+    collate = pickle.loads(pickle.dumps(module.collates.train))
     samples = [
         sample("red", "a square", "something red"),
         sample("blue"),
@@ -149,6 +149,6 @@ def test_errors_name_the_key(tmp_path: Path) -> None:
         module_of(tmp_path / "clip", model={**MODEL, "text_cfg": {"widht": 3}})
     module = module_of(tmp_path / "clip")
     with pytest.raises(ValueError, match=r"sample key-9 has no caption.*data\.shards"):
-        module.train_collate([Sample("key-9", Image.new("RGB", (16, 16)))], random.Random(0))
+        module.collates.train([Sample("key-9", Image.new("RGB", (16, 16)))], random.Random(0))
     with pytest.raises(ValueError, match=r"no validation image has one of module\.classes"):
         fit(module_of(tmp_path / "clip", classes=["a dog"]), 1, tmp_path)

@@ -60,10 +60,7 @@ def shards(tmp_path_factory):
 
 
 def data_of(module, shards, kind=ShardDataModule, **keywords):
-    data = kind(shards, **{"batch_size": 3, **keywords})
-    data.train_collate, data.val_collate = module.train_collate, module.val_collate
-    data.test_collates = module.test_collates
-    return data
+    return kind(shards, **{"batch_size": 3, "collates": module.collates, **keywords})
 
 
 def trainer_of(*callbacks, **keywords):

@@ -39,7 +39,7 @@ def test_likelihoods_in_chunks_equal_one_call_and_a_naive_loop(model, images, mo
     base = model.lm.model.base_model
     base.register_forward_pre_hook(lambda _, args, kw: read.append(len(kw["inputs_embeds"])), with_kwargs=True)
     for most in (1, 2, 4, 5, 7, 11):
-        monkeypatch.setattr(choosing, "MAX_READ", most)
+        monkeypatch.setattr(choosing, "MAX_ROWS", most)
         read.clear()
         torch.testing.assert_close(
             likelihoods(model, batch, ANSWERS, task.end, normalize_length), whole, atol=1e-3, rtol=0

@@ -16,7 +16,7 @@ from prefixvlm.model.decoding import greedy
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.classification import Classification
 from prefixvlm.task.fast_binding import FastBinding
-from prefixvlm.task.rows.few_shot import FewShot
+from prefixvlm.task.rows.few_shot import Demonstrations, FewShot
 from prefixvlm.task.rows.loader_rows import PromptRows
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of
@@ -44,10 +44,18 @@ def sample_of(number, key=None):
 POOL = [sample_of(number) for number in range(SIZE)]
 
 
+class Pool:
+    """Samples of a list or, where `decode` is given, made anew each time that they are read."""
+
+    def __init__(self, samples, decode=None):
+        self.keys, self.decode = [sample.key for sample in samples], decode or samples.__getitem__
+
+    def __getitem__(self, number):
+        return self.decode(number)
+
+
 def few_shot_of(shots, nearest=None, pool=POOL, **keywords):
-    few_shot = FewShot(shots, **keywords)
-    few_shot.set_pool([sample.key for sample in pool], pool.__getitem__, nearest)
-    return few_shot
+    return Demonstrations(FewShot(shots, **keywords), Pool(pool), nearest)
 
 
 def asked_row(task, image, id="test-0"):
@@ -131,15 +139,15 @@ def test_every_draw_is_likely_as_any_other(images):
 def test_no_shots_need_no_pool_and_keep_the_induction(images):
     task = TASKS["vqa"][0]
     row = asked_row(task, images[0])
-    assert FewShot(induction="Please answer.")(task, row).context == ("Please answer.\n",)
-    assert FewShot()(task, row) == row
+    assert Demonstrations(FewShot(induction="Please answer."))(task, row).context == ("Please answer.\n",)
+    assert Demonstrations(FewShot())(task, row) == row
 
 
 def test_an_induction_goes_before_the_support_of_an_episode_as_one_text(images):
     episode = Sample("k", images[0], (), (Question("q", "?", ("dax",), ("dax", "wug")),),
                      support=((images[1], "This is a dax."),))  # fmt: skip
     (row,) = FastBinding(induction="Answer with {names}.").prompt_rows(episode)
-    found = FewShot(induction="Please.")(FastBinding(), row)
+    found = Demonstrations(FewShot(induction="Please."))(FastBinding(), row)
     assert found.context == ("Please.\nAnswer with dax or wug. ", images[1], " This is a dax. ")
 
 
@@ -189,8 +197,8 @@ def test_it_travels_to_the_workers_of_a_loader(model, images):
 def test_a_demonstration_of_several_prompts_is_encoded_once(model, images):
     """Though a pool decodes a sample anew each time that it is asked for it."""
     task = TASKS["plain"][0]
-    few_shot = FewShot(2, "nearest")
-    few_shot.set_pool([sample.key for sample in POOL], sample_of, {f"test-{i}": [3, 4, 5] for i in range(5)})
+    nearest = {f"test-{i}": [3, 4, 5] for i in range(5)}
+    few_shot = Demonstrations(FewShot(2, "nearest"), Pool(POOL, sample_of), nearest)
     rows = [few_shot(task, asked_row(task, image, f"test-{i}")) for i, image in enumerate(images)]
     batch = collator_of(model)(rows, supervised=False)
     assert len(batch.pixel_values) == 5 + 2

@@ -69,8 +69,8 @@ class Demonstrations:
         self.few_shot, self.pool, self.nearest = few_shot, pool, nearest
         self._decoded: dict[int, Sample] = {}  # no lru_cache: a loader's workers get this object by pickle
 
-    def before(self, task: Task, row: Row) -> Row:
-        """The row with the demonstrations in its context."""
+    def __call__(self, task: Task, row: Row) -> Row:
+        """Put the demonstrations into the row's context."""
         options = self.few_shot
         rng = random.Random(f"{options.seed}-{row.id}")
         parts: list[ImageOrFeatures | str] = [options.induction + options.separator] if options.induction else []

@@ -78,5 +78,5 @@ class PromptRows:
             self.task.check_references(sample)
         rows = [row for sample in samples for row in self.task.prompt_rows(sample)]
         if self.demonstrations:
-            rows = [self.demonstrations.before(self.task, row) for row in rows]
+            rows = [self.demonstrations(self.task, row) for row in rows]
         return self.collate(rows, False, self.task.name) if rows else []
