@@ -1,65 +1,165 @@
-"""The rules of the house that a parser can see."""
+"""The rules of the house that a parser can check: which way imports point, and how long files and functions are."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[1] / "src" / "prefixvlm"
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "prefixvlm"
 FILES = sorted(SRC.rglob("*.py"))
-# What each stage may import of the package, besides batch and itself.
+SCRIPTS = [*ROOT.glob("*.py"), *(ROOT / "bench").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+PLUGINS = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))
+FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
+
+# What each file and folder at the top may import of the package, besides itself, BASE and its own folder.
+BASE = {"atomic", "plugins", "precision"}
+STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
+    "__init__": set(),
+    "atomic": set(),
+    "plugins": set(),
+    "precision": set(),
+    "component_check": set(),
+    "errors": {"component_check"},
+    "resumable_stages": set(),
     "batch": set(),
-    "data": set(),
-    "encoder": set(),
-    "mapper": set(),
-    "lm": set(),
+    "data": {"batch"},
+    "encoder": {"batch"},
+    "mapper": {"batch"},
+    "lm": {"batch"},
+    "metrics": {"batch"},
     "tune": {"lm"},
-    "metrics": set(),
+    "model": {"batch", "encoder", "mapper", "lm"},
+    "task": {"batch", "data", "lm", "metrics", "model"},
+    "provenance": set(),
     "report": {"metrics"},
-    "model": {"encoder", "mapper", "lm"},
-    "task": {"data", "lm", "metrics", "model"},
-    "training": {"data", "encoder", "mapper", "lm", "metrics", "model", "task"},
-    "serve": {"data", "model", "task", "training", "build"},
+    "distributed": {"errors", "task"},
+    "features": {"data", "encoder", "model"},
+    "training": STAGES | {"distributed"},
+    "convert": {"encoder", "mapper", "lm", "model", "training"},
+    "logger": {"provenance"},
     "sweep": {"report", "training"},
+    "callbacks": STAGES | {"distributed", "logger", "sweep", "training"},
+    "evaluation": STAGES | {"report", "training"},
+    "config": {"component_check", "distributed"},
+    "build": {"callbacks", "component_check", "data", "features", "metrics", "provenance", "task", "training"},
+    "run": {"distributed", "logger", "metrics", "model", "training"},
+    "describe": {"build", "data", "encoder", "model", "training"},
+    "serve": {"batch", "build", "data", "task", "training"},
+    "cli": {"build", "config", "convert", "data", "describe", "errors", "features", "lm", "metrics", "serve", "sweep"},
 }
-LIGHTNING = {"training", "data/datamodule.py", "build.py"}
-HYDRA = {"build.py", "component_check.py", "describe.py", "config.py", "errors.py", "serve"}
+# The same for folders below: what each may import of its neighbours.
+MAY_IMPORT_OF_NEIGHBOURS = {
+    "data/shards": {"sample", "schema", "sources", "feature_codec"},
+    "data/sources": {"shards", "sample", "schema"},
+    "data/loading": {"remote", "sample", "shard_cache", "shards"},
+    "metrics/captions": {"bootstrap", "pairs", "ptb", "score_kind"},
+    "metrics/ptb": set(),
+    "metrics/vqa": {"pairs"},
+    "report/templates": set(),
+    "task/results": set(),
+    "task/rows": {"interface", "results"},
+}
+LIGHTNING = {
+    "training", "callbacks", "logger", "evaluation", "distributed/world.py", "data/datamodule.py", "build.py", "run.py",
+}  # fmt: skip
+HYDRA = {"build.py", "component_check.py", "config.py", "errors.py"}
+
+MAX_FILES, MAX_LINES, MAX_FUNCTION_LINES = 15, 200, 40
+EXEMPT = {
+    "data/sources": "a data set a file",
+}
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def stage(path):
-    return path.relative_to(SRC).parts[0].removesuffix(".py")
+def ours(path):
+    """The parts of the names of our modules that a file imports, below prefixvlm."""
+    return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("prefixvlm.")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+def place(path):
+    return path.relative_to(SRC).with_suffix("").parts
+
+
+def module_of(name):
+    """The file of an imported name; None for a name in a file that is listed without it too."""
+    path = SRC.joinpath(*name)
+    if path.is_dir():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(place(path)))
 def test_imports_point_one_way(path):
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("prefixvlm.")} - {
-        "atomic",
-        "errors",
-        "precision",
-    }
-    if stage(path) in MAY_IMPORT:
-        assert ours <= MAY_IMPORT[stage(path)] | {"batch", stage(path)}
+    top, *rest = place(path)
+    imported = {name[0] for name in ours(path)}
+    assert imported <= MAY_IMPORT[top] | BASE | {top}
+    if (folder := "/".join((top, *rest[:-1]))) in MAY_IMPORT_OF_NEIGHBOURS:
+        neighbours = {name[1] for name in ours(path) if name[0] == top and len(name) > 1}
+        assert neighbours <= MAY_IMPORT_OF_NEIGHBOURS[folder] | {rest[0]}
     frameworks = {name.split(".")[0] for name in imports(path)}
-    place = str(path.relative_to(SRC))
-    assert "lightning" not in frameworks or place in LIGHTNING or stage(path) in LIGHTNING
-    assert not {"hydra", "omegaconf"} & frameworks or place in HYDRA or stage(path) in HYDRA
+    names = {top, "/".join(place(path)) + ".py"}
+    assert "lightning" not in frameworks or names & LIGHTNING
+    assert not {"hydra", "omegaconf"} & frameworks or names & HYDRA
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
-def test_files_say_what_goes_in_and_out_and_stay_short(path):
-    text = path.read_text(encoding="utf-8")
-    assert ast.get_docstring(ast.parse(text)), "the first line says what goes in and what comes out"
-    assert text.count("\n") <= 220
+def test_every_file_and_folder_has_a_row():
+    assert {path.name.removesuffix(".py") for path in SRC.iterdir() if path.name != "__pycache__"} == set(MAY_IMPORT)
+    below = {"/".join(path.relative_to(SRC).parts) for path in SRC.glob("*/*") if path.is_dir()}
+    assert {name for name in below if not name.endswith("__pycache__")} == set(MAY_IMPORT_OF_NEIGHBOURS)
+
+
+def test_no_imports_go_in_circles():
+    needs = {path: {module_of(name) for name in ours(path)} - {None, path} for path in FILES}
+    while free := {path for path, others in needs.items() if not others & needs.keys()}:
+        needs = {path: others for path, others in needs.items() if path not in free}
+    assert not needs
+
+
+@pytest.mark.parametrize("path", [*FILES, *PLUGINS, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short_and_say_what_they_are_for(path):
+    if path.name != "__init__.py" or path.parent != SRC.parent / "hydra_plugins":
+        assert ast.get_docstring(tree_of(path)), "the first line says what the file is for"
+    assert path.read_text(encoding="utf-8").count("\n") <= MAX_LINES
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_a_folder_is_one_idea_in_a_sentence_and_few_files(folder):
+    name = str(folder.relative_to(SRC)) if folder.is_relative_to(SRC) else folder.name
+    assert name in EXEMPT or len(list(folder.glob("*.py"))) <= MAX_FILES
+    first, *more = ast.get_docstring(tree_of(folder / "__init__.py")).split("\n\n")
+    assert more or first.count(". ") == 0, "its __init__.py says in one sentence what the folder is for"
+
+
+def test_errors_and_language_models_are_free_of_what_is_above_them():
+    """At run time too: importing them brings neither build.py nor, for lm/, Hydra."""
+    for module, unwanted in (("errors", "prefixvlm.build"), ("lm.packaged", "hydra")):
+        code = f"import sys, prefixvlm.{module}; sys.exit({unwanted!r} in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_nothing_loads_unsafely():

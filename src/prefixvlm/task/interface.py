@@ -44,7 +44,7 @@ class Task:
     shown_as: how the report shows predictions: text, boxes, tags or numbers.
     has_head: whether it reads hidden states by a trained head, in place of generating text. head_options: the options
         that the head's numbers depend on.
-    covers_every_sample: whether every sample has rows for it.
+    covers_every_sample: whether every sample has rows for it. reads_image: False for a task on text alone.
     decoding: {method: greedy | beam | clipcap_beam | nucleus, that function's keywords, stop: texts before which an
         answer is truncated}.
     """
@@ -59,6 +59,7 @@ class Task:
     has_head = False
     head_options: tuple[str, ...] = ()
     covers_every_sample = True
+    reads_image = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -87,13 +88,6 @@ class Task:
         task.name = name
         return task
 
-    @property
-    def reads_image(self) -> bool:
-        """Whether an image is read; False for tasks on text alone."""
-        return True
-
-    # Training
-
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
         """The module that is trained for this task besides the mapper."""
         return None
@@ -108,8 +102,6 @@ class Task:
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
         """Training loss of each supervised element: float32[number of elements]."""
         return model(batch)
-
-    # Prediction
 
     def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """Read what the task needs of all samples before it predicts them; their images are black here."""
@@ -158,8 +150,6 @@ class Task:
             self.name, row.key, row.id, row.text, text, row.references, correct, row.groups, values, context
         )
 
-    # Scores
-
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """How correct one prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} does not define correct")
@@ -189,8 +179,6 @@ class Task:
             "variant": self.variant,
             "shown_as": self.shown_as,
         }
-
-    # For people
 
     def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
         """The line that `prefixvlm predict` prints. size: width and height of the image. asked: as of `takes`."""

@@ -51,15 +51,12 @@ class Tagging(HeadTask):
                 f"task.tagging.tags is {list(tags)!r}; give O, B-NAME and I-NAME, each once, without spaces"
             )
         self.tags, self.with_image = list(tags), with_image
+        self.reads_image = with_image
         self.num_outputs = len(self.tags)
         self.decoding = {"method": "head"}
 
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module:
         return TokenHead(Outputs(state_width, self.num_outputs, self.hidden_width, self.dropout))
-
-    @property
-    def reads_image(self) -> bool:
-        return self.with_image
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         return self.prompt_rows(sample)

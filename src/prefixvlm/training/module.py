@@ -29,9 +29,8 @@ from prefixvlm.training.scoring import TaskScoring, as_list
 class PrefixModule(LightningModule):
     """Trains the mapper, and whatever else is not frozen, through the language model's loss.
 
-    max_target_length: tokens of a caption or an answer; longer ones are cut. feature_noise, label_smoothing: see
-    PrefixLM. record: what checkpoints say of the run.
-    lineage: the checkpoints that this run's first weights come from, the oldest first.
+    max_target_length: tokens of a caption or an answer; longer ones are cut. feature_noise, label_smoothing: of PrefixLM.
+    record: for checkpoints. lineage: the checkpoints that this run's first weights come from, the oldest first.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class PrefixModule(LightningModule):
 
     @property
     def reports(self) -> dict[str, dict[str, Any]]:
-        """The reports of the last validation or test by task; see Task.report."""
         return self.scoring.reports
 
     @property
@@ -154,8 +152,8 @@ class PrefixModule(LightningModule):
         self.scoring.predict(self.model, batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        loaders, number = self.trainer.test_dataloaders, self.trainer.num_test_batches
-        self.scoring.finish(loaders, number, lambda name, value: self.log(f"test/{name}", value))
+        trainer, log = self.trainer, lambda name, value: self.log(f"test/{name}", value)
+        self.scoring.finish(trainer.test_dataloaders, trainer.num_test_batches, log)
 
     def identity(self) -> dict[str, str]:
         """Fingerprints of the frozen encoder, with the options that choose its features, and of the language model."""
