@@ -52,7 +52,7 @@ def test_exact_match_normalised_takes_any_reference(prediction: str, references:
     assert ANSWER_METRICS["exact_match"].score(prediction, references) == score
 
 
-# Cases in which the variants differ: each tuple is exact_match, vqa, vqa_normalise_both, vqa_lavis, gqa, gqa_strict, vizwiz.
+# Cases in which variants differ. Each tuple: exact_match, vqa, vqa_normalise_both, vqa_lavis, gqa, gqa_strict, vizwiz.
 @pytest.mark.parametrize(
     ("prediction", "references", "scores"),
     [

@@ -69,7 +69,7 @@ def test_average_precision_with_many_ties() -> None:
         ([True], [float("nan")], "not a finite number"),
     ],
 )
-def test_labels_and_scores_without_an_average_precision_are_an_error(
+def test_undefined_average_precision_is_an_error(
     labels: list[bool], scores: list[float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

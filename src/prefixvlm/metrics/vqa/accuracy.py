@@ -24,16 +24,16 @@ def vqa_accuracy_normalise_both(prediction: str, answers: Sequence[str]) -> floa
 
 
 def vqa_accuracy_lavis(prediction: str, answers: Sequence[str]) -> float:
-    """Return the accuracy of LAVIS, 0 to 1: it normalises the prediction, but only punctuation of the answers."""
-    # So no prediction matches an answer with a capital, an article, a number word or a missing apostrophe.
+    """Return the accuracy of LAVIS, 0 to 1: only punctuation of the answers is removed, and only if they differ."""
+    # The prediction is always normalised, so no prediction matches an answer with a capital, an article, a number word or a missing apostrophe.
     agree = len(set(answers)) == 1
     return leave_one_out(normalise(prediction), answers if agree else [process_punctuation(each) for each in answers])
 
 
 def leave_one_out(prediction: str, answers: Sequence[str]) -> float:
     """Return the mean over people of min(1, number of matches among the other nine / 3)."""
-    # Three people with the same answer suffice. One is left out at a time, so that the accuracy of people, who cannot be
-    # compared with themselves, is on the same scale.
+    # Three people with the same answer suffice. One is left out at a time, since people's own accuracy can only be
+    # measured against the other nine, and both are to be on one scale.
     matches = [answer == prediction for answer in answers]
     total = sum(matches)
     # Summed in the order of the original, which determines the last bit. It finds the others by comparing entries with

@@ -19,7 +19,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class VqaReport(Generic[Id]):
-    """Accuracies in percent, rounded to two decimals as in the official script; types in the order of their first item."""
+    """Accuracies in percent, rounded to two decimals as in the official script; types in order of first occurrence."""
 
     overall: float
     per_answer_type: dict[str, float]
