@@ -69,8 +69,6 @@ def test_average_precision_with_many_ties() -> None:
         ([True], [float("nan")], "not a finite number"),
     ],
 )
-def test_undefined_average_precision_is_an_error(
-    labels: list[bool], scores: list[float], message: str
-) -> None:
+def test_undefined_average_precision_is_an_error(labels: list[bool], scores: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         average_precision(labels, scores)

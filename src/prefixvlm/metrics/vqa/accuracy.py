@@ -25,7 +25,7 @@ def vqa_accuracy_normalise_both(prediction: str, answers: Sequence[str]) -> floa
 
 def vqa_accuracy_lavis(prediction: str, answers: Sequence[str]) -> float:
     """Return the accuracy of LAVIS, 0 to 1: only punctuation of the answers is removed, and only if they differ."""
-    # The prediction is always normalised, so no prediction matches an answer with a capital, an article, a number word or a missing apostrophe.
+    # The prediction is always normalised, so none matches an answer with a capital, an article or a number word.
     agree = len(set(answers)) == 1
     return leave_one_out(normalise(prediction), answers if agree else [process_punctuation(each) for each in answers])
 

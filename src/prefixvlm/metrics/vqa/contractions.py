@@ -13,7 +13,7 @@ _SPELLINGS = """
     would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 
-# Each spelling has a key for every apostrophe that can be missing. The table has the original's errors: keys with capitals
+# Each spelling has a key for every apostrophe that can be missing. The errors are the original's: keys with capitals
 # never match, since words are in lower case, two entries change nothing, and "somebody'd" is reversed.
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word
