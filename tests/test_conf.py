@@ -34,12 +34,13 @@ def composed(name, *overrides):
 def test_choice_composes_and_binds(choice):
     cfg = composed("train", choice, "run_dir=outputs/x")
     for axis in TRAIN:
-        handed = {
-            "mapper": dict.fromkeys(("feature_width", "num_features", "lm_width", "grid")),
-            "module": dict.fromkeys(("encoder", "mapper", "lm", "task", "optim")),
-            "trainer": dict.fromkeys(("callbacks", "logger", "plugins")),
+        passed = {
+            "mapper": ("feature_width", "num_features", "lm_width", "grid"),
+            "module": ("encoder", "mapper", "lm", "task", "optim", "record"),
+            "data": ("collates",),
+            "trainer": ("callbacks", "logger", "plugins"),
         }
-        build.check(axis, build.plain(cfg[axis]), handed.get(axis, {}))
+        build.check(axis, build.plain(cfg[axis]), passed.get(axis, ()))
 
 
 @pytest.mark.parametrize("choice", of("benchmark", "clip_scorer", "task"))
@@ -56,6 +57,42 @@ def test_eval_composes():
     assert cfg.blind
     assert cfg.benchmark is cfg.clip_scorer is cfg.task is None
     build.make("few_shot", cfg.few_shot)
+
+
+# Values that differ from their component's own default, and why.
+OTHER_VALUES = {
+    "data.eval_batch_size": "the same number; in code null is batch_size",
+    "data.limit_val": "a run validates on 100 images",
+    "mapper.prefix_length": "ClipCap's 10; in code null is one for each feature",
+    "mapper.hidden_ratio": "LLaVA-1.5's",
+    "mapper.activation": "LLaVA-1.5's",
+    "task.captioning.prompt": "in code none, as in ClipCap",
+    "task.retrieval.prompt": "as captioning",
+    "task.classification.label": "of easy-VQA",
+    "task.regression.mean": "of easy-VQA",
+    "task.regression.std": "of easy-VQA",
+    "tune.ia3.method": "another method than LoRA",
+}
+
+
+@pytest.mark.parametrize("choice", of("data", "mapper", "module", "task", "tune"))
+def test_a_default_that_stands_in_code_and_in_yaml_is_the_same(choice):
+    cfg = OmegaConf.load(CONF / f"{choice.replace('=', '/')}.yaml")
+
+    def check(node, key):
+        if "_target_" in node:
+            parameters = inspect.signature(get_object(node["_target_"])).parameters
+            for name, value in node.items():
+                default = getattr(parameters.get(name), "default", inspect.Parameter.empty)
+                default = list(default) if isinstance(default, tuple) else default
+                interpolated = isinstance(value, str) and value.startswith("${")
+                if default is not inspect.Parameter.empty and not interpolated and not isinstance(value, dict):
+                    assert value == default or f"{key}.{name}" in OTHER_VALUES, f"{key}.{name}"
+        for name, value in node.items():
+            if isinstance(value, dict):
+                check(value, f"{key}.{name}")
+
+    check(OmegaConf.to_container(cfg, resolve=False), choice.split("=")[0])
 
 
 def test_few_shot_states_every_option_with_its_default():

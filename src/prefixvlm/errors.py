@@ -34,8 +34,8 @@ _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callable[P, None]:
     """Wrap an entry point so that its errors are one sentence.
 
-    conf: its folder of configurations, to suggest the nearest key for a misspelt one. HYDRA_FULL_ERROR=1 shows the whole
-    traceback instead.
+    conf: its folder of configurations, to suggest the nearest key for a misspelt one.
+    HYDRA_FULL_ERROR=1 shows the whole traceback instead.
     """
 
     @functools.wraps(function)

@@ -51,7 +51,7 @@ class ShardDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        shuffle_buffer: int = 2000,
+        shuffle_buffer: int = 4000,
         epoch_samples: int | None = None,
         bucket_batches: int = 0,
         max_bad_fraction: float = 0.001,

@@ -13,7 +13,7 @@ from prefixvlm.encoder.loading import LOAD_ERRORS, first_line
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
 
-KEYS = ("clip.name", "clip.pretrained")  # the keys of name and pretrained in error messages
+KEYS = ("clip_scorer.name", "clip_scorer.pretrained")  # the keys of name and pretrained in error messages
 
 
 class Clip(nn.Module):

@@ -44,7 +44,7 @@ class Detection(Task):
     shown_as = "boxes"
 
     def __init__(
-        self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 10, bins: int = 100
+        self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 8, bins: int = 100
     ) -> None:
         check_classes("task.detection", classes, least=1)
         if wrong := [

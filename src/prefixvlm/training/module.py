@@ -29,7 +29,7 @@ from prefixvlm.training.scoring import TaskScoring, as_list
 class PrefixModule(LightningModule):
     """Trains the mapper, and whatever else is not frozen, through the language model's loss.
 
-    max_target_length: tokens of a caption or an answer; longer ones are cut. feature_noise, label_smoothing: of PrefixLM.
+    max_target_length: tokens of a target; longer ones are cut. feature_noise, label_smoothing: see PrefixLM.
     record: for checkpoints. lineage: the checkpoints that this run's first weights come from, the oldest first.
     """
 

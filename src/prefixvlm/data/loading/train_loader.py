@@ -40,7 +40,7 @@ class TrainLoader(ShardLoader):
         sources: Sequence[ShardSource],
         batch_size: int,
         collate: Collate,
-        shuffle_buffer: int = 2000,
+        shuffle_buffer: int = 4000,
         epoch_samples: int | None = None,
         bucket_batches: int = 0,
         max_bad_fraction: float = 0.001,
