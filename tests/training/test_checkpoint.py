@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, read without running code, and refused with both sides' names."""
+"""Checkpoint files: written atomically, read without running code, and checked against the model."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def checkpoint_of(seed=0, size=1000):
 
 @contextmanager
 def files_of_at_most(size):
-    """As a full disk: a longer file is an error (Python ignores the signal that would come with it)."""
+    """Limit the size of files, to imitate a full disk. Python ignores the signal that comes with the error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -29,7 +29,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_is_saved_is_read_back(tmp_path):
+def test_a_saved_checkpoint_is_read_back(tmp_path):
     path, saved = tmp_path / "deep" / "er" / "x.ckpt", checkpoint_of(3)
     io = AtomicCheckpointIO()
     io.save_checkpoint(saved, path)
@@ -101,7 +101,7 @@ def test_foreign_bytes_are_one_sentence(tmp_path, data):
     ],
     ids=repr,
 )
-def test_another_programs_file_is_one_sentence(tmp_path, content):
+def test_a_checkpoint_of_another_program_is_one_sentence(tmp_path, content):
     path = tmp_path / "x.ckpt"
     torch.save(content, path)
     refused(path)

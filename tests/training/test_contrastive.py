@@ -36,7 +36,7 @@ def sample(colour: str, *more: str) -> Sample:
 
 
 class Batches:
-    """A loader; Lightning would take a list for several."""
+    """A loader; Lightning takes a list for several loaders."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -72,7 +72,7 @@ def fit(module: ContrastiveModule, max_steps: int, tmp_path: Path, **keywords: A
     return trainer
 
 
-def test_it_learns_and_the_encoder_reads_what_it_saved(tmp_path: Path) -> None:
+def test_it_learns_and_the_encoder_reads_its_folder(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "clip"
     module = module_of(out, classes=CLASSES)
     assert module.collates.train is not None
@@ -134,7 +134,7 @@ def test_collate_draws_a_caption_and_survives_pickling(tmp_path: Path) -> None:
     assert len(drawn) == 3
 
 
-def test_a_residual_network_is_another_config(tmp_path: Path) -> None:
+def test_a_resnet_is_built_from_another_model_cfg(tmp_path: Path) -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 4, "head_width": 32}
     fit(module_of(tmp_path / "clip", model={**MODEL, "vision_cfg": vision}), 1, tmp_path)
     encoder = OpenClipEncoder(f"local-dir:{tmp_path / 'clip'}", features="patch", layer=3)

@@ -1,4 +1,4 @@
-"""Heads of another run's checkpoint: taken, left out, refused, or begun anew."""
+"""Heads of another run's checkpoint: loaded, left out, refused, or replaced by new ones."""
 
 import logging
 
@@ -33,7 +33,7 @@ def start_from(module, checkpoint, tmp_path, monkeypatch):
     module.start_from(str(path))
 
 
-def test_an_evaluation_of_one_task_leaves_the_others_heads():
+def test_an_evaluation_of_one_task_ignores_the_heads_of_others():
     checkpoint = checkpoint_of(made(seed=1))
     module = made(size=Regression("size"))
     module.load_trained(checkpoint)
@@ -41,7 +41,7 @@ def test_an_evaluation_of_one_task_leaves_the_others_heads():
         assert torch.equal(tensor, checkpoint["state_dict"][name])
 
 
-def test_a_head_that_meant_something_else_is_refused():
+def test_a_head_with_other_options_is_refused():
     checkpoint = checkpoint_of(made(seed=1))
     with pytest.raises(ValueError, match=r"head of task kind was trained with classes=\['a', 'b'\], but here"):
         made(classes=("b", "a")).load_trained(checkpoint)
@@ -51,12 +51,12 @@ def test_a_head_that_meant_something_else_is_refused():
 
 
 @pytest.mark.parametrize("classes", [("b", "a"), ("a", "b", "c")])
-def test_a_run_begins_such_a_head_anew_and_says_so(classes, tmp_path, monkeypatch, caplog):
+def test_a_new_run_replaces_a_head_with_other_options_and_warns(classes, tmp_path, monkeypatch, caplog):
     checkpoint, module = checkpoint_of(made(seed=1)), made(seed=2, classes=classes)
     fresh = {name: tensor.clone() for name, tensor in trained_state(module).items()}
     with caplog.at_level(logging.WARNING):
         start_from(module, checkpoint, tmp_path, monkeypatch)
-    assert "the head of task kind begins anew: another one was trained" in caplog.text
+    assert "the head of task kind starts from random weights: it was trained with other options" in caplog.text
     for name, tensor in trained_state(module).items():
         expected = fresh if name.startswith("model.heads.kind.") else checkpoint["state_dict"]
         assert torch.equal(tensor, expected[name]), name
@@ -64,13 +64,13 @@ def test_a_run_begins_such_a_head_anew_and_says_so(classes, tmp_path, monkeypatc
     assert checkpoint[KEY]["config"]["task"] == TWO
 
 
-def test_a_run_begins_a_head_that_was_not_trained(tmp_path, monkeypatch):
+def test_a_new_run_starts_a_missing_head_from_random_weights(tmp_path, monkeypatch):
     checkpoint, module = checkpoint_of(module_of(1, tasks={"captioning": Captioning()})), made(seed=2)
     start_from(module, checkpoint, tmp_path, monkeypatch)
     assert torch.equal(module.model.mapper.linear.weight, checkpoint["state_dict"]["model.mapper.linear.weight"])
 
 
-def test_a_run_goes_on_with_its_own_tasks_alone():
+def test_a_run_resumes_only_with_its_own_tasks():
     checkpoint = checkpoint_of(made(seed=1))
     with pytest.raises(ValueError, match="the run in this folder trains task kind, size, not size; set hydra.run.dir"):
         made(size=Regression("size")).on_load_checkpoint(checkpoint)

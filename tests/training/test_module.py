@@ -1,4 +1,4 @@
-"""The steps of PrefixModule through a real Trainer on real shards; what its checkpoints hold and refuse."""
+"""PrefixModule under a real Trainer on real shards, and its checkpoints."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_val_loss_is_the_mean_over_all_tokens_of_uneven_batches(shards):
     assert abs(mean_of_means - expected) > 1e-3 * expected  # what this test tells apart
 
 
-def test_val_loss_begins_anew_at_each_validation(shards):
+def test_val_loss_is_reset_at_each_validation(shards):
     module = module_of()
     data = data_of(module, shards)
     trainer = trainer_of()
@@ -119,7 +119,7 @@ def test_a_test_scores_each_task_over_all_its_items(shards):
 
 
 class Losses(Callback):
-    """The scores of each validation, and of which images its predictions are."""
+    """Records the scores of each validation and the images of its predictions."""
 
     def __init__(self):
         self.scores, self.keys = [], []
@@ -137,7 +137,7 @@ def fit_with_two_validations(module, shards, *callbacks, limit=3, **keywords):
     return trainer
 
 
-def test_each_validation_scores_what_is_said_of_the_same_first_images(shards):
+def test_each_validation_scores_the_predictions_of_the_same_first_images(shards):
     module, seen = module_of(), Losses()
     fit_with_two_validations(module, shards, seen)
     keys = [f"val-{i:03d}" for i in range(3)]
@@ -148,14 +148,14 @@ def test_each_validation_scores_what_is_said_of_the_same_first_images(shards):
     assert seen.scores[1]["val/vqa_accuracy"] == module.reports["vqa"]["scores"]["accuracy"]
 
 
-def test_predictions_of_validations_may_be_switched_off_and_leave_the_loss(shards):
+def test_predictions_in_validation_can_be_switched_off_without_the_loss(shards):
     seen = Losses()
     fit_with_two_validations(module_of(), shards, seen, limit=0)
     assert [set(scores) for scores in seen.scores] == [{"val/loss"}] * 2
     assert seen.keys == [{"captioning": [], "vqa": []}] * 2
 
 
-def test_predictions_leave_the_validation_loss_and_the_training_as_they_are(shards):
+def test_predictions_change_neither_the_validation_loss_nor_the_training(shards):
     with_them, without = Losses(), Losses()
     first, second = module_of(), module_of()
     fit_with_two_validations(first, shards, with_them)
@@ -165,7 +165,7 @@ def test_predictions_leave_the_validation_loss_and_the_training_as_they_are(shar
 
 
 class Losing(ShardDataModule):
-    """Its second loader forgets its last batch."""
+    """Data whose second test loader leaves out its last batch."""
 
     def test_dataloader(self):
         loaders = super().test_dataloader()
@@ -189,7 +189,7 @@ class Change(Callback):
 
 
 class NormEncoder(MeanEncoder):
-    """With BatchNorm in it, of which no parameter is trained."""
+    """A frozen encoder with BatchNorm."""
 
     def __init__(self, affine=True):
         super().__init__()
@@ -211,13 +211,13 @@ def fit(module, shards, *callbacks):
         lambda model: model.encoder.linear.weight,
     ],
 )
-def test_the_guard_sees_a_frozen_weight_change(shards, find):
+def test_the_guard_detects_a_change_of_a_frozen_weight(shards, find):
     with pytest.raises(RuntimeError, match="frozen weights changed"):
         fit(module_of(), shards, FrozenGuard(), Change(find))
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_guard_sees_the_statistics_of_a_frozen_encoder_change(shards, affine):
+def test_the_guard_detects_a_change_of_batch_norm_statistics(shards, affine):
     module = module_of(encoder=NormEncoder(affine))
     module.model.encoder.train()
     with pytest.raises(RuntimeError, match="frozen weights changed"):
@@ -249,7 +249,7 @@ def saved(module):
     return checkpoint
 
 
-def test_a_checkpoint_holds_the_trained_tensors_alone_and_brings_them_back(tmp_path):
+def test_a_checkpoint_holds_only_the_trained_tensors_and_restores_them(tmp_path):
     module, other = module_of(seed=1, config={"seed": 1}), module_of(seed=2)
     AtomicCheckpointIO().save_checkpoint(saved(module), tmp_path / "x.ckpt")
     checkpoint = load(tmp_path / "x.ckpt")
@@ -274,7 +274,7 @@ def test_a_trained_encoder_is_in_the_checkpoint_and_not_in_the_identity():
     assert module.identity() == before
 
 
-def test_random_numbers_go_on_where_they_were():
+def test_random_numbers_continue_where_they_stopped():
     module = module_of()
     checkpoint = saved(module)
     expected = torch.rand(3)

@@ -1,4 +1,4 @@
-"""Groups and schedules, against torch's own schedulers where there is one."""
+"""Parameter groups and learning-rate schedules, compared with torch's schedulers."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_each_part_has_groups_of_its_own_name_in_the_model_s_order():
         assert sum(len(group["params"]) for group in groups) == 4
 
 
-def test_decay_on_matrices_only_and_the_encoder_s_own_rate():
+def test_decay_on_matrices_only_and_the_learning_rate_of_the_encoder():
     model = Model()
     optim = Optim(torch.optim.AdamW, lr=1.0, weight_decay=0.1, encoder_lr=0.01)
     groups = optim.build(model.named_parameters(), 10)["optimizer"].param_groups
@@ -64,7 +64,7 @@ def test_sgd_with_momentum_trains_and_unknown_names_are_errors():
         Optim(torch.optim.SGD, lr=0.1).build(model.frozen.named_parameters(), 10)
 
 
-def test_the_language_model_s_own_rate_and_no_decay_on_what_is_one_long():
+def test_the_learning_rate_of_the_language_model_and_no_decay_on_vectors():
     named = [
         ("model.mapper.weight", torch.nn.Parameter(torch.ones(3, 2))),
         ("model.heads.classification.weight", torch.nn.Parameter(torch.ones(3, 2))),
@@ -84,6 +84,6 @@ def test_the_language_model_s_own_rate_and_no_decay_on_what_is_one_long():
 
 
 @pytest.mark.parametrize("key", ["lr", "weight_decay", "warmup_steps", "encoder_lr", "lm_lr"])
-def test_less_than_nothing_is_refused(key):
+def test_negative_values_are_refused(key):
     with pytest.raises(ValueError, match=rf"optim.{key} is -1; set it to 0 or more"):
         Optim(torch.optim.AdamW, **{"lr": 0.1, key: -1})

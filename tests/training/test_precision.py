@@ -1,4 +1,4 @@
-"""What is frozen keeps its own precision in a fit with mixed precision, cast by nothing; gradients stay right."""
+"""Mixed precision: frozen weights keep their dtype and are not cast, and gradients are right."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, "int8", "nf4"])
-def test_a_fit_in_mixed_precision_leaves_each_part_its_own(shards, tmp_path, kind):
+def test_a_fit_in_mixed_precision_keeps_the_dtype_of_each_part(shards, tmp_path, kind):
     module = module_of(width=128)
     lm = module.model.lm
     if isinstance(kind, str):
@@ -87,6 +87,6 @@ def test_a_tuned_language_model_takes_part_in_mixed_precision(family, way, image
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
-def test_a_precision_in_which_small_steps_are_lost_is_refused(precision):
+def test_a_precision_that_loses_small_updates_is_refused(precision):
     with pytest.raises(ValueError, match=f"trainer.precision is {precision}.*set it to {precision[:-4]}mixed"):
         build_trainer(compose_run([f"trainer.precision={precision}"]))

@@ -1,4 +1,4 @@
-"""A language model shared out by two real processes with gloo, held against DDP."""
+"""A language model sharded over two real processes with gloo, compared with DDP."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def on_two_ranks(*command, timeout=240):
 
 
 @pytest.mark.slow
-def test_a_shared_out_language_model_trains_validates_and_speaks_as_under_ddp(shards, tmp_path):
+def test_a_sharded_language_model_trains_validates_and_predicts_as_under_ddp(shards, tmp_path):
     on_two_ranks("tests/training/two_ranks.py", shards, tmp_path)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["ddp"]["num_batches"] != ranks[1]["ddp"]["num_batches"]  # uneven validation is part of this test

@@ -1,4 +1,4 @@
-"""Run by torchrun in test_sharding.py: the same fits and tests under DDP and with a shared out language model."""
+"""Run by torchrun in test_sharding.py: the same fits and tests under DDP and with a sharded language model."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ class Losses(Callback):
 
 
 def share_held(lm) -> float:
-    """Of the blocks' bytes, how many this rank holds."""
+    """Return the fraction of the blocks' weights that this rank holds."""
     parameters = [p for block in lm.blocks for p in block.parameters()]
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     return held / sum(p.numel() for p in parameters)

@@ -1,4 +1,4 @@
-"""CLIPScore, RefCLIPScore and CLIP's own retrieval, from the images that are evaluated."""
+"""CLIPScore, RefCLIPScore and the retrieval by CLIP alone, on the evaluated images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -19,9 +19,9 @@ BATCH_SIZE = 64
 
 
 class ClipScorer:
-    """Scores predictions with a CLIP model. Captions of a blind evaluation are compared with the real images too.
+    """Scores predictions with a CLIP model. Captions of a blind evaluation are compared with the real images.
 
-    samples: gives the evaluated samples with their images.
+    samples: returns the evaluated samples with their images.
     """
 
     def __init__(self, clip: Clip, samples: Callable[[], Iterator[Sample]]) -> None:
@@ -29,7 +29,7 @@ class ClipScorer:
 
     @cached_property
     def image_features(self) -> dict[str, Tensor]:
-        """CLIP's image features by key, computed once and, as scores are, on rank 0 alone."""
+        """CLIP's features of all images by key, computed once and, like the scores, on rank 0 alone."""
         samples = iter(tqdm(self.samples(), desc="encoding images for CLIPScore", delay=2))
         features: dict[str, Tensor] = {}
         while batch := list(islice(samples, BATCH_SIZE)):
@@ -38,7 +38,7 @@ class ClipScorer:
         return features
 
     def caption_scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """`clip_score` and `ref_clip_score`, times 100."""
+        """Return `clip_score` and, if every item has references, `ref_clip_score`, both times 100."""
         texts = self.clip.text_features([PREFIX + p.prediction for p in predictions])
         counts = [len(p.references) for p in predictions]
         images = torch.stack([self.image_features[p.key] for p in predictions])
@@ -50,14 +50,14 @@ class ClipScorer:
         return {name: item_mean_score(predictions, items) for name, items in result.per_item.items()}
 
     def retrieval_scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Recall at 1, 5 and 10 of CLIP alone on the same images and captions."""
+        """Return recall at 1, 5 and 10 of CLIP alone on the same images and captions."""
         images = torch.stack([self.image_features[p.key] for p in predictions])
         texts = self.clip.text_features([text for p in predictions for text in p.references])
         owners = [number for number, p in enumerate(predictions) for _ in p.references]
         return recalls(predictions, (images @ texts.T).numpy(), owners, scorer="clip")
 
     def describe(self, encoder: Any) -> dict[str, Any]:
-        """Which CLIP scored, with a warning if its image tower is the evaluated model's own encoder."""
+        """Return the name of the CLIP, and a warning if its image encoder is that of the evaluated model."""
         same = self.clip.same_image_encoder(encoder)
         warning = "the CLIP that scores is the model's own image encoder, so CLIPScore flatters the model"
         return {"name": self.clip.name, "pretrained": self.clip.pretrained, "warning": warning if same else None}

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: that of the checkpoint, with the tasks and data that the evaluation changes."""
+"""Configuration of an evaluation: that of the checkpoint, with other tasks and data."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,20 @@ from prefixvlm.encoder.cached import CachedEncoder, local_shards, read_identity
 def evaluation_config(options: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration to evaluate.
 
-    options: of eval.py. trained: of the checkpoint. A benchmark's task starts from the trained task of its name, and
-    keeps what the benchmark leaves null.
+    options: the configuration of eval.py. trained: the configuration of the checkpoint. Options of a benchmark's task
+    that are null are those of the trained task of the same name.
     """
     changed: dict[str, Any] = dict(trained)
     trained_tasks = trained.get("task") or {}
     for name, task in ((options["benchmark"] or {}).get("task") or {}).items():
-        given = {key: value for key, value in task.items() if value is not None}
-        changed["task"] = {name: {**trained_tasks.get(name, {}), **given}}
+        stated = {key: value for key, value in task.items() if value is not None}
+        changed["task"] = {name: {**trained_tasks.get(name, {}), **stated}}
     if options["task"]:
         changed["task"] = options["task"]
     changed["data"] = dict(trained["data"]) | data_options(options)
     feature_folders = [folder for folder in local_shards(changed["data"]["shards"]) if read_identity(folder)]
-    if changed.get("encoder") and feature_folders:  # loading the checkpoint checks whose features these are
+    # That the features are those of the trained encoder is checked when the checkpoint is loaded.
+    if changed.get("encoder") and feature_folders:
         target = f"{CachedEncoder.__module__}.{CachedEncoder.__qualname__}"
         changed["encoder"] = {"_target_": target, "features_of": feature_folders[0]}
     return changed
@@ -37,13 +38,13 @@ def data_options(options: Mapping[str, Any]) -> dict[str, Any]:
         "test_split": options["split"] or benchmark.get("split"),
         "limit_test": options["limit"],
         "eval_batch_size": options["batch_size"],
-        "blind": False,
+        "blind": False,  # a model that was trained on black images is evaluated with real ones too
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for values that no evaluation can have."""
+    """Raise ValueError for values outside their range."""
     if not options["few_shot"]:
         raise ValueError("few_shot is null; set few_shot.shots=0 for no demonstrations")
     for name in ("trials", "batch_size", "limit", "devices"):
@@ -52,7 +53,10 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_benchmark(options: Mapping[str, Any]) -> None:
-    """Raise ValueError if a benchmark has no shards, with the files it needs and the command that writes them."""
+    """Raise ValueError if the shards of a benchmark are missing.
+
+    A note of the error lists the files that are needed and the command that writes the shards.
+    """
     if not options["benchmark"]:
         return
     data = data_options(options)

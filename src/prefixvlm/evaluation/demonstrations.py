@@ -1,4 +1,4 @@
-"""Draw the demonstrations of a few-shot evaluation from the training split, at random or by image similarity."""
+"""Choose the demonstrations of a few-shot evaluation from the training split, at random or by image similarity."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -19,10 +19,10 @@ BATCH_SIZE = 32
 
 
 def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -> Demonstrations:
-    """Read the pool from the training split and, for the nearest, encode every image of the pool and the test once.
+    """Read the pool of demonstrations and, for few_shot.choice=nearest, find the nearest ones of each test image.
 
-    In a blind evaluation the pool's images are black too, and random demonstrations take the place of the nearest.
-    Raises ValueError for a task with a head, which reads no demonstrations.
+    In a blind evaluation the images of the pool are black and the choice is always random. Raises ValueError for a task
+    with a head, which reads no demonstrations.
     """
     heads = [name for name, task in module.tasks.items() if task.has_head]
     if heads and (few_shot.shots or few_shot.induction):
@@ -32,6 +32,7 @@ def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -
     pool = DemonstrationPool(
         data.paths("train"), few_shot.pool_size, few_shot.seed, BLACK_IMAGE if data.blind else None
     )
+    # Black images are all equally near; and a choice by the real images would give the model a hint of them.
     if few_shot.choice != "nearest" or data.blind or len(pool) <= few_shot.shots:
         return Demonstrations(few_shot, pool)
     encoder = module.model.encoder
@@ -39,6 +40,7 @@ def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -
     loader = data.test_dataloader()[0]  # its samples are the same for every task
     keys: list[str] = []
     test_features = _mean_features(encoder, _images(loader.samples(images=True), keys), loader.num_samples)
+    # Spare candidates take the place of samples that have no row of the task.
     num_candidates = min(len(pool), NUM_SPARE * few_shot.shots + NUM_SPARE)
     order = (test_features @ pool_features.T).topk(num_candidates).indices.tolist()
     return Demonstrations(few_shot, pool, dict(zip(keys, order, strict=True)))
@@ -52,7 +54,7 @@ def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[ImageOrFeatures
 
 @torch.no_grad()
 def _mean_features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int) -> Tensor:
-    """The mean over each image's features, with L2 norm 1: float32[B, D]."""
+    """Return the mean of the features of each image, with L2 norm 1: float32[B, D]."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder.to(device)
     means = []

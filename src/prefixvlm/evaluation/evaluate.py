@@ -1,4 +1,4 @@
-"""Evaluate a trained module: every trial with the images, and again with black ones."""
+"""Evaluate a trained module in several trials, with the images and again with black ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,16 +18,16 @@ from prefixvlm.task.rows.few_shot import FewShot
 from prefixvlm.task.rows.loader_rows import PromptRows
 from prefixvlm.training.module import PrefixModule
 
-BLIND_BATCH_SIZE = 1024  # prompts about black images read alike, so a large batch answers each different one once
+BLIND_BATCH_SIZE = 1024  # with black images many prompts of a batch are the same, and each is answered once
 
-Reports = tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]  # and predictions, by task
+Reports = tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]  # reports and predictions, both by task
 
 
 class Evaluator:
-    """Evaluates a module, a trial for each set of demonstrations.
+    """Evaluates a module in one trial for each set of demonstrations.
 
-    build_data: makes the data module of given options. few_shots: of each trial.
-    clip: scores captions and retrieval too. java: METEOR and SPICE too. scored: see TaskScoring.
+    build_data: builds the data module with the given options changed. few_shots: few-shot options of each trial.
+    clip: adds CLIPScore, and CLIP's own retrieval. java: adds METEOR and SPICE. scored: see TaskScoring.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Evaluator:
         self.clip_scorer = ClipScorer(clip, samples) if clip else None
 
     def run(self, blind: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return the part of metrics.json about tasks and scorers, and the lines of predictions.jsonl.
+        """Return the entries of metrics.json about tasks and scorers, and the lines of predictions.jsonl.
 
-        blind: evaluate with black images too. On ranks other than 0 there is nothing to return.
+        blind: evaluate with black images too. Both are empty on ranks other than 0.
         """
         seen, black = self._trials(blind=False), self._trials(blind=True) if blind else ({}, {})
         if not self.trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""LightningModule that evaluates a trained module with the scorers of an evaluation."""
+"""LightningModule that predicts and scores the tasks of a trained module."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from prefixvlm.training.scoring import TaskScoring
 
 
 class EvaluationModule(LightningModule):
-    """Predicts and scores the tasks of a PrefixModule; see TaskScoring for the arguments."""
+    """Evaluates a PrefixModule; see TaskScoring for the arguments."""
 
     def __init__(
         self, module: PrefixModule, extra_scorers: Mapping[str, Sequence[Scorer]] | None = None, scored: bool = True

@@ -1,4 +1,4 @@
-"""Scores that an evaluation adds to those of a task: CLIPScore, and METEOR and SPICE through Java."""
+"""Additional scores of an evaluation: CLIPScore, and METEOR and SPICE through Java."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,18 +13,19 @@ from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 def extra_scorers(
     tasks: Iterable[str], clip_scorer: ClipScorer | None, blind: bool, java: bool
 ) -> dict[str, list[Scorer]]:
-    """The scorers of each task by its name. CLIP's own retrieval is not scored blind, because it would be the same."""
+    """Return the scorers of each task by its name."""
     scorers: dict[str, list[Scorer]] = {name: [] for name in tasks}
     if "captioning" in scorers:
         scorers["captioning"] = [clip_scorer.caption_scores] if clip_scorer else []
         scorers["captioning"] += [java_scores] if java else []
+    # CLIP sees the real images in a blind evaluation too, so that its own retrieval would be the same.
     if "retrieval" in scorers and clip_scorer and not blind:
         scorers["retrieval"] = [clip_scorer.retrieval_scores]
     return scorers
 
 
 def java_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """METEOR and SPICE, 0 to 1, without those that cannot run here. METEOR is a score of the corpus."""
+    """Return METEOR, of the corpus, and SPICE, both 0 to 1, without those that cannot run here."""
     texts, references = {p.id: p.prediction for p in predictions}, {p.id: p.references for p in predictions}
     missing, scores = unavailable(words_of(references.values())), {}
     if "meteor" not in missing:

@@ -12,9 +12,9 @@ Trial = tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[Any]]]  # repo
 def merge_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]:
     """Return one report for each task, and the predictions of the first trial.
 
-    A single trial's report stays as it is. Of several, a score is the mean and `spread` its standard deviation over
-    trials. An item's score is its mean over trials, and the interval a bootstrap of these; for a score of the whole set
-    it is the mean of the trials' intervals.
+    The report of a single trial is unchanged. Of several, `scores` are means and `spread` standard deviations, and
+    the score of an item is its mean. Intervals are a bootstrap of these item means or, for scores of the whole set, the
+    means of the intervals of the trials.
     """
     if not trials:
         return {}, {}
@@ -26,14 +26,14 @@ def merge_trials(trials: Sequence[Trial]) -> tuple[dict[str, dict[str, Any]], di
 
 
 def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dict[str, Any]:
-    # A class that a trial did not even predict has no score there.
+    # A trial has no score of a class that it never predicted.
     names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
     trials = {name: [report["scores"][name] for report in reports] for name in names}
     items = {
         id: {name: statistics.fmean(report["items"][id][name] for report in reports) for name in scores}
         for id, scores in reports[0]["items"].items()
     }
-    keys = {p.id: p.key for p in predictions}
+    keys = {p.id: p.key for p in predictions}  # the bootstrap draws images, whose questions are right or wrong together
     intervals = {}
     for name in names:
         if name not in reports[0]["intervals"]:

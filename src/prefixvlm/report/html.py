@@ -80,7 +80,7 @@ def render(
 def _gallery(
     by_task: Mapping[str, list[Prediction]], images: Mapping[str, bytes], cards: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The cards of each task with their images and prompts."""
+    """Return the cards of each task with their images and prompts."""
     return {
         "gallery": cards,
         "images": {card.key: _image(images.get(card.key)) for each in cards.values() for card in each},
@@ -138,7 +138,7 @@ def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _image(data: bytes | None) -> dict[str, Any] | None:
-    """The data URI of an image, its size, and whether it is tiny; None for bytes that are not an image."""
+    """Return the data URI of an image, its size, and whether it is tiny; None for bytes that are not an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,6 +1,6 @@
-"""Curves of a run and confusion matrices as SVG for the page.
+"""Learning curves and confusion matrices as SVG for the page.
 
-Placeholder colours become CSS variables of the page, so that a picture follows its light or dark theme.
+Placeholder colours become CSS variables of the page, so that a plot follows its light or dark theme.
 """
 
 import math
@@ -25,13 +25,13 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", ON_ACCENT: "on-accent"} |
 }
 STYLES = ("-", "--", "-.", ":")  # besides colours, which not everybody can tell apart
 SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prefixvlm",
-    "text.parse_math": False,
+    "svg.fonttype": "none",  # text stays text, in the font of the page, and can be searched
+    "svg.hashsalt": "prefixvlm",  # without it the ids are random, and equal plots differ from run to run
+    "text.parse_math": False,  # a label of the data may hold a "$"
     "axes.edgecolor": GRID,
 }
 RATE = "learning rate"
-# Quantities that share a panel, or have a better name; the pattern is of the name without its stage.
+# Quantities that share a panel or get a better name, by a pattern of the name without its stage.
 PANELS = (
     (r"lr(_.*)?", RATE),
     (r"grad_norm.*", "gradient norm"),
@@ -40,7 +40,7 @@ PANELS = (
     (r"(.*)_bleu_\d", r"\1_bleu"),
     (r"(.*)_(distinct_captions|most_frequent_share)", r"\1_diversity"),
 )
-MACHINE = {  # how fast the run was and what it lost, not what it learned
+MACHINE = {  # the speed of the run and the data that it lost
     "samples_per_second": "images a second",
     "step_seconds": "seconds a step",
     "data_wait": "share of waiting for data",
@@ -58,7 +58,7 @@ Points = list[tuple[float, float]]
 
 
 def curves(history: History) -> dict[str, Markup]:
-    """Return a picture for each quantity: losses first, then learning rates; stages share a picture."""
+    """Return a plot for each quantity, losses first, then learning rates. The stages of a quantity share a plot."""
     panels = _panels(history)
     order = sorted(
         (name for name in panels if name not in MACHINE),
@@ -68,14 +68,14 @@ def curves(history: History) -> dict[str, Markup]:
 
 
 def machine_curves(history: History) -> dict[str, Markup]:
-    """Return small pictures of speed and lost data, without quantities that were always 0."""
+    """Return small plots of speed and lost data, without quantities that were always 0."""
     panels = _panels(history)
     shown = [name for name in MACHINE if any(value for points in panels.get(name, {}).values() for _, value in points)]
     return {MACHINE[name]: _curve(MACHINE[name], panels[name], SMALL) for name in shown}
 
 
 def _panels(history: History) -> dict[str, dict[str, Points]]:
-    """The points of each logged name, by quantity."""
+    """Return the points of each logged name, by quantity."""
     panels: dict[str, dict[str, Points]] = {}
     for entry in history:
         if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
@@ -86,9 +86,9 @@ def _panels(history: History) -> dict[str, dict[str, Points]]:
 
 
 def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
-    """Draw a confusion matrix: true classes by predicted ones, shaded by the share of the row."""
+    """Draw a confusion matrix, with a row for each true class, shaded by the share of the row."""
     size = len(labels)
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(2.2 + 0.46 * size, 1.6 + 0.36 * size))
         axes = figure.add_subplot()
         for y, row in enumerate(counts):
@@ -103,17 +103,17 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
         axes.set_yticks(range(size), names)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), xlabel="predicted", ylabel="true")
         axes.spines[:].set_visible(True)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def _short(label: str) -> str:
-    """A label short enough for an axis; a lone surrogate, which matplotlib cannot draw, becomes "?"."""
+    """Shorten a label for an axis and replace lone surrogates, which matplotlib cannot draw, by "?"."""
     whole = label.encode("utf-8", "replace").decode() or "(empty)"
     return whole if len(whole) <= 22 else f"{whole[:21]}…"
 
 
 def _quantity(name: str) -> str:
-    """The quantity of a logged name: without its stage, or the panel that it shares.
+    """Return the quantity of a logged name: the name without its stage, or the name of the panel that it shares.
 
     Lightning's LearningRateMonitor logs `lr-AdamW` and `lr-AdamW/pg2`.
     """
@@ -121,13 +121,13 @@ def _quantity(name: str) -> str:
         return RATE
     quantity = name.split("/", 1)[-1]
     for pattern, panel in PANELS:
-        if found := re.fullmatch(pattern, quantity):
-            return found.expand(panel)
+        if match := re.fullmatch(pattern, quantity):
+            return match.expand(panel)
     return quantity
 
 
 def _curve(quantity: str, lines: dict[str, Points], size: tuple[float, float]) -> Markup:
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=size)
         axes = figure.add_subplot()
         for place, (name, points) in enumerate(sorted(lines.items(), key=lambda line: -len(line[1]))):
@@ -140,20 +140,20 @@ def _curve(quantity: str, lines: dict[str, Points], size: tuple[float, float]) -
         axes.spines[:].set_visible(False)
         if size == LARGE or len(lines) > 1:
             axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-        return _svg(figure, f"{quantity} against the step of training")
+        return to_svg(figure, f"{quantity} against the step of training")
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """matplotlib's settings for this page, restored afterwards."""
+def plot_settings() -> Iterator[None]:
+    """Set matplotlib up for this page within the block."""
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-        # Text is measured in matplotlib's font but shown in the reader's, which has the glyph.
+        # matplotlib only measures the text in its own font; the browser shows it in one that has the glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         yield
 
 
-def _svg(figure: Figure, title: str) -> Markup:
-    """A scalable drawing with a title for screen readers, ids of its own and the page's colours."""
+def to_svg(figure: Figure, title: str) -> Markup:
+    """Return the figure as SVG, with a title for screen readers, unique ids and the colours of the page."""
     for axes in figure.axes:
         axes.tick_params(colors=MUTED, labelsize=9, length=0)
         axes.xaxis.label.set_color(MUTED)
@@ -161,7 +161,9 @@ def _svg(figure: Figure, title: str) -> Markup:
     text = StringIO()
     figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05)
     drawing = text.getvalue()
+    # The metadata holds the date, by which equal plots would differ.
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
+    # All plots stand in one page, where their ids (clip paths, markers) must not collide.
     prefix = f"{zlib.crc32(title.encode()):08x}-"
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", drawing)
     for color, variable in VARIABLES.items():

@@ -64,7 +64,7 @@ def prefixes(examples: Sequence[dict[str, Any]]) -> Prefixes | None:
 
 
 def _visible(token: str) -> str:
-    """A token without the space before it; white space alone as a visible sign."""
+    """Return a token without the space before it; white space alone as a visible sign."""
     return token.strip() or token.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423") or "\u2205"
 
 
@@ -79,7 +79,7 @@ def _progress(items: dict[str, dict[int, Prediction]]) -> Progress:
 
 
 def _spread(steps: list[int], count: int) -> list[int]:
-    """The first, the last and evenly chosen ones in between."""
+    """Return the first, the last and evenly chosen ones in between."""
     if len(steps) <= count:
         return steps
     return [steps[round(place * (len(steps) - 1) / (count - 1))] for place in range(count)]

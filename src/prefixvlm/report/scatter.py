@@ -6,18 +6,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prefixvlm.report.plots import GRID, INK, SERIES, _settings, _svg
+from prefixvlm.report.plots import GRID, INK, SERIES, plot_settings, to_svg
 
 MAX_POINTS = 1500
 
 
 def scatter(title: str, points: Sequence[tuple[float, float]]) -> Markup:
-    """points: the true and the predicted number of each item; evenly chosen ones are drawn of more than MAX_POINTS."""
+    """Draw the points, or MAX_POINTS evenly chosen ones. points: the true and the predicted number of each item."""
     shown = points[:: -(-len(points) // MAX_POINTS)]
     numbers = [number for point in shown for number in point]
     room = 0.05 * (max(numbers) - min(numbers)) or 1.0
     ends = min(numbers) - room, max(numbers) + room
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(4.2, 4.2))
         axes = figure.add_subplot()
         axes.plot(ends, ends, color=INK, linewidth=1, linestyle="--", label="as it is")
@@ -27,4 +27,4 @@ def scatter(title: str, points: Sequence[tuple[float, float]]) -> Markup:
             axis.set_major_locator(MaxNLocator(5))
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[:].set_visible(False)
-        return _svg(figure, title)
+        return to_svg(figure, title)

@@ -58,23 +58,23 @@ def has_classes(scored: Mapping[str, Any]) -> bool:
 
 
 def points(predictions: Sequence[Prediction]) -> list[tuple[float, float]]:
-    """The true and the predicted number of each item that has both."""
+    """Return the true and the predicted number of each item that has both."""
     pairs = [(float(line["references"][0]), float(line["prediction"])) for line in predictions if line["references"]]
     return [pair for pair in pairs if all(map(math.isfinite, pair))]
 
 
 def boxes(line: Prediction, key: str = "boxes") -> list[BoxView]:
-    """The predicted boxes of a line or, with the key true_boxes, the true ones."""
+    """Return the predicted boxes of a line or, with the key true_boxes, the true ones."""
     return [BoxView(**box) for box in line.get("details", {}).get(key, ())]
 
 
 def words(line: Prediction) -> list[WordView]:
-    """The words of a line with their tags."""
+    """Return the words of a line with their tags."""
     return [WordView(*each) for each in line.get("details", {}).get("words", ())]
 
 
 def score_table(scored: Mapping[str, Any]) -> list[ScoreTableRow]:
-    """The scores that a task arranges in a table, by row, in the order of the scores."""
+    """Return the scores that a task arranges in a table, by row, in the order of the scores."""
     rows: dict[str, dict[str, tuple[float, float | None]]] = {}
     blind = scored.get("blind") or {}
     for name, (row, column) in (scored.get("tables") or {}).items():

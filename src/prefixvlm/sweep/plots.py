@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prefixvlm.report.plots import GRID, INK, MAX_POINTS, MUTED, SERIES, _settings, _svg
+from prefixvlm.report.plots import GRID, INK, MAX_POINTS, MUTED, SERIES, plot_settings, to_svg
 from prefixvlm.sweep.compare import SetUp, number_of
 from prefixvlm.sweep.jobs import Job
 
@@ -23,7 +23,7 @@ def side_by_side(set_ups: Sequence[SetUp], metric: str) -> Markup | None:
         return None
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(3.1 * columns, 2.5 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
         for axes, each in zip(panels, shown, strict=False):
@@ -40,7 +40,7 @@ def side_by_side(set_ups: Sequence[SetUp], metric: str) -> Markup | None:
         for axes in list(figure.axes)[len(shown) :]:
             axes.set_visible(False)
         figure.supxlabel("step", fontsize=9, color=MUTED)
-        return _svg(figure, f"{metric} against the step, a panel a set-up")
+        return to_svg(figure, f"{metric} against the step, a panel a set-up")
 
 
 def _draw(axes: object, job: Job, metric: str, color: str, width: float) -> None:
@@ -60,7 +60,7 @@ def by_option(jobs: Sequence[Job], option: str, metric: str) -> Markup:
     numbers = [number_of(text) for text in texts]
     known = [number for number in numbers if number is not None]
     numeric = len(known) == len(texts) > 4  # fewer values are categories
-    with _settings():
+    with plot_settings():
         figure = Figure(figsize=(4.2, 2.7))
         axes = figure.add_subplot()
         x = dict(zip(texts, known if numeric else range(len(texts)), strict=True))
@@ -81,4 +81,4 @@ def by_option(jobs: Sequence[Job], option: str, metric: str) -> Markup:
         axes.set(xlabel=option, ylabel=metric)
         axes.grid(color=GRID, linewidth=0.8)
         axes.spines[:].set_visible(False)
-        return _svg(figure, f"{metric} by {option}")
+        return to_svg(figure, f"{metric} by {option}")

@@ -1,1 +1,1 @@
-"""Training: Lightning's steps, optimisation, checkpoints and logging."""
+"""Training: the Lightning modules, optimisation and checkpoints."""

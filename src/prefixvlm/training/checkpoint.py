@@ -16,24 +16,25 @@ from torch import Tensor
 
 from prefixvlm.atomic import replacing_file
 
-KEY = "prefixvlm"  # key of what Lightning's checkpoint holds of ours: config, identity, lineage, provenance
+KEY = "prefixvlm"  # key of our own entries in Lightning's checkpoint: config, identity, lineage, provenance, ...
 EMA = "ema"  # key of the Ema callback's raw tensors; the averages are the trained tensors of the checkpoint
 AVERAGED = "averaged"  # key under which that callback passes averaged tensors to PrefixModule.on_save_checkpoint
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Replaces a checkpoint as a whole, and keeps the one before the last."""
+    """Writes checkpoints atomically, and keeps the one before the last."""
 
-    # Lightning's own way stages the file in $TMPDIR. Where that is another file system the final move is a copy, and a
-    # kill leaves a truncated file under the final name (Lightning #21253).
+    # Lightning stages the file in $TMPDIR. If that is another file system, the final move is a copy, and a kill leaves
+    # a truncated file under the final name (Lightning #21253).
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        buffer = io.BytesIO()  # torch.save to a full disk fails without a word; writing bytes raises OSError
+        buffer = io.BytesIO()  # torch.save can fail silently on a full disk; writing bytes raises OSError
         torch.save(checkpoint, buffer)
         with replacing_file(path) as file:
             file.write(buffer.getbuffer())
+            # Only once the new bytes are written, so that a full disk costs neither of the two older checkpoints.
             file.flush()
             if path.name == LAST and path.exists():
                 _link_or_copy(path, path.with_name(PREVIOUS))
@@ -41,16 +42,16 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        return _read(path)
+        return _read(path)  # with weights_only=True, whatever is passed: loading must never run code
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest readable checkpoint of a folder, and remove what an interrupted write left.
+    """Return the newest readable checkpoint of a folder, and remove the temporary files of interrupted writes.
 
-    Prints a warning if it is not the last one. Raises ValueError if there are checkpoints and none can be read.
+    Prints a warning if it is not last.ckpt. Raises ValueError if there are checkpoints and none can be read.
     """
     for unfinished in folder.glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
@@ -72,6 +73,7 @@ def newest(folder: Path) -> Path | None:
 
 def _link_or_copy(path: Path, other: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
+    # A link cannot replace a file, but the rename of a link can, so that PREVIOUS is never missing.
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     try:
         temporary.hardlink_to(path)
@@ -81,7 +83,7 @@ def _link_or_copy(path: Path, other: Path) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it. Raises ValueError if it is not one of PrefixModule."""
+    """Read a checkpoint without running code from it. Raises ValueError if it is not a checkpoint of PrefixModule."""
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
     checkpoint = _read(path)
@@ -92,7 +94,8 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lineage of a run that starts from a checkpoint: that one and its own lineage, the oldest first."""
+    """Return the lineage of a run that starts from a checkpoint: the checkpoint after its own lineage."""
+    # The hash identifies the file wherever it is moved.
     sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
     return [*checkpoint[KEY].get("lineage", []), parent]
@@ -105,6 +108,7 @@ def history(checkpoint: Mapping[str, Any]) -> Mapping[str, list[dict[str, Any]]]
 
 def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the trained tensors of the model and of the file have the same names and shapes."""
+    # load_state_dict(strict=False), which the missing frozen tensors require, ignores a renamed trained tensor.
     ours, theirs = ({f"{name} {tuple(t.shape)}" for name, t in side.items()} for side in (trained, stored))
     if ours != theirs:
         raise ValueError(
@@ -116,6 +120,7 @@ def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -
 
 def check_identity(ours: dict[str, Any], stored: dict[str, Any]) -> None:
     """Raise ValueError unless the frozen parts are those that the mapper was trained with."""
+    # A prefix means nothing to another language model, even if all shapes fit.
     for part in stored:
         if ours.get(part) != stored[part]:
             raise ValueError(

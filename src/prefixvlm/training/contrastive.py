@@ -26,25 +26,27 @@ from prefixvlm.training.optim import Optim
 from prefixvlm.training.run_record import RunRecord
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
-MAX_LOGIT_SCALE = math.log(100)  # CLIP's own bound, against instability
+MAX_LOGIT_SCALE = math.log(100)  # the CLIP paper found this bound necessary against unstable training
 
 
 class PairCollate:
-    """Collates samples to (pixel_values float[B, 3, H, W], tokens int[B, T], classes int[B]); picklable.
+    """Collates samples to (pixel_values float[B, 3, H, W], tokens int[B, T], classes int[B]). Picklable.
 
-    classes: the index of the image's own class caption, -1 where it has none.
+    classes: captions of the zero-shot classes. The class of an image is the index of its first caption among them, or
+    -1 if it has none.
     """
 
     def __init__(self, transform: Any, tokenizer: Any, classes: tuple[str, ...]) -> None:
         self.transform, self.tokenizer, self.classes = transform, tokenizer, classes
 
     def __call__(self, samples: list[Sample], rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
-        """Raises ValueError for a sample without a caption."""
+        """Collate one caption of each sample, drawn by rng. Raises ValueError for a sample without captions."""
         for sample in samples:
             if not sample.captions:
                 raise ValueError(
                     f"sample {sample.key} has no caption, which contrastive training needs: set data.shards to others"
                 )
+        # Two captions of an image in a batch would be each other's negatives, so each image has one.
         own = [next((self.classes.index(c) for c in s.captions if c in self.classes), -1) for s in samples]
         return (
             torch.stack([self.transform(sample.picture) for sample in samples]),
@@ -56,9 +58,10 @@ class PairCollate:
 class ContrastiveModule(LightningModule):
     """Trains an open_clip model from scratch with open_clip's contrastive loss, and saves it when the fit ends.
 
-    model: open_clip's model_cfg (embed_dim, vision_cfg, text_cfg). out: the folder that is written, or replaced.
-    classes: captions for val/zero_shot_accuracy, the share of images whose own caption is the most similar of these.
-    record: what checkpoints say of the run.
+    model: open_clip's model_cfg (embed_dim, vision_cfg, text_cfg).
+    out: folder that is written, or replaced if it is an open_clip folder.
+    classes: captions for val/zero_shot_accuracy, the percentage of images whose own caption is the most similar one.
+    record: description of the run for its checkpoints.
     """
 
     score_kinds = {"val/zero_shot_accuracy": PERCENT}  # noqa: RUF012
@@ -87,6 +90,8 @@ class ContrastiveModule(LightningModule):
         self.val_loss, self.zero_shot_accuracy = MeanMetric(), MeanMetric()
 
     def setup(self, stage: str) -> None:
+        # local_loss: a rank compares its own samples with those of all ranks, in place of all with all. Its gradients
+        # are right only with gather_with_grad.
         self.loss = ClipLoss(
             rank=self.global_rank, world_size=self.trainer.world_size, local_loss=True, gather_with_grad=True
         )
@@ -101,17 +106,18 @@ class ContrastiveModule(LightningModule):
         return loss
 
     def on_train_batch_end(self, *_args: Any) -> None:
+        # After the step, as in open_clip: a clamp in the forward pass has no gradient beyond its bound.
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def on_validation_epoch_start(self) -> None:
-        if self.class_tokens is not None:
+        if self.class_tokens is not None:  # encoded again, because the text encoder has been trained since
             self.class_features = self.model.encode_text(self.class_tokens.to(self.device), normalize=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         pixel_values, tokens, classes = batch
         image_features, text_features, logit_scale = self.model(pixel_values, tokens)
-        # A rank may have fewer batches here than another, so the loss must not gather.
+        # Ranks may have different numbers of validation batches, so that a gathering loss would wait forever.
         self.val_loss.update(ClipLoss()(image_features, text_features, logit_scale), weight=len(tokens))
         if self.classes:
             is_right = (image_features @ self.class_features.T).argmax(-1) == classes
@@ -131,13 +137,14 @@ class ContrastiveModule(LightningModule):
         checkpoint[KEY] = {"config": self.record.config, "provenance": self.record.provenance}
 
     def on_fit_end(self) -> None:
-        if self.global_rank == 0:
+        if self.global_rank == 0:  # DDP keeps the weights of all ranks the same
             save_folder(self.model, self.model_cfg, asdict(self.preprocess), self.out)
 
 
 def build_clip(model_cfg: dict[str, Any]) -> Any:
-    """Build an open_clip model. Raises ValueError where open_clip does not accept the configuration."""
+    """Build an open_clip model. Raises ValueError if open_clip does not accept the configuration."""
     keywords = dict(model_cfg)
+    # Not by open_clip.create_model, which takes the name of a model and not a model_cfg.
     kind = CustomTextCLIP if keywords.pop("custom_text", False) else CLIP
     try:
         return kind(**keywords)
@@ -149,6 +156,7 @@ def build_clip(model_cfg: dict[str, Any]) -> Any:
 
 def save_folder(model: torch.nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], out: Path) -> None:
     """Write or replace a folder that open_clip reads as `local-dir:`."""
+    # safetensors refuses tensors that are not contiguous.
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     with replacing_folder(out) as folder:

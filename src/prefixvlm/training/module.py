@@ -27,10 +27,10 @@ from prefixvlm.training.scoring import TaskScoring, as_list
 
 
 class PrefixModule(LightningModule):
-    """Trains the mapper, and whatever else is not frozen, through the language model's loss.
+    """Trains the mapper, and everything else that is not frozen, with the losses of the tasks.
 
     max_target_length: tokens of a target; longer ones are cut. feature_noise, label_smoothing: see PrefixLM.
-    record: for checkpoints. lineage: the checkpoints that this run's first weights come from, the oldest first.
+    record: for checkpoints. lineage: checkpoints that the initial weights of this run come from, the oldest first.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class PrefixModule(LightningModule):
         record: RunRecord | None = None,
     ) -> None:
         super().__init__()
-        self.strict_loading = False  # the frozen tensors are not in the file; on_load_checkpoint checks the others
+        self.strict_loading = False  # checkpoints lack the frozen tensors; on_load_checkpoint checks the others
         self.tasks = {name: each.renamed(name) for name, each in task.items()}
         if not all(each.has_head for each in self.tasks.values()):
             lm.require_text()
@@ -56,8 +56,8 @@ class PrefixModule(LightningModule):
         self.optim, self.max_target_length, self.record = optim, max_target_length, record or RunRecord()
         self.collate = collator_for(self.model, max_target_length)
         self.lineage: list[dict[str, Any]] = []
-        # DDP would broadcast the frozen weights, gigabytes of them, to ranks that have loaded the same files;
-        # FrozenGuard checks that they have.
+        # DDP would broadcast gigabytes of frozen weights to ranks that have loaded the same files. FrozenGuard checks
+        # that the weights are the same.
         trained = trained_state(self).keys()
         frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
         self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
@@ -76,7 +76,7 @@ class PrefixModule(LightningModule):
 
     @property
     def collates(self) -> Collates:
-        """The functions that make batches of samples: for training, the validation loss, and each task's prompts."""
+        """The collate functions for training, for the validation loss, and for the prompts of each task."""
         prompts = {name: PromptRows(task, self.collate) for name, task in self.tasks.items()}
         train, val = TrainingRows(self.tasks, self.collate), TrainingRows(self.tasks, self.collate, mixed=True)
         return Collates(train, val, prompts)
@@ -93,17 +93,17 @@ class PrefixModule(LightningModule):
         total, count = self._sum_over_ranks(losses)
         self.log("train/loss", total / count, prog_bar=True, batch_size=1)
         self._log_losses_of_data(batch)
-        # DDP averages gradients over ranks. Multiplying by the world size and dividing by the number of all ranks'
-        # tokens makes that the gradient of the mean over all tokens, whichever rank has how many.
+        # DDP averages gradients over ranks. Times the world size, and over the number of losses of all ranks, that is
+        # the gradient of the mean over all losses, however they are spread over ranks.
         return losses.sum() * (self.trainer.world_size / count) + self._zero_of_all_trained()
 
     def _zero_of_all_trained(self) -> Tensor | float:
-        """Zero with a gradient for every trained tensor: a batch of one task leaves other heads out, and DDP waits."""
+        """Return zero with a gradient for every trained tensor. DDP waits for heads that the batch does not use."""
         zeros = [0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
         return torch.stack(zeros).sum() if self.model.heads else 0.0
 
     def _sum_over_ranks(self, losses: Tensor) -> Tensor:
-        """float64[2]: the sum and the number of all ranks' losses."""
+        """Return the sum and the number of the losses of all ranks: float64[2]."""
         sums = [losses.detach().sum(dtype=torch.float64), losses.new_tensor(len(losses), dtype=torch.float64)]
         return self.trainer.strategy.reduce(torch.stack(sums), reduce_op="sum")
 
@@ -111,8 +111,8 @@ class PrefixModule(LightningModule):
         """Log the share of padding, and how many texts were cut and samples skipped so far."""
         last = batch.attention_mask.sum(1, keepdim=True) - 1
         last_labels = batch.labels.gather(1, last)
-        cut = (last_labels != self.model.lm.eos_id) & (last_labels != IGNORE_INDEX)  # a whole text ends with EOS
-        self.cut_texts = self.cut_texts.to(cut.device) + cut.sum()  # stays a tensor, so that no step waits for the GPU
+        cut = (last_labels != self.model.lm.eos_id) & (last_labels != IGNORE_INDEX)  # an uncut text ends with EOS
+        self.cut_texts = self.cut_texts.to(cut.device) + cut.sum()  # a tensor, so that no step waits for the GPU
         self.log("train/cut_texts", self.cut_texts.float(), batch_size=1)
         self.log("train/padding", 1 - batch.attention_mask.float().mean(), batch_size=1)
         data = getattr(self.trainer, "datamodule", None)
@@ -130,8 +130,8 @@ class PrefixModule(LightningModule):
             self.val_loss.update(losses.mean(), weight=len(losses))
 
     def on_validation_epoch_end(self) -> None:
-        # MeanMetric sums losses and weights over ranks. self.log(sync_dist=True) would take the mean of the ranks'
-        # means, which is another number where ranks have different numbers of tokens (Lightning #21859).
+        # MeanMetric sums losses and weights over ranks. self.log(sync_dist=True) would take the mean of the means of
+        # ranks, which is wrong if they have different numbers of tokens (Lightning #21859).
         loss = self.val_loss.compute()
         if loss.isnan() and not self.val_loss.weight:
             raise ValueError(
@@ -156,10 +156,10 @@ class PrefixModule(LightningModule):
         self.scoring.finish(trainer.test_dataloaders, trainer.num_test_batches, log)
 
     def identity(self) -> dict[str, str]:
-        """Fingerprints of the frozen encoder, with the options that choose its features, and of the language model."""
+        """Return fingerprints of the frozen encoder, with the options that choose its features, and of the LM."""
         options = self.record.config.get("encoder") or {}
         chosen = ", ".join(f"{key}={options[key]}" for key in ("features", "layer", "normalize") if key in options)
-        cached = self.model.encoder.identity  # of stored features: the encoder that computed them
+        cached = self.model.encoder.identity  # of the encoder that computed stored features
         encoder = cached.fingerprint if cached else fingerprint(self.model.encoder)
         return {"encoder": f"{encoder} ({chosen})" if chosen else encoder, "lm": fingerprint(self.model.lm)}
 
@@ -182,13 +182,13 @@ class PrefixModule(LightningModule):
         self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:
-        """Load the trained tensors of a checkpoint, with the heads of this module's tasks, after every check."""
+        """Check a checkpoint and load its trained tensors, with the heads of this module's tasks only."""
         checkpoint = without_other_heads(checkpoint, self.tasks)
         self._check(checkpoint)
         self.load_state_dict(checkpoint["state_dict"], strict=False)
 
     def start_from(self, path: str) -> None:
-        """Start from the trained tensors of another run's checkpoint; heads that it lacks are new."""
+        """Initialise from the checkpoint of another run; heads that it lacks stay as they are."""
         checkpoint = load(path)
         self.load_trained(new_heads(trained_state(self), checkpoint, self.tasks))
         self.lineage = lineage(path, checkpoint)

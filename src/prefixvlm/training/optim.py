@@ -1,4 +1,4 @@
-"""Named parameters and a number of steps go in; an optimizer with its learning-rate schedule comes out."""
+"""Parameter groups, the optimizer and its learning-rate schedule."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,13 +12,13 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 class Optim:
-    """How the trained parameters change.
+    """Builds the optimizer and the learning-rate schedule of a model.
 
-    optimizer: a torch optimizer's constructor. warmup_steps: linear from 0; a fraction below 1 is one of all steps.
-    schedule: constant, linear or cosine (both to 0) after the warm-up. weight_decay: on matrices only, not on biases,
-    norms and other vectors. encoder_lr, lm_lr: learning rates of the encoder and of what is tuned of the language
-    model; null means the same as the mapper's. Each part of the model has parameter groups of its own: mapper,
-    mapper_no_decay, encoder, ...
+    optimizer: constructor of a torch optimizer.
+    weight_decay: applied to matrices only, not to biases, norms and other vectors.
+    warmup_steps: linear warm-up from 0; a value below 1 is a fraction of all steps.
+    schedule: constant, linear or cosine after the warm-up; the last two decay to 0.
+    encoder_lr, lm_lr: learning rates of the encoder and of the tuned part of the language model; None for `lr`.
     """
 
     def __init__(
@@ -33,14 +33,9 @@ class Optim:
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"optim.schedule is {schedule!r}; accepted are {', '.join(SCHEDULES)}")
-        given = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "warmup_steps": warmup_steps,
-            "encoder_lr": encoder_lr,
-            "lm_lr": lm_lr,
-        }
-        for key, value in given.items():
+        numbers = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps, "encoder_lr": encoder_lr,
+                   "lm_lr": lm_lr}  # fmt: skip
+        for key, value in numbers.items():
             if value is not None and value < 0:
                 raise ValueError(f"optim.{key} is {value}; set it to 0 or more")
         self.optimizer = optimizer
@@ -51,16 +46,23 @@ class Optim:
         self.own_lr = {"encoder": encoder_lr, "lm": lm_lr}
 
     def groups(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-        """The parameter groups of what is trained, in the model's order. Raises ValueError if nothing is."""
+        """Return the parameter groups of the trained parameters, in the order of the model.
+
+        Each part of the model has groups of its own: mapper, mapper_no_decay, encoder, ... Raises ValueError if no
+        parameter is trained.
+        """
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in named_parameters:
             if parameter.requires_grad:
                 part = name.removeprefix("model.").split(".")[0]
-                matrix = sum(size > 1 for size in parameter.shape) > 1  # IA3's vectors have a second dimension of 1
-                decays = bool(self.weight_decay) and matrix
+                # Biases and the scales of norms do not decay, as in BERT's code and most others since. Sizes of 1 do
+                # not count, because the vectors of IA3 have a second dimension of 1.
+                is_matrix = sum(size > 1 for size in parameter.shape) > 1
+                decays = bool(self.weight_decay) and is_matrix
                 group = part if decays or not self.weight_decay else f"{part}_no_decay"
                 own_lr = self.own_lr.get(part)
-                lr = self.lr if own_lr is None else own_lr
+                lr = self.lr if own_lr is None else own_lr  # 0 is a learning rate too
+                # LearningRateMonitor logs the learning rate of each group under its name.
                 options = {"name": group, "lr": lr, "weight_decay": self.weight_decay if decays else 0.0}
                 groups.setdefault(group, {"params": [], **options})["params"].append(parameter)
         if not groups:
@@ -68,17 +70,20 @@ class Optim:
         return list(groups.values())
 
     def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
-        """What LightningModule.configure_optimizers returns."""
+        """Return the value of LightningModule.configure_optimizers. num_steps: optimizer steps of the whole run."""
         optimizer = self.optimizer(self.groups(named_parameters))
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, num_steps))
+        # By default Lightning advances a scheduler once an epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def factor(self, step: int, num_steps: int) -> float:
-        """The share of the full learning rate at a step, counted from 0."""
+        """Return the factor of the learning rate at a step, counted from 0."""
         warmup = self.warmup_steps * num_steps if self.warmup_steps < 1 else self.warmup_steps
         if step < warmup:
+            # Not step / warmup, as transformers has it, with which the first step changes nothing.
             return (step + 1) / (warmup + 1)
         if self.schedule == "constant":
             return 1.0
+        # Beyond num_steps the cosine would rise again.
         done = min(1.0, (step - warmup) / max(1.0, num_steps - warmup))
         return 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2

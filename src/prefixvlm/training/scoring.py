@@ -1,4 +1,4 @@
-"""Predictions of an evaluation pass: collected batch by batch, gathered from all ranks, and scored on rank 0."""
+"""Collect the predictions of an evaluation pass, gather them from all ranks and score them on rank 0."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,11 +11,11 @@ from prefixvlm.task.results.prediction import Prediction, check_references
 
 
 class TaskScoring:
-    """Predicts and scores every task, a data loader each, in the tasks' order.
+    """Predicts and scores every task. There is one data loader per task, in the same order.
 
-    extra_scorers: by task, functions that add scores to the task's own.
-    scored: False where there may be no references, as for a test server.
-    predictions, reports: of the last pass, by task; see Task.report.
+    extra_scorers: functions by task that add scores to the task's own.
+    scored: False if the samples may lack references, as those of a test server do.
+    predictions, reports: predictions and Task.report of the last pass, by task; the predictions on rank 0 only.
     """
 
     def __init__(
@@ -35,28 +35,31 @@ class TaskScoring:
             task.prepare(loader.samples)
 
     def predict(self, model: PrefixLM, batch: Any, loader_index: int) -> None:
-        """Add the predictions of a batch; an empty one has no row of the task."""
+        """Predict a batch of a loader. The batch is an empty list if no sample has a row of the task."""
         name, task = list(self.tasks.items())[loader_index]
         self.predictions[name] += task.predict(model, batch) if batch else []
 
     def finish(self, loaders: Any, num_batches: Sequence[float], log: Callable[[str, float], None]) -> None:
         """Gather the predictions of all ranks, score them on rank 0 and log every score as TASK_SCORE.
 
-        num_batches: of each loader, that the trainer ran; a trainer that stops early leaves predictions out.
-        Raises ValueError, on every rank, if a sample was predicted twice or not at all, or nothing can be scored.
+        num_batches: number of batches that the trainer ran of each loader.
+        Raises ValueError on every rank if a sample was predicted twice or not at all, or if nothing can be scored.
         """
         for (name, task), loader, number in zip(self.tasks.items(), as_list(loaders), num_batches, strict=False):
+            # With trainer.limit_val_batches samples are left out on purpose.
             complete = number >= len(loader)
             num_samples = loader.num_samples if complete and task.covers_every_sample else None
             predictions = self.predictions[name] = task.finalize(gather_by_id(self.predictions[name], num_samples))
+            # A check on rank 0 alone would leave the other ranks waiting in the next collective.
             if self.scored and complete:
                 on_rank_zero(partial(check_references, predictions, name))
             extra = self.extra_scorers.get(name, ())
             self.reports[name] = on_rank_zero(partial(task.report, predictions, extra))
+            # Every rank logs, because all must agree on the best checkpoint: saving one is a collective.
             for score, value in self.reports[name]["scores"].items():
                 log(f"{name}_{score}", value)
 
 
 def as_list(loaders: Any) -> list[Any]:
-    """Lightning hands on a single loader without a list around it."""
+    """Return loaders as a list; Lightning passes a single loader without one."""
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]

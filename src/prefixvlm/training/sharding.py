@@ -1,4 +1,4 @@
-"""Sharding a frozen language model over GPUs with FSDP2, while DDP keeps what is trained whole on each."""
+"""Shard a frozen language model over GPUs with FSDP2, and replicate the trained parameters with DDP."""
 
 from typing import Any
 
@@ -15,57 +15,65 @@ from prefixvlm.training.module import PrefixModule
 
 
 class ShardedLMStrategy(DDPStrategy):
-    """DDP for what is trained, FSDP2 for the blocks of the frozen language model, which no single GPU need hold.
+    """DDP for the trained parameters, FSDP2 for the blocks of a frozen language model that is too large for one GPU.
 
-    A rank holds its share of each block's frozen weights, and one whole block while it computes; embeddings, head and
-    what is tuned (LoRA, adapters, norms) are whole on each. The model goes to the GPU block by block, so only the CPU's
-    memory must hold all of it. The trainer needs a RankSynchronizer and inference_mode=False.
+    A rank stores a shard of each block's frozen weights, and one whole block while it computes. Embeddings, output head
+    and tuned parameters (LoRA, adapters, norms) are replicated. The model moves to the GPU block by block, so that only
+    the memory of the CPU must hold all of it. The trainer needs a RankSynchronizer and inference_mode=False.
     """
+
+    # FSDP1 would need use_orig_params=True for blocks with frozen and trained parameters, and would allocate gradients
+    # for the frozen ones too (pytorch #104690).
 
     def setup(self, trainer: Trainer) -> None:
         module = self.lightning_module
         if not isinstance(module, PrefixModule):
-            raise ValueError("trainer=fsdp shares out a frozen language model, and this module has none; set trainer")
+            raise ValueError(
+                "trainer=fsdp shards a frozen language model, and this module has none; set another trainer"
+            )
         assert any(isinstance(callback, RankSynchronizer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         lm = module.model.lm
-        if not isinstance(lm.model.base_model, FSDPModule):
+        if not isinstance(lm.model.base_model, FSDPModule):  # a test after the fit sets the same model up again
             shard(lm, self.root_device.type)
-        super().setup(trainer)
+        super().setup(trainer)  # moves the module to the GPU, so the blocks must be shards by now
 
 
 def trainer_options(strategy: Any) -> dict[str, Any]:
-    """Further options of a Trainer with this strategy, as a configuration names it."""
+    """Return the options that a Trainer needs for this strategy. strategy: the node of the configuration."""
     target = strategy.get("_target_", "") if isinstance(strategy, dict) else ""
     if target != f"{ShardedLMStrategy.__module__}.{ShardedLMStrategy.__qualname__}":
         return {}
-    return {"inference_mode": False}  # weights gathered in inference mode could not be trained through afterwards
+    return {"inference_mode": False}  # autograd cannot save weights that were gathered in inference mode
 
 
 def shard(lm: LanguageModel, device: str) -> None:
-    """Share each block's frozen weights out among all ranks; everything else stays whole.
+    """Shard the frozen weights of each block over all ranks; everything else is replicated.
 
-    device: cuda or cpu, where the blocks compute. Raises ValueError for a language model that cannot be shared out.
+    device: cuda or cpu, the device on which the blocks compute. Raises ValueError if the language model is not a
+    decoder, is quantised, or has blocks that are trained as a whole.
     """
     if lm.encodes_prompts or not lm.generates:
-        raise ValueError("trainer=fsdp shares out decoders only; set trainer=ddp, or lm to a decoder")
+        raise ValueError("trainer=fsdp shards decoders only; set trainer=ddp, or lm to a decoder")
     if getattr(lm.model, "is_quantized", False):
-        raise ValueError("a quantised language model cannot be shared out; set lm.quantization=null or trainer=ddp")
+        raise ValueError("a quantised language model cannot be sharded; set lm.quantization=null or trainer=ddp")
     if any(all(parameter.requires_grad for parameter in block.parameters()) for block in lm.blocks):
-        raise ValueError("trainer=fsdp shares out frozen blocks, and tune trains whole ones; set trainer=ddp or tune")
+        raise ValueError(
+            "trainer=fsdp shards frozen blocks, and tune trains whole blocks; set trainer=ddp or another tune"
+        )
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     base = lm.model.base_model
-    for block in lm.blocks:
+    for block in lm.blocks:  # DDP replicates the ignored parameters
         fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})
     block_parameters = {parameter for block in lm.blocks for parameter in block.parameters()}
-    # As the root of the blocks the base model prefetches the next one.
+    # The base model is the root of the blocks, so that FSDP prefetches the next block while one computes.
     fully_shard(base, mesh=mesh, ignored_params=set(base.parameters()) - block_parameters)
 
 
 class RankSynchronizer(Callback):
-    """Makes all ranks run equally many forward passes, because every rank must take part in gathering a block.
+    """Makes all ranks run the same number of forward passes, because all must take part in gathering a block.
 
-    Without gradients a rank announces each forward pass; a rank without batches left runs dummy ones until every rank
-    is done. It stands before callbacks that wait for the other ranks.
+    In evaluation a rank announces each forward pass to the others, and a rank without batches left runs dummy passes
+    until every rank is done. This callback must come before callbacks that wait for the other ranks.
     """
 
     def __init__(self) -> None:
@@ -78,12 +86,14 @@ class RankSynchronizer(Callback):
             self.lm.model.base_model.register_forward_pre_hook(self._announce)
 
     def _announce(self, module: nn.Module, args: Any) -> None:
+        # In training the loaders give every rank the same number of batches.
         if not torch.is_grad_enabled() and not self.is_dummy:
             self._any_rank_continues(True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.lm is None:
             return
+        # One token of one row is the cheapest pass through all blocks.
         ids = torch.full((1, 1), self.lm.eos_id, device=self.lm.model.device)
         self.is_dummy = True
         while self._any_rank_continues(False):

@@ -75,9 +75,7 @@ class CocoCaptionMetrics(CaptionMetric):
     score_kinds: Mapping[str, ScoreKind] = dict.fromkeys([*BLEU_NAMES, "rouge_l", "cider"], RATIO)
     variant = caption_variant()
 
-    def __call__(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words
-    ) -> CaptionResult:
+    def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words) -> CaptionResult:
         result = caption_scores(dict(enumerate(predictions)), dict(enumerate(references)), words=words)
         statistics = np.array(result.bleu_statistics)
         return CaptionResult(
@@ -97,7 +95,5 @@ class Diversity(CaptionMetric):
     }
     variant = ""
 
-    def __call__(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words
-    ) -> CaptionResult:
+    def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words) -> CaptionResult:
         return CaptionResult(values=diversity(predictions, words))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefixvlm.atomic import write_bytes
 from prefixvlm.metrics.captions.ngrams import MAX_ORDER, NGram, NGrams, count_ngrams
 from prefixvlm.metrics.pairs import Id, check_ids
 from prefixvlm.metrics.ptb.tokenizer import ptb_tokenize
@@ -48,7 +49,7 @@ class DocumentFrequencies:
         content = {"num_images": self.num_images, "counts": {" ".join(ngram): n for ngram, n in self.counts.items()}}
         data = json.dumps(content, ensure_ascii=False).encode()
         # mtime=0: the same frequencies give the same bytes, whenever they are written.
-        Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+        write_bytes(path, gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
     @classmethod
     def load(cls, path: str | Path) -> "DocumentFrequencies":

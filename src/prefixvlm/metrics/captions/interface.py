@@ -33,8 +33,6 @@ class CaptionMetric:
     score_kinds: Mapping[str, ScoreKind]
     variant: str
 
-    def __call__(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words
-    ) -> CaptionResult:
+    def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words) -> CaptionResult:
         """Score raw captions, each against its references. words: the tokenizer for this language."""
         raise TypeError(f"{type(self).__name__} does not define __call__")
