@@ -1,6 +1,7 @@
-"""Commands go in, as lines of JSON; each runs in a fork of this process, which has imported everything already.
+"""Server that runs commands in forks of a process that has imported all modules.
 
-A command of ours takes seconds to import torch, Lightning and Hydra, and a tenth of one to do what a test wants of it.
+A command takes seconds to import torch, Lightning and Hydra, and a tenth of a second for its work in a test. Requests
+are lines of JSON.
 """
 
 import atexit
@@ -19,7 +20,7 @@ MODULES = ("train", "eval", "prefixvlm.cli", "prefixvlm.encoder.openclip", "pref
 
 
 class Forked:
-    """run(arguments) is what subprocess.run([sys.executable, *arguments]) gives, for a script or `-m module`."""
+    """run(arguments) returns what subprocess.run([sys.executable, *arguments]) does, for a script or `-m module`."""
 
     def __init__(self) -> None:
         self.lock, self.process = threading.Lock(), None
@@ -49,7 +50,7 @@ FORKED = Forked()
 
 
 def serve():
-    """Returns in each child, with what it is to run."""
+    """Serve requests; returns in each child, with its command."""
     for name in MODULES:
         importlib.import_module(name)
     for line in sys.stdin:
@@ -61,7 +62,7 @@ def serve():
 
 
 def become(request):
-    """The process that the request asks for."""
+    """Set this process up as the one of the request: group, folder, environment, output and arguments."""
     os.setpgid(0, 0)
     os.chdir(request["cwd"])
     os.environ.clear()
@@ -69,6 +70,7 @@ def become(request):
     for number, path in zip((0, 1, 2), ("/dev/null", *request["outputs"]), strict=True):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     sys.argv = request["arguments"]
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if sys.argv[0] == "-m":
         sys.argv, sys.path[0] = sys.argv[1:], request["cwd"]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -19,23 +19,23 @@ def main() -> None:
 
 
 def _main() -> None:
-    # The data sets of plug-ins are subcommands, so plug-ins are imported before the other arguments are parsed.
+    # The data sets of plug-ins are subcommands of `shards`, so plug-ins are known before the arguments are parsed.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_plugins(first)
-    known, _ = first.parse_known_args()
+    known, rest = first.parse_known_args()
     plugins.enable(known.plugins)
-    arguments = _parser().parse_args()
+    arguments = _parser(with_plugins=rest[:1] == ["shards"]).parse_args()
     arguments.run(arguments)
 
 
 def _add_plugins(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugins", type=lambda text: text.split(","), default=[], metavar="MODULE[,MODULE]",
-        help="before the command: modules of your own, whose classes and data sets it may use",
+        help="before the command: your own modules, whose classes and data sets can then be used",
     )  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prefixvlm",
         description="Write shards, score predictions, describe runs, and use trained checkpoints.",
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
-    _add_features(add_shards(shards))
+    _add_features(add_shards(shards, with_plugins))
 
     score = commands.add_parser("score", help="score prediction files of any system, or compare two evaluations")
     add_score(score)
@@ -149,7 +149,7 @@ def _import_clipcap(arguments: argparse.Namespace) -> None:
     weights = read_clipcap(arguments.weights)
     name, *changes = arguments.encoder
     cfg = compose_run([*weights.overrides(name, arguments.normalize), *changes])
-    with torch.device("meta"):  # the shapes alone: nothing is downloaded
+    with torch.device("meta"):  # only the shapes are needed, so nothing is downloaded
         encoder = make("encoder", cfg.encoder)
     widths = {"feature_width": weights.feature_width, "num_features": 1, "lm_width": weights.lm_width}
     mapper = make("mapper", cfg.mapper, **widths, grid=None)

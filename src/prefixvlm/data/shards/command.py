@@ -13,13 +13,14 @@ KINDS = {int: int, int | None: int, float: float, float | None: float, str: str,
 CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of its problems."
 
 
-def add_shards(parser: argparse.ArgumentParser) -> Any:
+def add_shards(parser: argparse.ArgumentParser, with_plugins: bool = False) -> Any:
     """Add `NAME --out DIR` with the arguments of each data set, `verify` and `show`.
 
+    with_plugins: the data sets of plug-ins too, whose modules are imported.
     Returns argparse's subparsers, to which others can be added.
     """
     names = parser.add_subparsers(required=True, metavar="NAME")
-    for name in sources.names():
+    for name in [*sources.names(), *(sources.plugin_names() if with_plugins else [])]:
         _add_source(names, name)
     verify = "find everything that is wrong with a folder of shards"
     _add_verify(names.add_parser("verify", help=verify, description=f"{verify[0].upper()}{verify[1:]}. {CODES}"))

@@ -5,6 +5,7 @@ samples(split, **arguments). ARGUMENTS describes each keyword of that function a
 from". An argument that begins with the name of a split, as `val_questions`, belongs to that split: it is written only
 if the argument is given. A module whose splits depend on its data has a function available_splits(**arguments) instead.
 A module of existing tars has a function tars(split, **arguments) instead of samples.
+Modules of the user's own are named by plug-ins, see prefixvlm/plugins.py.
 """
 
 import importlib
@@ -12,13 +13,15 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, cast
 
+from prefixvlm import plugins
 from prefixvlm.data.sources._files import Samples, option
 
 
 class DatasetSource(Protocol):
-    """A module in this folder."""
+    """A module in this folder, or a plug-in."""
 
     SOURCE: str
     LICENCE: str
@@ -31,13 +34,26 @@ class DatasetSource(Protocol):
 
 
 def names() -> list[str]:
-    """Return the names of all sources, as in `prefixvlm shards NAME`."""
+    """Return the names of the sources in this folder, as in `prefixvlm shards NAME`."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return [name.replace("_", "-") for name in modules if not name.startswith("_")]
 
 
+def plugin_names() -> list[str]:
+    """Return the names of the sources among the plug-ins: the last part of each module's name."""
+    return sorted(_plugins().keys() - set(names()))
+
+
 def load(name: str) -> DatasetSource:
-    return cast(DatasetSource, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    """Return the source of a name."""
+    if name in names():
+        return cast(DatasetSource, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
+    return cast(DatasetSource, _plugins()[name])
+
+
+def _plugins() -> dict[str, ModuleType]:
+    found = [module for module in plugins.modules() if hasattr(module, "ARGUMENTS") and hasattr(module, "SPLITS")]
+    return {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in found}
 
 
 def parameters(source: DatasetSource) -> dict[str, inspect.Parameter]:
