@@ -1,4 +1,4 @@
-"""The demo: write shards, pretrain a tiny CLIP, train a mapper to a frozen SmolLM2, evaluate, and print a table.
+"""Demo: write shards, pretrain a tiny CLIP, train a mapper for a frozen SmolLM2, evaluate, and print a table.
 
 A finished stage is not run again, and an interrupted one resumes. Delete outputs/demo to start over.
 """
@@ -21,7 +21,7 @@ STAGES = {
     "train": [sys.executable, "train.py", "test=false", "trainer.limit_train_batches=84", f"hydra.run.dir={OUT}/train"],
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],
 }
-BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # "a blue circle": the image's own answers name shape and colour
+BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # captions with colour and shape, such as "a blue circle"
 
 
 def main() -> None:
@@ -33,10 +33,11 @@ def main() -> None:
 
 
 def summarise(seconds: dict[str, float]) -> dict[str, Any]:
-    """The figures of the demo, from the evaluation's metrics.json and predictions.jsonl."""
+    """Return the figures of the demo, from the evaluation's metrics.json and predictions.jsonl."""
     result = read_json(OUT / "metrics.json")
     captioning, vqa = result["tasks"]["captioning"], result["tasks"]["vqa"]
     lines = [json.loads(line) for line in (OUT / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    # The captions are made from the answers about an image, and not every image has been asked for both.
     both = [p["correct"] for p in lines if p["task"] == "captioning" and BOTH.fullmatch(p["references"][0])]
     return {
         "caption_exact_match": 100 * sum(both) / len(both),

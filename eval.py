@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: rebuild its module, predict with the images and with black ones, score, write the results."""
+"""Evaluate a checkpoint: predict with the images and again with black ones, score, and write the results."""
 
 import hashlib
 import sys
@@ -33,6 +33,7 @@ CONF = Path(__file__).parent / "conf"
 def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     start, options = time.perf_counter(), plain(cfg)
+    # Everything that can fail early is checked before hours of work.
     check_options(options)
     check_benchmark(options)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")

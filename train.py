@@ -1,4 +1,4 @@
-"""Train: build the module, the data and the trainer; fit; test the best checkpoint; return the monitored value."""
+"""Train a mapper: build the module, the data and the trainer, fit, and test the best checkpoint."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ CONF = Path(__file__).parent / "conf"
 
 
 def train(cfg: DictConfig) -> Any:
-    """Train in cfg.run_dir. Returns the best value of cfg.monitor, or the values of cfg.objectives, for a sweep."""
+    """Train in cfg.run_dir and return the best value of cfg.monitor, or the values of cfg.objectives, for a sweep."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     run.check_monitor(cfg.monitor, cfg.monitor_mode, score_kinds(cfg))
@@ -33,7 +33,7 @@ def train(cfg: DictConfig) -> Any:
     module = build_module(cfg, provenance())
     if cfg.init_from and not resume:
         module.start_from(cfg.init_from)
-    torch.manual_seed(cfg.seed + world.rank())  # all ranks start with the same weights, but draw different dropout
+    torch.manual_seed(cfg.seed + world.rank())  # the same initial weights on all ranks, but different dropout
     data, trainer = build_data(cfg, module), build_trainer(cfg)
     with run.finish_run(trainer, cfg.run_dir):
         run.print_summary(module, redact(plain(cfg)), trainer)
@@ -55,13 +55,14 @@ def train(cfg: DictConfig) -> Any:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @job
 def main(cfg: DictConfig) -> Any:
-    if world.rank() == 0:
+    if world.rank() == 0:  # Hydra has just written .hydra/, with any secrets of the command line
         redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
     plugins.enable(cfg.plugins)
     if (count := world.num_processes(cfg.trainer)) > 1:
+        # All processes share the run folder, in which this one has already written .hydra/.
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
-        if is_worker := HydraConfig.get().mode == RunMode.MULTIRUN:  # of submitit or Ray, with its own sys.argv
+        if is_worker := HydraConfig.get().mode == RunMode.MULTIRUN:  # its sys.argv is that of submitit or Ray
             sys.argv = [__file__, *HydraConfig.get().overrides.task]
         if code := launch.launch(count, cfg.run_dir, *overrides):
             if is_worker:

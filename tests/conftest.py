@@ -1,11 +1,11 @@
-"""Small random-weight models with real tokenizers, made anew; no network, no token."""
+"""Fixtures and small random models with real tokenizers; no network, no token."""
 
 import os
 import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
-os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; tiny models are faster so
+os.environ["OMP_NUM_THREADS"] = "1"  # also in processes that tests start; tiny models are faster with one thread
 
 import pytest
 import torch
@@ -50,9 +50,9 @@ torch.set_num_threads(1)
 
 
 def byte_tokenizer(around: str = "$A") -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2.
+    """Return a byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2.
 
-    around: what it puts around a text, as "$A <eos>" for T5.
+    around: template of the special tokens around a text, as "$A <eos>" for T5.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
@@ -63,7 +63,7 @@ def byte_tokenizer(around: str = "$A") -> PreTrainedTokenizerFast:
 
 
 def tiny_lm(family: str, seed: int = 0, width: int = WIDTH) -> LanguageModel:
-    """A random model of 2 layers.
+    """Return a random model of 2 layers.
 
     gpt2: learned positions; opt: learned, offset by 2, from the mask; llama, qwen2: rotary; gpt_neox, gptj: rotary in
     part; bloom: ALiBi; t5: an encoder-decoder with relative positions; t5_tied: as the first T5; bert: reads both ways.
@@ -96,7 +96,7 @@ def tiny_lm(family: str, seed: int = 0, width: int = WIDTH) -> LanguageModel:
             decoder_start_token_id=7, **size,
         )  # fmt: skip
         model = untie_head(T5ForConditionalGeneration(config))
-        model.shared.weight.data *= 0.2  # or it would say what it has just read
+        model.shared.weight.data *= 0.2  # otherwise it repeats its input
         return Seq2SeqLM(model, byte_tokenizer("$A <eos>"))
     if family == "bert":
         config = BertConfig(intermediate_size=2 * width, max_position_embeddings=96, **common)
@@ -109,7 +109,7 @@ def tiny_lm(family: str, seed: int = 0, width: int = WIDTH) -> LanguageModel:
 
 
 class MeanEncoder(ImageEncoder):
-    """Mean colour through a linear layer: the smallest encoder that sees anything."""
+    """A linear layer on the mean colour: the smallest encoder that depends on the image."""
 
     feature_width, num_features = 8, 1
 

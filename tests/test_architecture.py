@@ -1,4 +1,4 @@
-"""The rules of the house that a parser can check: which way imports point, and how long files and functions are."""
+"""Rules of the architecture that a parser can check: directions of imports, and lengths of files and functions."""
 
 import ast
 import subprocess
@@ -91,7 +91,7 @@ def imports(path):
 
 
 def ours(path):
-    """The parts of the names of our modules that a file imports, below prefixvlm."""
+    """Return the names of our modules that a file imports, as parts below prefixvlm."""
     return {tuple(name.split(".")[1:]) for name in imports(path) if name.startswith("prefixvlm.")}
 
 
@@ -100,7 +100,7 @@ def place(path):
 
 
 def module_of(name):
-    """The file of an imported name; None for a name in a file that is listed without it too."""
+    """Return the module of an imported name; None for a name whose module is in the list itself."""
     path = SRC.joinpath(*name)
     if path.is_dir():
         return path / "__init__.py"
@@ -148,14 +148,14 @@ def test_files_and_functions_are_short_and_say_what_they_are_for(path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT / "src")))
-def test_a_folder_is_one_idea_in_a_sentence_and_few_files(folder):
+def test_a_folder_has_few_files_and_a_sentence_about_its_idea(folder):
     name = str(folder.relative_to(SRC)) if folder.is_relative_to(SRC) else folder.name
     assert name in EXEMPT or len(list(folder.glob("*.py"))) <= MAX_FILES
     first, *more = ast.get_docstring(tree_of(folder / "__init__.py")).split("\n\n")
     assert more or first.count(". ") == 0, "its __init__.py says in one sentence what the folder is for"
 
 
-def test_errors_and_language_models_are_free_of_what_is_above_them():
+def test_errors_and_language_models_import_nothing_above_them():
     """At run time too: importing them brings neither build.py nor, for lm/, Hydra."""
     for module, unwanted in (("errors", "prefixvlm.build"), ("lm.packaged", "hydra")):
         code = f"import sys, prefixvlm.{module}; sys.exit({unwanted!r} in sys.modules)"

@@ -22,14 +22,14 @@ def test_an_error_leaves_the_former_file(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["one"]
 
 
-def test_an_error_of_the_disk_names_the_file_that_was_asked_for(tmp_path):
+def test_an_error_of_the_disk_names_the_requested_file(tmp_path):
     with pytest.raises(OSError, match=r"a\.txt") as raised, replacing_file(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
     assert raised.value.filename == str(tmp_path / "a.txt")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_replaced_with_the_rights_of_its_parent(tmp_path):
+def test_a_folder_is_replaced_with_the_permissions_of_its_parent(tmp_path):
     tmp_path.chmod(0o755)
     for text in ("one", "two"):
         with replacing_folder(tmp_path / "out") as folder:

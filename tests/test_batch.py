@@ -1,4 +1,4 @@
-"""Batch.of: rows in any order give the results of each alone."""
+"""Batch.of: rows in any order have the same results as each alone."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_reordered_rows_generate_and_score_as_in_the_whole_batch(model, images, 
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_chosen_rows_have_their_own_images_once_and_no_needless_padding(model, images, order):
+def test_chosen_rows_have_only_their_own_images_and_no_needless_padding(model, images, order):
     rows = rows_of(images)
     batch = collator_of(model)(rows)
     chosen = batch.of(order)

@@ -1,4 +1,4 @@
-"""Chinese from end to end by the real commands: OpenMoji's pictures and names, a Chinese prompt, characters scored."""
+"""Chinese captions end to end by the real commands: OpenMoji, a Chinese prompt, scores by characters."""
 
 import json
 
@@ -18,7 +18,7 @@ COLOURS = "红橙黄绿蓝紫棕黑白"
 
 
 def coloured(split):
-    """The emoji that are named after their colour, such as a red heart."""
+    """Return the emoji with a colour in their names, such as a red heart."""
     named = [(key, json.loads(members["json"])["captions"][0], members)
              for key, members in openmoji.samples(split, "zh", 32) if isinstance(members, dict)]  # fmt: skip
     return [(key, members) for key, name, members in named if name[0] in COLOURS]
@@ -43,7 +43,7 @@ def parts(tmp_path_factory):
     ]  # fmt: skip
 
 
-def test_names_are_learned_said_and_scored(parts, tmp_path):
+def test_names_are_learned_predicted_and_scored(parts, tmp_path):
     often = ["trainer.max_epochs=80", "trainer.check_val_every_n_epoch=80"]
     run("train.py", *parts, *often, f"hydra.run.dir={tmp_path}")
     run("eval.py", f"ckpt={tmp_path}/checkpoints/last.ckpt", "split=train")

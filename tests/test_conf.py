@@ -76,7 +76,7 @@ OTHER_VALUES = {
 
 
 @pytest.mark.parametrize("choice", of("data", "mapper", "module", "task", "tune"))
-def test_a_default_that_stands_in_code_and_in_yaml_is_the_same(choice):
+def test_defaults_in_code_and_in_yaml_are_the_same(choice):
     cfg = OmegaConf.load(CONF / f"{choice.replace('=', '/')}.yaml")
 
     def check(node, key):
@@ -102,7 +102,7 @@ def test_few_shot_states_every_option_with_its_default():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_names_its_source_its_split_and_a_task_that_its_nulls_leave_as_trained(name):
+def test_a_benchmark_names_its_source_split_and_task(name):
     benchmark = composed("eval", f"benchmark={name}", "ckpt=x").benchmark
     assert set(benchmark) == {"source", "shards", "split", "task"}
     assert benchmark.source == name

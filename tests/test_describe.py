@@ -1,4 +1,4 @@
-"""`prefixvlm describe`: the published numbers of trained parameters, with no network and no weights."""
+"""`prefixvlm describe`: published numbers of trained parameters, without network or weights."""
 
 import json
 import socket
@@ -45,7 +45,7 @@ def printed(monkeypatch, capsys, *arguments):
 
 
 @pytest.mark.parametrize(("recipe", "millions"), PUBLISHED.items())
-def test_trained_parameters_are_those_that_were_published(recipe, millions, monkeypatch, capsys):
+def test_trained_parameters_are_the_published_numbers(recipe, millions, monkeypatch, capsys):
     found = json.loads(printed(monkeypatch, capsys, f"experiment={recipe}", "--json"))
     assert round(found["trained_parameters"] / 1e6) == millions
 
@@ -83,8 +83,8 @@ def test_limber_has_four_encoders(encoder, features):
     }  # fmt: skip
 
 
-def test_what_is_described_is_what_is_built(tmp_path):
-    """Of small parts that are there: the same shapes and sizes as the module with weights has."""
+def test_the_description_fits_the_built_module(tmp_path):
+    """Small parts that exist have the same shapes and sizes on the meta device as with weights."""
     cfg = compose_run(
         [
             f"encoder.model_name=local-dir:{tiny_clip(tmp_path / 'clip')}",

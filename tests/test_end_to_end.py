@@ -45,7 +45,7 @@ def tiny_gpt2(folder: Path, seed: int = 0) -> Path:
 
 
 def easy_shards(folder: Path) -> Path:
-    """The first few of easy-VQA's samples in each split."""
+    """Return shards with the first few samples of each split of easy-VQA."""
 
     def first(split):
         samples = easy_vqa.samples(split)
@@ -57,7 +57,7 @@ def easy_shards(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Overrides that name small parts."""
+    """Return overrides for small parts."""
     folder = tmp_path_factory.mktemp("parts")
     return [
         f"data.shards={easy_shards(folder)}",
@@ -75,7 +75,7 @@ def parts(tmp_path_factory):
 
 
 def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
-    """A command as a user runs it; without an environment of its own, in a fork that has imported all."""
+    """Run a command as a user does; without an environment of its own, in a fork that has imported all modules."""
     if env:
         result = subprocess.run(
             [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
@@ -89,7 +89,7 @@ def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
 
 @pytest.fixture(scope="module")
 def trained(parts, tmp_path_factory):
-    """The folder of a run of 5 steps, and what it printed."""
+    """Return the folder of a run of 5 steps, and its output."""
     folder = tmp_path_factory.mktemp("run") / "run"
     return folder, run("train.py", *parts, f"hydra.run.dir={folder}").stdout
 
@@ -108,7 +108,7 @@ def test_a_run_trains_tests_and_leaves_a_small_safe_checkpoint(trained):
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_eval_needs_the_checkpoint_alone_and_writes_its_three_files(trained, tmp_path):
+def test_eval_needs_only_the_checkpoint_and_writes_three_files(trained, tmp_path):
     folder, _ = trained
     out = run(ROOT / "eval.py", f"ckpt={folder}/checkpoints/best.ckpt", f"out={tmp_path}/eval", cwd=tmp_path).stdout
     assert "blind" in out
@@ -152,12 +152,12 @@ def test_eval_takes_another_task_and_decoding(trained, tmp_path):
 
 
 def read(folder):
-    """metrics.json, and the lines of predictions.jsonl."""
+    """Return metrics.json, and the lines of predictions.jsonl."""
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     return json.loads((folder / "metrics.json").read_text()), [json.loads(line) for line in lines]
 
 
-def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
+def test_eval_with_demonstrations_trials_and_a_clip_scorer(trained, parts, tmp_path):
     clip = next(part.split("=")[1] for part in parts if part.startswith("encoder.model_name="))
     out = run(
         "eval.py", f"ckpt={trained[0]}/checkpoints/best.ckpt", f"out={tmp_path}", "few_shot.shots=2", "trials=2",
@@ -173,7 +173,7 @@ def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
     assert captions["scores"]["clip_score"] == pytest.approx(sum(captions["trials"]["clip_score"]) / 2)
     assert 0 <= captions["blind"]["clip_score"] <= 250
     assert result["clip_scorer"]["name"] == clip
-    assert "flatters" in result["clip_scorer"]["warning"]  # it is the encoder's own
+    assert "flatters" in result["clip_scorer"]["warning"]  # it is the encoder of the model
     assert all(
         {"clip_score", "ref_clip_score"} <= set(line["scores"]) for line in lines if line["task"] == "captioning"
     )
@@ -184,7 +184,7 @@ def test_eval_with_demonstrations_trials_and_a_judge(trained, parts, tmp_path):
 
 
 def test_a_submission_is_written_without_references(trained, parts, tmp_path):
-    """The test server's own images: no captions, and ids that are numbers."""
+    """The images of a test server have no captions, and their ids are numbers."""
     shards = Path(next(part.split("=")[1] for part in parts if part.startswith("data.shards=")))
     image = next(read_shard(shards / "test-000000.tar"))[1]["png"]
     write_shards({"test": [(f"{n:012d}", {"png": image}) for n in (7, 9)]}, tmp_path / "shards", "a server", "none")
@@ -200,14 +200,14 @@ def test_a_submission_is_written_without_references(trained, parts, tmp_path):
     assert "✗ wrong" not in (tmp_path / "eval" / "report.html").read_text()
     error = run("eval.py", *options[:1], f"submission={tmp_path}/both.json", f"out={tmp_path}/both", code=2).stderr
     assert "a submission is of one task, not of captioning, vqa" in error
-    assert not list(tmp_path.glob("both*"))  # it is said before the work is done
+    assert not list(tmp_path.glob("both*"))  # the error comes before any work
     error = run("eval.py", *options, "task=captioning", code=2).stderr
     assert "has no caption" in error
     assert "submission=FILE" in error
 
 
 @pytest.mark.slow
-def test_two_processes_say_and_score_what_one_does(trained, tmp_path):
+def test_two_processes_have_the_predictions_and_scores_of_one(trained, tmp_path):
     options = [f"ckpt={trained[0]}/checkpoints/best.ckpt", "limit=5", "batch_size=2", "blind=false"]
     run("eval.py", *options, f"out={tmp_path}/one", CUDA_VISIBLE_DEVICES="")
     run("eval.py", *options, f"out={tmp_path}/two", "devices=2", CUDA_VISIBLE_DEVICES="")
@@ -222,7 +222,7 @@ def test_two_processes_say_and_score_what_one_does(trained, tmp_path):
 
 
 @pytest.mark.parametrize("debug", ["one_batch", "overfit"])
-def test_debug_set_ups_run(parts, tmp_path, debug):
+def test_debug_configurations_run(parts, tmp_path, debug):
     short = ["trainer.max_epochs=2"] if debug == "overfit" else ["data.eval_batch_size=2"]
     out = run("train.py", *parts, f"debug={debug}", *short, f"hydra.run.dir={tmp_path}/run").stdout
     assert "Run folder" in out
@@ -243,8 +243,8 @@ def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
         assert f"the checkpoint was trained with {axis} {checkpoint[KEY]['identity'][axis]}" in err
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(parts, trained, tmp_path):
-    """Killed after step 3 and run again, the run ends with the very bits of the one that nobody stopped."""
+def test_an_interrupted_run_ends_with_the_same_weights(parts, trained, tmp_path):
+    """Killed after step 3 and run again, a run ends with bit-identical weights to one that was not stopped."""
     folder, _ = trained
     options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_steps=1", "test=false"]
     with subprocess.Popen(
@@ -314,7 +314,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(parts, tmp_path, override, me
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "absent", "foreign"])
-def test_what_is_no_checkpoint_is_one_sentence(trained, tmp_path, damage):
+def test_a_file_that_is_not_a_checkpoint_is_one_sentence(trained, tmp_path, damage):
     path = tmp_path / "x.ckpt"
     if damage == "truncated":
         path.write_bytes((trained[0] / "checkpoints" / "best.ckpt").read_bytes()[:2000])

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one sentence: first the sentences themselves, then the programs as a user runs them."""
+"""Errors are one sentence: the messages themselves, and the programs as a user runs them."""
 
 import errno
 import io
@@ -46,7 +46,7 @@ def composing(*overrides):
         return raised(lambda: compose("train", list(overrides)))
 
 
-def test_a_missing_value_is_named_with_how_to_set_it():
+def test_a_missing_value_is_named_with_the_way_to_set_it():
     cfg = OmegaConf.create({"ckpt": "???", "data": {"shards": "???"}})
     assert sentence(raised(lambda: cfg.ckpt)) == "ckpt has no value; set it as ckpt=VALUE"
     assert "data.shards" in sentence(raised(lambda: cfg.data.shards))
@@ -60,7 +60,7 @@ def test_a_missing_value_is_named_with_how_to_set_it():
         ("mapper=lineer", "there is no mapper 'lineer'; did you mean mapper=linear?"),
     ],
 )
-def test_an_unknown_key_or_choice_has_its_nearest(monkeypatch, override, expected):
+def test_an_unknown_key_or_choice_suggests_the_nearest(monkeypatch, override, expected):
     monkeypatch.setattr(sys, "argv", ["train.py", "mapper=mlp", override])
     error = composing("mapper=mlp", override) if not override.startswith("mapper=") else composing(override)
     assert sentence(error, CONF) == expected
@@ -114,7 +114,7 @@ def test_an_entry_point_ends_with_one_line_and_its_code(monkeypatch, capsys, err
 
 
 @pytest.mark.parametrize("kind", [tqdm, Tqdm])
-def test_the_sentence_begins_a_line_below_a_progress_bar(monkeypatch, capsys, kind):
+def test_the_sentence_starts_a_line_below_a_progress_bar(monkeypatch, capsys, kind):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     bar = kind(total=3, file=sys.stderr)
@@ -128,7 +128,7 @@ def test_the_sentence_begins_a_line_below_a_progress_bar(monkeypatch, capsys, ki
     assert capsys.readouterr().err.endswith("\nerror: no such thing\n")
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+def test_an_internal_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(ZeroDivisionError):
         one_sentence(lambda: 1 / 0)()
@@ -201,10 +201,10 @@ def cut_short(folder):
     return folder
 
 
-# Each command in a process of its own, forked from one that has done the imports, which take most of the time.
+# Each command runs in a fork of a process that has imported all modules, because the imports take most of the time.
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The exit code and the error output of each command."""
+    """Return the exit code and the error output of each command."""
     folder = tmp_path_factory.mktemp("errors")
     write_checkpoint(folder)
     parts = [
@@ -256,7 +256,7 @@ def assert_coco_is_explained(code, err):
     assert command == "prefixvlm shards coco --annotations dataset_coco.json --images DIR --out /nowhere"
 
 
-def test_a_benchmark_without_shards_names_its_files_where_they_are_and_the_command(results):
+def test_a_benchmark_without_shards_names_its_files_and_the_command(results):
     assert_coco_is_explained(*results["no coco"])
 
 

@@ -15,8 +15,8 @@ from prefixvlm.data.sample import decode
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.serve.asked import Asked
 from prefixvlm.serve.predictor import Predictor
+from prefixvlm.serve.request import Request
 from prefixvlm.training.checkpoint import load
 from tests.callbacks.test_last_checkpoint import equal
 from tests.conftest import WIDTH, byte_tokenizer
@@ -50,7 +50,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """Overrides that name small parts; the language model has room for a dialogue in bytes."""
+    """Return overrides for small parts; the language model has enough positions for a dialogue in bytes."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     size = {"vocab_size": 257, "eos_token_id": 256, "pad_token_id": 256, "bos_token_id": 256, "n_positions": 512}
@@ -66,17 +66,17 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(parts, tmp_path_factory):
-    """A run of 15 steps with heads and one of 5 without: what they printed, and their folders."""
+    """Return the output and the folders of a run of 15 steps with heads and one of 5 steps without."""
     folder = tmp_path_factory.mktemp("runs")
     long = ["trainer.max_epochs=3", "callbacks.last.every_n_steps=3"]
-    said = run("train.py", *parts, *HEADS, *long, f"hydra.run.dir={folder}/heads").stdout
-    said += run("train.py", *parts, *TEXTS, f"hydra.run.dir={folder}/texts").stdout
-    return said, {name: folder / name for name in TRAINED_ON}
+    output = run("train.py", *parts, *HEADS, *long, f"hydra.run.dir={folder}/heads").stdout
+    output += run("train.py", *parts, *TEXTS, f"hydra.run.dir={folder}/texts").stdout
+    return output, {name: folder / name for name in TRAINED_ON}
 
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
-    """By task: its report, its lines, the page."""
+    """Return the report, the lines and the page by task."""
     found = {}
     for name, tasks in TRAINED_ON.items():
         folder = trained[1][name]
@@ -90,13 +90,13 @@ def evaluated(trained):
 
 @pytest.fixture(scope="module")
 def samples(parts):
-    """The test split, and its images' bytes, by key."""
+    """Return the samples of the test split and the bytes of their images, by key."""
     shard = Path(parts[0].split("=")[1]) / "test-000000.tar"
     return {key: (decode(key, members, "x"), members["png"]) for key, members in read_shard(shard)}
 
 
 @pytest.mark.parametrize("task", SCORES)
-def test_a_task_is_trained_scored_and_scored_blindly(trained, evaluated, samples, task):
+def test_a_task_is_trained_and_scored_with_images_and_without(trained, evaluated, samples, task):
     report, lines, _ = evaluated[task]
     assert f"test {task} " in trained[0]
     assert SCORES[task] <= report["scores"].keys() == report["blind"].keys()
@@ -108,7 +108,7 @@ def test_a_task_is_trained_scored_and_scored_blindly(trained, evaluated, samples
     }  # one box an image, one caption an image
     asked["texts"] = asked["tagging"]
     assert Counter(line["key"] for line in lines) == Counter(asked.get(task, list(samples)))
-    if task in ("regression", "texts"):  # 15 steps teach the others little: they may say the same of every image
+    if task in ("regression", "texts"):  # after 15 steps the others may predict the same for every image
         assert all(line["blind_prediction"] == line["prediction"] for line in lines) == (task == "texts")
 
 
@@ -117,7 +117,7 @@ def section(page, name):
     return found[1] if found else ""
 
 
-def test_the_page_shows_each_task_as_what_it_is(evaluated):
+def test_the_page_shows_each_task_in_its_own_view(evaluated):
     page = evaluated["tagging"][2]
     classes, numbers, recall = (section(page, name) for name in ("classes", "numbers", "recall"))
     for name in ("classification", "tagging: tags", "tagging: spans", "seen", "texts: spans"):
@@ -143,59 +143,61 @@ def test_the_page_shows_each_task_as_what_it_is(evaluated):
         assert re.findall(r"https?://[^\"\s]*", text.replace("http://www.w3.org/", "")) == []
 
 
-def test_predict_says_what_eval_says(trained, evaluated, samples, tmp_path):
+def test_predict_and_eval_have_the_same_predictions(trained, evaluated, samples, tmp_path):
     paths = {}
     for key, (_, image) in samples.items():
         paths[key] = tmp_path / f"{key}.png"
         paths[key].write_bytes(image)
     heads, texts = (Predictor(trained[1][name] / "checkpoints" / "best.ckpt") for name in TRAINED_ON)
 
-    def said(predictor, keys, asked, task):
-        found = predictor.answers([paths[key] for key in keys], asked, task)
-        return [answer.prediction.prediction for answer in found]
+    def predicted(predictor, keys, request, task):
+        answers = predictor.answers([paths[key] for key in keys], request, task)
+        return [answer.prediction.prediction for answer in answers]
 
-    def scored(task):
+    def expected(task):
         return {line["id"]: line["prediction"] for line in evaluated[task][1]}
 
     for task, predictor in (("classification", heads), ("seen", heads), ("regression", heads), ("detection", texts)):
-        assert said(predictor, paths, Asked(), task) == [scored(task)[key] for key in paths], task
+        assert predicted(predictor, paths, Request(), task) == [expected(task)[key] for key in paths], task
     for key, (sample, _) in samples.items():
         if sample.tagged:
-            asked = Asked(text=" ".join(sample.tagged[0].words))
-            assert said(heads, [key], asked, "tagging") == [scored("tagging")[f"{key}-0"]]
-            assert heads.answers([], asked, "texts")[0].prediction.prediction == scored("texts")[f"{key}-0"]
-        assert said(texts, [key], Asked(phrases=(sample.boxes[0].label,)), None) == [scored("grounding")[f"{key}-0"]]
+            request = Request(text=" ".join(sample.tagged[0].words))
+            assert predicted(heads, [key], request, "tagging") == [expected("tagging")[f"{key}-0"]]
+            assert heads.answers([], request, "texts")[0].prediction.prediction == expected("texts")[f"{key}-0"]
+        assert predicted(texts, [key], Request(phrases=(sample.boxes[0].label,)), None) == [
+            expected("grounding")[f"{key}-0"]
+        ]
         first = sample.questions[0]
-        assert said(texts, [key], Asked((first.question,)), None) == [scored("dialogue")[first.id]]
+        assert predicted(texts, [key], Request((first.question,)), None) == [expected("dialogue")[first.id]]
 
 
 def predict(monkeypatch, trained, name, *arguments):
-    """`prefixvlm predict`, in this process."""
+    """Run `prefixvlm predict` in this process."""
     ckpt = trained[1][name] / "checkpoints" / "best.ckpt"
     monkeypatch.setattr("sys.argv", ["prefixvlm", "predict", "--ckpt", str(ckpt), *map(str, arguments)])
     main()
 
 
-def test_predict_prints_what_a_person_reads(trained, samples, tmp_path, monkeypatch, capsys):
+def test_predict_prints_readable_lines(trained, samples, tmp_path, monkeypatch, capsys):
     path = tmp_path / "photo.png"
     path.write_bytes(samples["test-0000"][1])
 
-    def said(name, *options, images=(path,)):
+    def printed(name, *options, images=(path,)):
         predict(monkeypatch, trained, name, *images, *options)
         return capsys.readouterr().out
 
-    assert re.fullmatch(rf"{path}\t(circle|rectangle|triangle) 0\.\d+\n", said("heads", "--task", "classification"))
-    assert re.fullmatch(rf"{path}\t-?[\d.e-]+\n", said("heads", "--task", "regression"))
-    words = said("heads", "--task", "texts", "--text", "a red circle", images=()).split()
+    assert re.fullmatch(rf"{path}\t(circle|rectangle|triangle) 0\.\d+\n", printed("heads", "--task", "classification"))
+    assert re.fullmatch(rf"{path}\t-?[\d.e-]+\n", printed("heads", "--task", "regression"))
+    words = printed("heads", "--task", "texts", "--text", "a red circle", images=()).split()
     assert [word.split("/")[0] for word in words] == ["a", "red", "circle"]
     box = r"(\(nothing\)|circle|rectangle|triangle)( \d+){4} 0\.\d\d"
-    assert re.fullmatch(rf"{path}\t({box}(; {box})*|\(nothing\))\n", said("texts", "--out", tmp_path / "x.png"))
+    assert re.fullmatch(rf"{path}\t({box}(; {box})*|\(nothing\))\n", printed("texts", "--out", tmp_path / "x.png"))
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
-    lines = said("texts", "--question", "what?", "--question", "and?").splitlines()
+    lines = printed("texts", "--question", "what?", "--question", "and?").splitlines()
     assert [line.split("\t")[:2] for line in lines] == [[str(path), "what?"], [str(path), "and?"]]
 
 
-def test_a_run_with_heads_goes_on_to_the_same_bits(parts, trained):
+def test_a_resumed_run_with_heads_ends_with_the_same_weights(parts, trained):
     folder = trained[1]["heads"]
     straight, checkpoints = end(folder), folder / "checkpoints"
     assert load(checkpoints / "previous.ckpt")["global_step"] == 12  # in the middle of an epoch
@@ -206,7 +208,7 @@ def test_a_run_with_heads_goes_on_to_the_same_bits(parts, trained):
     assert equal(end(folder), straight)
 
 
-def test_a_head_begins_anew_on_another_runs_mapper(parts, trained, tmp_path):
+def test_init_from_another_run_starts_a_new_head(parts, trained, tmp_path):
     began = trained[1]["texts"] / "checkpoints" / "last.ckpt"
     options = ["task=classification", f"init_from={began}", "optim.lr=0", "trainer.max_steps=1", "test=false"]
     run("train.py", *parts, *options, f"hydra.run.dir={tmp_path}/run")
@@ -216,7 +218,7 @@ def test_a_head_begins_anew_on_another_runs_mapper(parts, trained, tmp_path):
         assert torch.equal(state[name], tensor)
 
 
-def test_some_of_the_heads_are_evaluated_alone(trained, evaluated, tmp_path):
+def test_a_subset_of_the_heads_can_be_evaluated(trained, evaluated, tmp_path):
     run("eval.py", f"ckpt={trained[1]['heads']}/checkpoints/best.ckpt", "task=tagging", f"out={tmp_path}")
     result, lines = read(tmp_path)
     assert result["tasks"] == {"tagging": evaluated["tagging"][0]}
@@ -225,7 +227,7 @@ def test_some_of_the_heads_are_evaluated_alone(trained, evaluated, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_heads_as_one(parts, tmp_path):
-    """Not contrastive, which tells the samples of a process's batch apart."""
+    """Without contrastive, whose negatives are the samples of the batch of a process."""
     tasks = ["task=[classification,tagging,regression,detection]", *HEADS[1:3], "task.detection.max_boxes=1"]
     options = [*parts, *tasks, "test=false", "data.limit_val_predictions=0", "trainer.max_epochs=4"]
     run("train.py", *options, f"hydra.run.dir={tmp_path}/one")
@@ -238,7 +240,7 @@ def test_two_processes_train_heads_as_one(parts, tmp_path):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, samples):
-    """Shards of images with nothing but a caption."""
+    """Return shards of images with captions only."""
     folder = tmp_path_factory.mktemp("bare") / "shards"
     content = json.dumps({"captions": ["a thing"]}).encode()
     splits = ("train", "val", "test")
@@ -254,29 +256,29 @@ def bare(tmp_path_factory, samples):
          "was trained with classes=['circle', 'rectangle', 'triangle'], but here task.classification.classes is"),
         ("texts", ["task=regression"], "has no head of task regression: it was trained for detection"),
         ("heads", ["few_shot.shots=1"], "task classification has a head and takes no demonstrations"),
-        ("heads", ["task=classification", "shards=BARE"], "no tested sample has what task classification is scored by"),
-        ("heads", ["task=tagging", "shards=BARE"], "no tested sample has what task tagging is scored by"),
-        ("heads", ["task=regression", "shards=BARE"], "no tested sample has what task regression is scored by"),
-        ("texts", ["task=detection", "shards=BARE"], "no tested sample has what task detection is scored by"),
+        ("heads", ["task=classification", "shards=BARE"], "no tested sample has references for task classification"),
+        ("heads", ["task=tagging", "shards=BARE"], "no tested sample has references for task tagging"),
+        ("heads", ["task=regression", "shards=BARE"], "no tested sample has references for task regression"),
+        ("texts", ["task=detection", "shards=BARE"], "no tested sample has references for task detection"),
     ],
 )  # fmt: skip
-def test_what_eval_cannot_do_is_one_sentence(trained, bare, tmp_path, name, options, message):
+def test_wrong_options_of_eval_are_one_sentence(trained, bare, tmp_path, name, options, message):
     options = [option.replace("BARE", str(bare)) for option in options]
-    said = run("eval.py", f"ckpt={trained[1][name]}/checkpoints/best.ckpt", *options, f"out={tmp_path}/eval", code=2)
-    one_sentence(said.stderr, message)
+    result = run("eval.py", f"ckpt={trained[1][name]}/checkpoints/best.ckpt", *options, f"out={tmp_path}/eval", code=2)
+    one_sentence(result.stderr, message)
     assert not list((tmp_path / "eval").glob("*"))
 
 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("classification", "has what task classification is trained on; set the task's options, task or"),
-        ("regression", "has what task regression is trained on; set the task's options, task or"),
+        ("classification", "has training rows for task classification; set other options of the task,"),
+        ("regression", "has training rows for task regression; set other options of the task,"),
     ],
 )
-def test_what_train_cannot_do_is_one_sentence(parts, bare, tmp_path, task, message):
-    said = run("train.py", *parts[1:], f"data.shards={bare}", f"task={task}", f"hydra.run.dir={tmp_path}/run", code=2)
-    one_sentence(said.stderr, message)
+def test_wrong_options_of_train_are_one_sentence(parts, bare, tmp_path, task, message):
+    result = run("train.py", *parts[1:], f"data.shards={bare}", f"task={task}", f"hydra.run.dir={tmp_path}/run", code=2)
+    one_sentence(result.stderr, message)
 
 
 @pytest.mark.parametrize(
@@ -289,12 +291,12 @@ def test_what_train_cannot_do_is_one_sentence(parts, bare, tmp_path, task, messa
         ("heads", ["IMAGE", "--task", "contrastive"], "is about more than an image; evaluate it with eval.py"),
         ("heads", ["IMAGE", "--task", "texts", "--text", "a b"], "was trained without images; leave them out"),
         ("heads", ["--task", "regression"], "is about an image; give one or more"),
-        ("heads", ["IMAGE", "--task", "regression", "--out", "x.png"], "task regression has none"),
+        ("heads", ["IMAGE", "--task", "regression", "--out", "x.png"], "task regression predicts none"),
         ("texts", ["IMAGE", "--task", "dialogue"], "task dialogue takes --question, not images alone"),
         ("texts", ["IMAGE", "--question", "what?", "--text", "a"], "--question and --text are of two tasks"),
     ],
 )
-def test_what_predict_cannot_do_is_one_sentence(
+def test_wrong_options_of_predict_are_one_sentence(
     trained, samples, tmp_path, monkeypatch, capsys, name, options, message
 ):
     (tmp_path / "photo.png").write_bytes(samples["test-0000"][1])
@@ -302,9 +304,9 @@ def test_what_predict_cannot_do_is_one_sentence(
     with pytest.raises(SystemExit) as stop:
         predict(monkeypatch, trained, name, *options)
     assert stop.value.code == 2
-    said = capsys.readouterr()
-    one_sentence(said.err, message)
-    assert not said.out
+    output = capsys.readouterr()
+    one_sentence(output.err, message)
+    assert not output.out
 
 
 def one_sentence(text, message):

@@ -1,4 +1,4 @@
-"""Recipes of the literature with small parts in the place of large ones: each trains, and can be asked."""
+"""Recipes of the literature with small parts in place of large ones: each trains and predicts."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def parts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", TRAINED)
-def test_it_trains_what_it_says(parts, recipe, tmp_path):
+def test_a_recipe_trains_the_stated_parts(parts, recipe, tmp_path):
     small = {"qformer": ["mapper.width=32", "mapper.num_heads=2", "mapper.num_layers=1"]}.get(recipe, [])
     run("train.py", f"experiment={recipe}", *parts, *small, f"hydra.run.dir={tmp_path}")
     checkpoint = load(tmp_path / "checkpoints" / "best.ckpt")
@@ -41,7 +41,7 @@ def test_it_trains_what_it_says(parts, recipe, tmp_path):
     assert (tmp_path / "csv" / "metrics.csv").read_text().count("\n") > 3
 
 
-def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint_too(parts, tmp_path):
+def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint(parts, tmp_path):
     options = ["experiment=clipcap_mlp", *parts, "trainer.max_steps=2", "trainer.val_check_interval=1.0"]
     run("train.py", *options, f"hydra.run.dir={tmp_path}")
     folder = tmp_path / "checkpoints"
@@ -49,7 +49,7 @@ def test_a_run_that_ends_before_its_first_validation_has_a_best_checkpoint_too(p
     (folder / "best.ckpt").write_bytes(b"the best of a longer run")
     run("train.py", *options, f"hydra.run.dir={tmp_path}")
     assert (folder / "best.ckpt").read_bytes() == b"the best of a longer run"
-    said = run("train.py", *options, "task=vqa", f"hydra.run.dir={tmp_path}", code=2)
-    assert "task.captioning has options, but task captioning is not chosen; set ~task.captioning" in said.stderr
-    said = run("train.py", *options, "task=vqa", "~task.captioning", f"hydra.run.dir={tmp_path}", code=2)
-    assert "the run in this folder trains task captioning, not vqa; set hydra.run.dir to another" in said.stderr
+    result = run("train.py", *options, "task=vqa", f"hydra.run.dir={tmp_path}", code=2)
+    assert "task.captioning has options, but task captioning is not chosen; set ~task.captioning" in result.stderr
+    result = run("train.py", *options, "task=vqa", "~task.captioning", f"hydra.run.dir={tmp_path}", code=2)
+    assert "the run in this folder trains task captioning, not vqa; set hydra.run.dir to another" in result.stderr

@@ -1,4 +1,4 @@
-"""Stages are done once, in order, and go on where one failed."""
+"""Stages run once, in order, and continue after the last finished one."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ def writes(path, text):
     return [sys.executable, "-c", f"open({str(path)!r}, 'a').write({text!r})"]
 
 
-def test_each_is_done_once_and_a_failed_one_again(tmp_path, capsys):
+def test_each_stage_runs_once_and_a_failed_one_again(tmp_path, capsys):
     log, out = tmp_path / "log", tmp_path / "out"
     fails = [sys.executable, "-c", "import sys; sys.exit(3)"]
     stages = {"one": writes(log, "1"), "two": fails, "three": writes(log, "3")}
@@ -26,7 +26,7 @@ def test_each_is_done_once_and_a_failed_one_again(tmp_path, capsys):
     assert list(json.loads((out / "stages.json").read_text())) == ["one", "two", "three"]
 
 
-def test_files_are_whole_or_not_there(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     assert read_json(tmp_path / "x.json") == {}
     write_json(tmp_path / "x.json", {"a": 1})
     assert read_json(tmp_path / "x.json") == {"a": 1}

@@ -1,4 +1,4 @@
-"""What a run says of itself at its start, and what it refuses."""
+"""The summary of a run, and the check of its monitored value."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ class WithHead(Captioning):
         return nn.Linear(4, 2)
 
 
-def test_each_part_says_how_much_of_it_trains_and_how_fast():
+def test_the_summary_has_parameters_and_learning_rate_of_each_part():
     lm, encoder = tiny_lm("gpt2"), MeanEncoder()
     Adapters().apply(lm)
     encoder.linear.requires_grad_(True)
@@ -50,7 +50,7 @@ def kinds_of(monitor):
         ("val/classification_macro_f1", "max", "min"),
     ],
 )
-def test_the_best_is_not_the_worst(monitor, right, wrong):
+def test_the_wrong_monitor_mode_is_an_error(monitor, right, wrong):
     kinds = kinds_of(monitor)
     check_monitor(monitor, right, kinds)
     with pytest.raises(ValueError, match=f"monitor_mode is {wrong}, but {monitor} is best.*set monitor_mode={right}"):
@@ -58,12 +58,12 @@ def test_the_best_is_not_the_worst(monitor, right, wrong):
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_of_what_is_not_known_either_may_be_best(mode):
+def test_an_unknown_value_may_have_either_mode(mode):
     check_monitor("val/captioning_mean_length", mode, kinds_of("val/captioning_mean_length"))
     check_monitor("val/something", mode, kinds_of("val/captioning_x"))
 
 
-def test_what_is_frozen_has_no_rate():
+def test_a_frozen_part_has_no_learning_rate():
     lm = tiny_lm("gpt2")
     module = PrefixModule(
         MeanEncoder(), TinyMapper(lm.width), lm, {"captioning": Captioning()}, Optim(torch.optim.SGD, lr=1.0)

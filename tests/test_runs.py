@@ -1,4 +1,4 @@
-"""train.py as several processes, under signals and kills: real processes, real files, every one with a timeout."""
+"""train.py in several processes, and under signals and kills, with real processes and files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def losses(folder):
 
 
 def end(folder):
-    """All that a run that goes on would go on with; Lightning's own counters may count an epoch's end in two ways."""
+    """Return the state that a resumed run depends on. Lightning may count the end of an epoch in two ways."""
     checkpoint = load(folder / "checkpoints" / "last.ckpt")
     best = [state.get("best_model_score") for state in checkpoint["callbacks"].values()]
     names = ("state_dict", "optimizer_states", "lr_schedulers", "ShardDataModule", "global_step")
@@ -39,7 +39,7 @@ def start(parts, folder, *overrides):  # noqa: F811
 
 
 def wait_for_step(folder, process, newer_than=0.0):
-    """Until a checkpoint is there that was not; the process must not end before."""
+    """Wait for a new checkpoint; the process must not end before."""
     path, deadline = folder / "checkpoints" / "last.ckpt", time.monotonic() + 90
     while not (path.is_file() and path.stat().st_mtime > newer_than):
         assert process.poll() is None, process.communicate()[0]
@@ -48,7 +48,7 @@ def wait_for_step(folder, process, newer_than=0.0):
 
 
 def processes_of(folder):
-    """Those whose command line names the folder."""
+    """Return the processes with the folder in their command lines."""
     found = subprocess.run(["pgrep", "-f", f"hydra.run.dir=.?{folder}"], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
@@ -68,7 +68,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(parts, tmp_path):
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) > 6
     assert two == pytest.approx(one, abs=1e-5)
-    assert done.stdout.count("M trained") == 3  # the first process alone speaks
+    assert done.stdout.count("M trained") == 3  # only the first process prints
     assert "Run folder" in done.stdout
     logged = sorted(path.name for path in (tmp_path / "two").iterdir())
     assert logged == [".hydra", "checkpoints", "csv", "objective.json", "rank1.log"]
@@ -87,13 +87,13 @@ def test_torchrun_makes_one_folder_a_run_and_one_sweep(parts, tmp_path):  # noqa
     assert (folder / ".hydra" / "config.yaml").is_file()
     run(*torchrun, TRAIN[0], "-m", *TRAIN[1:], *options, "seed=1", cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
     (sweep,) = (tmp_path / "outputs" / "sweep").iterdir()
-    assert (sweep / "0" / "rank1.log").is_file()  # a job is two processes, as torchrun was asked for
+    assert (sweep / "0" / "rank1.log").is_file()  # a job has two processes, as given to torchrun
     assert load(sweep / "0" / "checkpoints" / "last.ckpt")["global_step"] == 1
 
 
 @pytest.mark.slow
 def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts, tmp_path):  # noqa: F811
-    """As srun starts the two tasks of a node; there is no SLURM here."""
+    """The two tasks of a node are started as by srun, without SLURM."""
     shared = {"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "a", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     shared |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1"}
     command = [sys.executable, *TRAIN, *parts, "data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=300"]
@@ -114,7 +114,7 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp_path):  # noqa: F811
+def test_a_signal_saves_and_stops_and_the_resumed_run_ends_the_same(parts, tmp_path):  # noqa: F811
     options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=6"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
     folder = tmp_path / "stopped"
@@ -132,8 +132,8 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_to_the_same_end(parts, tmp
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_lose_steps_and_nothing_else(parts, tmp_path):  # noqa: F811
-    """Two processes, one kill; bench/kills.py does it 20 times."""
+def test_a_kill_loses_steps_and_nothing_else(parts, tmp_path):  # noqa: F811
+    """One kill of a run of two processes; bench/kills.py does 20."""
     options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=4", "trainer.deterministic=true"]
     options += ["callbacks.last.every_n_steps=2", "trainer.val_check_interval=3"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
@@ -165,7 +165,7 @@ def test_a_rank_that_dies_ends_the_run(parts, tmp_path):  # noqa: F811
     assert_gone(folder)
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(parts, tmp_path):  # noqa: F811
+def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one(parts, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     run(*TRAIN, *parts, "data.batch_size=8", "callbacks.last.every_n_steps=2", f"hydra.run.dir={folder}")
     last, previous = (folder / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
@@ -184,7 +184,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(parts, tmp_path):
     assert "set resume=never to start anew" in done.stderr
 
 
-def test_a_run_begins_with_another_ones_weights_and_says_so(parts, tmp_path):  # noqa: F811
+def test_init_from_loads_the_weights_of_another_run(parts, tmp_path):  # noqa: F811
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     run(*TRAIN, *parts, "data.batch_size=8", f"hydra.run.dir={first}")
     checkpoint = first / "checkpoints" / "last.ckpt"

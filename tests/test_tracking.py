@@ -1,4 +1,4 @@
-"""What train.py and eval.py leave behind of a run: one course however often it was stopped, its origin, no secret."""
+"""Records of a run: one history over resumes, its provenance, and no secrets."""
 
 import csv
 import json
@@ -10,8 +10,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prefixvlm.run import examples
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY, history, load
 from tests.logger.test_wandb import nested, records
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
 
@@ -20,7 +19,7 @@ SECRETS = {"of the environment": "environment-9876", "of a URL": "hunter2hunter2
 
 @pytest.fixture(scope="module")
 def tracked(parts, tmp_path_factory):  # noqa: F811
-    """The folder of a run that went on after 2 of its 5 steps, with secrets all around it, and of its evaluation."""
+    """Return the folders of a run that resumed after 2 of 5 steps, with secrets around it, and of its evaluation."""
     folder = tmp_path_factory.mktemp("tracked") / "run"
     environment, url, override = SECRETS.values()
     options = [
@@ -38,7 +37,7 @@ def tracked(parts, tmp_path_factory):  # noqa: F811
     return folder
 
 
-def test_no_file_of_a_run_has_a_secret_in_it(tracked):
+def test_no_file_of_a_run_has_a_secret(tracked):
     files = {path: path.read_bytes() for path in tracked.rglob("*") if path.is_file()}
     names = {path.name for path in files}
     assert {"overrides.yaml", "hydra.yaml", "config.yaml", "hparams.yaml", "metrics.csv", "last.ckpt", "metrics.json",
@@ -68,7 +67,7 @@ def test_a_run_in_two_parts_is_one_run_in_every_logger(tracked):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(5))
 
 
-def test_a_run_says_where_it_comes_from(tracked):
+def test_the_provenance_of_a_run_is_recorded(tracked):
     config = nested(tracked)
     assert config["mapper"]["num_layers"] == 1
     origin = config["provenance"]
@@ -81,22 +80,29 @@ def test_a_run_says_where_it_comes_from(tracked):
     assert result["command"].startswith("eval.py ")
 
 
-def test_the_report_shows_how_it_went_and_what_the_prefix_is_like(tracked):
+def test_the_report_shows_curves_and_nearest_tokens(tracked):
     page = (tracked / "eval" / "report.html").read_text()
-    for words in ("gradient norm", "norm of an embedding", "images a second", "What the prefix is like", "eval.py"):
+    for words in (
+        "gradient norm",
+        "norm of an embedding",
+        "images a second",
+        "Tokens nearest to the prefix",
+        "eval.py",
+    ):
         assert words in page, words
-    said = examples(load(tracked / "checkpoints" / "last.ckpt"))
-    assert all(len(example["nearest"]) == 4 for example in said)  # the length of the prefix
+    examples = history(load(tracked / "checkpoints" / "last.ckpt"))["examples"]
+    assert examples
+    assert all(len(example["nearest"]) == 4 for example in examples)  # the length of the prefix
 
 
 def ends(folder):
-    """The exit codes that wandb has, and how many of the runs were preempted."""
-    found = list(records(folder))
-    codes = [record.exit.exit_code for record in found if record.HasField("exit")]
-    return codes, sum(record.HasField("preempting") for record in found)
+    """Return the exit codes that wandb got, and the number of preempted runs."""
+    written = list(records(folder))
+    codes = [record.exit.exit_code for record in written if record.HasField("exit")]
+    return codes, sum(record.HasField("preempting") for record in written)
 
 
-def test_wandb_is_told_how_a_run_ended(parts, tmp_path):  # noqa: F811
+def test_wandb_gets_the_exit_code_of_a_run(parts, tmp_path):  # noqa: F811
     options = [part for part in parts if not part.startswith("logger=")]
     options += ["logger=[wandb,csv]", "test=false", f"hydra.run.dir={tmp_path}/run", "trainer.log_every_n_steps=1"]
     run("train.py", *options, "monitor=val/nothing", code=2)
@@ -113,4 +119,4 @@ def test_wandb_is_told_how_a_run_ended(parts, tmp_path):  # noqa: F811
     assert process.returncode == 143
     assert ends(tmp_path / "run") == ([1, 143], 1)
     runs = {record.run.run_id for record in records(tmp_path / "run") if record.HasField("run")}
-    assert len(runs) == 2  # resume=never is another one
+    assert len(runs) == 2  # resume=never starts another run

@@ -1,4 +1,4 @@
-"""Build the module, the data and the trainer that a configuration names: the only caller of Hydra's instantiate."""
+"""Build the module, the data module and the trainer of a configuration. The only caller of Hydra's instantiate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,8 @@ from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.run_record import RunRecord
 from prefixvlm.training.sharding import RankSynchronizer, trainer_options
 
-NOT_STORED = ("run_dir", "callbacks", "logger", "plugins")  # where a run writes, and whose code it may import
+# A checkpoint chooses neither the files to write nor the modules to import.
+NOT_STORED = ("run_dir", "callbacks", "logger", "plugins")
 
 
 def plain(cfg: Any) -> Any:
@@ -31,7 +32,7 @@ def plain(cfg: Any) -> Any:
 
 
 def make(axis: str, node: Any, **passed: Any) -> Any:
-    """Build what a node of the configuration names, with those of the passed arguments that its signature takes."""
+    """Build the component of a configuration node, with those of the passed arguments that its signature takes."""
     node = plain(node)
     check(axis, node, passed)
     if "_target_" not in node:
@@ -39,7 +40,7 @@ def make(axis: str, node: Any, **passed: Any) -> Any:
     accepted = parameters_of(resolve_target(axis, node["_target_"]))
     taken = {name: value for name, value in passed.items() if name in accepted or not accepted}
     try:
-        # Arguments that are objects of ours do not go through OmegaConf, which would convert or refuse some of them.
+        # Objects are passed to the partial and not to instantiate, which would put them through OmegaConf.
         return instantiate(node, _partial_=True, _convert_="all")(**taken)
     except Exception as error:
         cause = (error.__cause__ or error) if isinstance(error, InstantiationException) else error
@@ -50,18 +51,19 @@ def make(axis: str, node: Any, **passed: Any) -> Any:
 
 
 def build_module(cfg: Any, provenance: Mapping[str, Any] | None = None) -> LightningModule:
-    """Build the LightningModule: an encoder, a language model and a mapper that takes its widths from both.
+    """Build the LightningModule from its encoder, language model and mapper, which takes its widths from both.
 
-    provenance: of the run, for its checkpoints.
+    provenance: commit, versions and command of the run, for its checkpoints.
     """
     cfg = plain(cfg)
     parts: dict[str, Any] = {}
     if cfg.get("encoder"):
-        with torch.random.fork_rng(devices=[]):  # the mapper starts the same whether features are computed or stored
+        # Forked, so that the mapper has the same initial weights with a real encoder as with stored features.
+        with torch.random.fork_rng(devices=[]):
             parts["encoder"] = make("encoder", cfg["encoder"])
     if cfg.get("lm"):
         parts["lm"] = make("lm", cfg["lm"])
-        with torch.random.fork_rng(devices=[]):  # and whatever is tuned
+        with torch.random.fork_rng(devices=[]):  # and with any method of tuning
             for method in _tuning_methods(cfg):
                 method.apply(parts["lm"])
     if cfg.get("mapper"):
@@ -76,7 +78,7 @@ def build_module(cfg: Any, provenance: Mapping[str, Any] | None = None) -> Light
 
 def _build_mapper(node: Mapping[str, Any], parts: Mapping[str, Any]) -> Any:
     if not {"encoder", "lm"} <= parts.keys():
-        raise ValueError("a mapper stands between an encoder and a language model; set encoder and lm, not null")
+        raise ValueError("a mapper needs an encoder and a language model; set encoder and lm, not null")
     encoder, lm = parts["encoder"], parts["lm"]
     widths = {"feature_width": encoder.feature_width, "num_features": encoder.num_features, "lm_width": lm.width}
     return make("mapper", node, **widths, grid=encoder.grid)
@@ -86,7 +88,8 @@ def build_tasks(cfg: Any) -> dict[str, Task]:
     """Build the tasks by name. Raises ValueError for options of a task that is not chosen."""
     tasks = {}
     for name, node in (plain(cfg).get("task") or {}).items():
-        if "_target_" not in (node or ()):  # as an experiment's options are left over when task= is another
+        # Happens if an experiment sets options of its task, and the command line sets task= to another one.
+        if "_target_" not in (node or ()):
             raise ValueError(
                 f"task.{name} has options, but task {name} is not chosen; set ~task.{name}, or task to it too"
             )
@@ -95,7 +98,7 @@ def build_tasks(cfg: Any) -> dict[str, Task]:
 
 
 def score_kinds(cfg: Any) -> dict[str, ScoreKind]:
-    """Return the direction and digits of the values that a run may monitor, by their logged names."""
+    """Return the direction and digits of the values that a run can monitor, by their logged names."""
     cfg = plain(cfg)
     kinds = {"val/loss": LOSS, "train/loss": LOSS}
     kinds |= getattr(resolve_target("module", cfg["module"]["_target_"]), "score_kinds", {})
@@ -105,15 +108,17 @@ def score_kinds(cfg: Any) -> dict[str, ScoreKind]:
 
 
 def stored_config(cfg: Any) -> dict[str, Any]:
-    """Return the part of a run's configuration that its checkpoints hold."""
+    """Return the part of a run's configuration that is stored in its checkpoints."""
     return {key: value for key, value in plain(cfg).items() if key not in NOT_STORED}
 
 
 def _stored_config(cfg: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
     config = stored_config(cfg)
-    if "lm" in parts and parts["lm"].own_weights_tuned:  # auto would be another dtype on another machine
+    # The tuned weights are float32, whatever lm.dtype=auto would be on the machine that loads them.
+    if "lm" in parts and parts["lm"].own_weights_tuned:
         config["lm"] = {**config["lm"], "dtype": "float32"}
-    if "encoder" in parts and parts["encoder"].reads_features:  # so that the checkpoint reads images too
+    # With the encoder that computed the features in its place, the checkpoint reads images too.
+    if "encoder" in parts and parts["encoder"].reads_features:
         config["encoder"] = parts["encoder"].identity.encoder
     return config
 
@@ -123,10 +128,8 @@ def _tuning_methods(cfg: Mapping[str, Any]) -> list[Any]:
 
 
 def rebuild(cfg: Any, checkpoint: dict[str, Any]) -> PrefixModule:
-    """Build a module and load the trained tensors of its checkpoint.
-
-    Random weights that were frozen are in no checkpoint: the run's seed draws the same ones.
-    """
+    """Build a module and load the trained tensors of its checkpoint."""
+    # A checkpoint has no frozen weights. If they are random, the seed of the run draws the same ones.
     with torch.random.fork_rng():
         torch.manual_seed(plain(cfg).get("seed", 0))
         module = build_module(cfg)
@@ -136,7 +139,7 @@ def rebuild(cfg: Any, checkpoint: dict[str, Any]) -> PrefixModule:
 
 
 def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
-    """Build a checkpoint's module in float32, with what was tuned of the language model merged into its weights.
+    """Build the module of a checkpoint in float32, with the tuning of the language model merged into its weights.
 
     Raises ValueError if nothing was tuned, or if it cannot be merged.
     """
@@ -144,7 +147,7 @@ def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
     if not cfg.get("tune"):
         raise ValueError("the checkpoint has nothing to merge: it was trained without tune; set --ckpt to another")
     if cfg["lm"].get("quantization"):
-        raise ValueError("a quantised language model cannot be merged into; train with lm.quantization=null")
+        raise ValueError("tuning cannot be merged into a quantised language model; train with lm.quantization=null")
     cfg = {**cfg, "lm": {**cfg["lm"], "dtype": "float32"}}
     module = rebuild(cfg, checkpoint)
     for method in _tuning_methods(cfg):
@@ -153,14 +156,14 @@ def build_merged(checkpoint: dict[str, Any]) -> LightningModule:
 
 
 def check_data(cfg: Any, *stages: str) -> None:
-    """Raise ValueError, before anything is loaded or written, if shards of a stage are missing or cut short."""
+    """Raise ValueError, before anything is loaded or written, if shards of a stage are missing or incomplete."""
     data = make("data", plain(cfg)["data"])
     for stage in stages:
         data.setup(stage)
 
 
 def build_data(cfg: Any, module: Any, collates: Collates | None = None, **changes: Any) -> ShardDataModule:
-    """Build the data module. collates: the module's own, unless given. changes: of its options."""
+    """Build the data module. collates: default to those of the module. changes: options that replace those of cfg."""
     data = make("data", {**plain(cfg)["data"], **changes}, collates=collates or module.collates)
     if isinstance(module, PrefixModule):
         check_features(module.model.encoder, data.shards)
@@ -168,16 +171,16 @@ def build_data(cfg: Any, module: Any, collates: Collates | None = None, **change
 
 
 def build_trainer(cfg: Any) -> Trainer:
-    """Build the Trainer with its loggers and callbacks; it writes checkpoints atomically.
+    """Build the Trainer with its loggers, callbacks and atomic checkpoints.
 
-    Raises ValueError for a precision in which small updates of what is trained are lost.
+    Raises ValueError for a precision in which small updates of the trained weights would be lost.
     """
     cfg = plain(cfg)
     trainer = cfg["trainer"]
     if (precision := str(trainer.get("precision"))) in ("bf16-true", "16-true"):
         raise ValueError(
-            f"trainer.precision is {precision}, in which small updates of what is trained are lost; set it to "
-            f"{precision.removesuffix('true')}mixed, and lm.dtype for what is frozen"
+            f"trainer.precision is {precision}, in which small updates of the trained weights are lost; set it to "
+            f"{precision.removesuffix('true')}mixed, and lm.dtype for the frozen weights"
         )
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
     options = trainer_options(trainer.get("strategy"))
@@ -186,8 +189,8 @@ def build_trainer(cfg: Any) -> Trainer:
     loggers = [make(f"logger.{name}", node) for name, node in (cfg.get("logger") or {}).items() if node]
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # LastCheckpoint saves; Lightning looks in no run's folder
-    # Lightning tells only its profiler how long it waits for data; a profiler of the user's comes first.
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # Lightning's requeue would not find the run folder
+    # Only a profiler learns how long Lightning waits for data. One that the user sets takes precedence.
     if not trainer.get("profiler"):
         options["profiler"] = Throughput()
     return make("trainer", trainer, callbacks=callbacks, logger=loggers or False, plugins=plugins, **options)

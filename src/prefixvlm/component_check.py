@@ -1,4 +1,4 @@
-"""Check a node of a configuration before it is built: whether its `_target_` is allowed and takes its options."""
+"""Checks of a configuration node before it is built: allowed `_target_`, known options, types of values."""
 
 import difflib
 import inspect
@@ -11,14 +11,15 @@ from omegaconf import MISSING
 
 from prefixvlm import plugins
 
-# Hydra calls whatever a configuration names, and a configuration may come from a checkpoint.
+# Hydra calls any function that a configuration names, and a configuration may come from a checkpoint. Its own blocklist
+# (Hydra 1.3.8) is not a complete security boundary.
 ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
 
 
 def check(axis: str, node: Any, passed: Collection[str] = ()) -> None:
-    """Raise ValueError for a `_target_` that is not allowed, or a key that it does not take, with the nearest one.
+    """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type.
 
-    passed: arguments that the program passes and a configuration may not set.
+    passed: names of arguments that the program passes, which are not suggested for an unknown option.
     """
     if isinstance(node, Mapping):
         if "_target_" in node:
@@ -49,7 +50,7 @@ def resolve_target(axis: str, target: Any) -> Any:
 
 
 def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a component by name, or nothing if it takes any keyword."""
+    """Return the parameters of a component by name; empty if it takes any keyword."""
     parameters = inspect.signature(component).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return {} if takes_any else parameters
@@ -69,7 +70,7 @@ KINDS = {int: "an int", float: "a float", bool: "true or false", str: "a text", 
 
 
 def _check_value(key: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError for a value of another type than annotated; only annotations made of KINDS are checked."""
+    """Raise ValueError for a value of another type than annotated. Only annotations of KINDS are checked."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     fits = type(value) in kinds or (type(value) is int and float in kinds) or value == MISSING
     if not fits and all(kind in KINDS for kind in kinds):
@@ -77,7 +78,7 @@ def _check_value(key: str, value: Any, annotation: Any) -> None:
 
 
 def nearest(word: str, accepted: list[str], prefix: str = "") -> str:
-    """The end of an error message: the nearest accepted word, or all of them."""
+    """Return the end of an error message, which suggests the nearest accepted word or lists all of them."""
     if close := difflib.get_close_matches(word, accepted, n=1, cutoff=0.5):
         return f"; did you mean {prefix}{close[0]}?"
     return f"; accepted are {', '.join(sorted(accepted))}"

@@ -1,4 +1,4 @@
-"""Typed schema of the root values of train.py and eval.py; a key that is not in it is an error."""
+"""Typed schemas of the root keys of train.py and eval.py, and composition of configurations without them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ CONF_FOLDERS = (Path("conf"), Path(__file__).parents[2] / "conf")  # of the work
 
 @dataclass
 class TrainConfig:
-    """See conf/train.yaml for what each value means. The axes are checked against the signatures of what they name."""
+    """Root keys of train.py; conf/train.yaml describes them. Axes are checked against the signatures of components."""
 
     data: Any = MISSING
     encoder: Any = None
@@ -44,7 +44,7 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """See conf/eval.yaml."""
+    """Root keys of eval.py; conf/eval.yaml describes them."""
 
     ckpt: str = MISSING
     plugins: list[str] = field(default_factory=list)
@@ -65,7 +65,8 @@ class EvalConfig:
 
 
 def register() -> None:
-    """Register the schemas, and the resolvers that conf/ interpolates, with Hydra."""
+    """Register the schemas and the resolvers of conf/ with Hydra."""
+    # Cached, so that all interpolations of a process get the same id, which may hold the time.
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("rank_zero", lambda name: None if rank() else name, replace=True)
     store = ConfigStore.instance()
@@ -76,7 +77,7 @@ def register() -> None:
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/train.yaml, here or beside the package, with overrides, and resolve every interpolation.
 
-    run_dir is outputs, for there is no run. Raises ValueError if there is no conf.
+    run_dir is "outputs", because there is no run. Raises ValueError if there is no conf.
     """
     folders = [folder for folder in CONF_FOLDERS if (folder / "train.yaml").is_file()]
     if not folders:

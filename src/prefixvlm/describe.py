@@ -1,4 +1,4 @@
-"""Describe what a configuration trains: shapes, parameters and optimisation, without reading any weights."""
+"""Description of a configuration without reading weights: shapes, numbers of parameters and optimisation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +18,9 @@ Description = dict[str, Any]
 def describe(cfg: Any) -> Description:
     """Return {parts: {name: {trained, frozen, its shape}}, trained_parameters, frozen_parameters, optimisation}.
 
-    cfg: the composed configuration of a run. The module is the real one, on torch's meta device.
+    cfg: composed configuration of a run.
     """
+    # The real module, so that the numbers are right, but without memory for its weights.
     with torch.device("meta"):
         module: Any = build_module(cfg)
     parts = {}
@@ -54,16 +55,16 @@ def _shapes(module: PrefixModule) -> dict[str, Description]:
 
 
 def _image_size(encoder: ImageEncoder) -> list[int]:
-    """The height and width of pixel_values."""
+    """Return the height and width of pixel_values."""
     image: Any = BLACK_IMAGE
     for step in getattr(encoder.transform, "transforms", [encoder.transform]):
-        if not isinstance(step, Normalize):  # its mean is a tensor on the meta device
+        if not isinstance(step, Normalize):  # its mean is a tensor without data on the meta device
             image = step(image)
     return list(image.shape[1:])
 
 
 def _optimisation(module: Any, cfg: Description) -> Description:
-    """batch_size: images a step on each process. lr, weight_decay: by parameter group."""
+    """Return the options of the optimisation; lr and weight_decay by parameter group, batch_size per process."""
     optim, trainer = module.optim, cfg["trainer"]
     groups = optim.groups(module.named_parameters())
     return {
@@ -83,7 +84,7 @@ def _optimisation(module: Any, cfg: Description) -> Description:
 
 
 def text_description(description: Description) -> str:
-    """Return a table of the parts, then the optimisation."""
+    """Return a table of the parts and lines about the optimisation as text."""
     rows: list[tuple[str, ...]] = [("part", "shape", "trained", "frozen")]
     for name, part in description["parts"].items():
         rows.append((name, _shape(name, part), millions(part["trained"]), millions(part["frozen"])))
@@ -128,7 +129,7 @@ def _how(how: Description) -> list[str]:
 
 
 def _each(values: Mapping[str, float]) -> str:
-    """A single value if all are equal, or else each with its name."""
+    """Return a single value if all are equal, or else each with its name."""
     if len(set(values.values())) == 1:
         return f"{next(iter(values.values())):g}"
     return ", ".join(f"{value:g} for {name}" for name, value in values.items())

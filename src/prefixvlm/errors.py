@@ -1,7 +1,7 @@
-"""Errors of entry points: one sentence and exit code 2 in place of a traceback.
+"""Errors of entry points: one sentence and exit code 2 instead of a traceback.
 
-Hydra 1.3 and omegaconf 2.3 tell most errors apart by their messages alone, so some of their wording is matched here;
-tests/test_errors.py holds it against the versions in use.
+Hydra 1.3 and omegaconf 2.3 distinguish most errors only by their messages, so some of their wording is matched here.
+tests/test_errors.py checks it against the installed versions.
 """
 
 import functools
@@ -26,21 +26,21 @@ from prefixvlm.component_check import nearest
 
 P = ParamSpec("P")
 ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
-USAGE = 2  # the exit code of bad input, as argparse has it
+USAGE = 2  # exit code for bad input, as in argparse
 
 _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callable[P, None]:
-    """Wrap an entry point so that its errors are one sentence.
+    """Wrap an entry point so that an error prints one sentence and exits with code 2.
 
-    conf: its folder of configurations, to suggest the nearest key for a misspelt one.
-    HYDRA_FULL_ERROR=1 shows the whole traceback instead.
+    conf: folder of its configurations, from which the nearest key is suggested for an unknown one.
+    HYDRA_FULL_ERROR=1 shows the traceback instead.
     """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print the error its own way and exit with 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints the error itself and exits with code 1
         try:
             function(*args, **kwargs)
         except KeyboardInterrupt:
@@ -59,7 +59,10 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
 
 
 def job(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Wrap the function under hydra.main: an error ends a single run with its sentence, and a job of a sweep alone."""
+    """Wrap the function under hydra.main. An error ends a single run with one sentence.
+
+    In a sweep it is raised, so that Hydra reports it as the result of the job and continues with the others.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -75,47 +78,49 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for a child process, without what one_sentence set in this one."""
+    """Return the environment for a child process, without the variable that one_sentence has set."""
     return {name: value for name, value in os.environ.items() if _wants_traceback or name != "HYDRA_FULL_ERROR"}
 
 
 def quoted(text: str) -> str:
-    """Quote a value for an override, whatever characters it has."""
+    """Quote a value for an override of Hydra."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def _print(error: Exception, conf: Path | None = None) -> None:
-    """Print the sentence and the error's notes to stderr, below any progress bar."""
+    """Print the sentence and the notes of an error to stderr."""
+    # An open progress bar would share its line with the sentence.
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(f"error: {sentence(error, conf)}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def sentence(error: Exception, conf: Path | None = None) -> str:
-    """Return one line that says what is wrong."""
+    """Return the message of an error as one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        return _unread(error.override)
+        return _parse_error(error.override)
     message = str(error)
-    if found := re.search(r"Could not override '([^']+)'", message):
-        return _unknown_key(found[1], conf)
-    if found := re.search(r"Missing mandatory value: (\S+)", message):
-        return f"{found[1]} has no value; set it as {found[1]}=VALUE"
-    if found := re.search(r"Could not (?:override|append to config)\. No match for (\S+)", message):
-        return _unknown_key(found[1], conf)
-    if found := re.match(r"Error merging override (.*)", message):
+    if match := re.search(r"Could not override '([^']+)'", message):
+        return _unknown_key(match[1], conf)
+    if match := re.search(r"Missing mandatory value: (\S+)", message):
+        return f"{match[1]} has no value; set it as {match[1]}=VALUE"
+    if match := re.search(r"Could not (?:override|append to config)\. No match for (\S+)", message):
+        return _unknown_key(match[1], conf)
+    if match := re.match(r"Error merging override (.*)", message):
         reason = str(error.__cause__ or "").splitlines()
-        return f"{found[1]} does not fit" + (f": {reason[0]}" if reason else "")
+        return f"{match[1]} does not fit" + (f": {reason[0]}" if reason else "")
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     text = lines[0] if lines else type(error).__name__
     return f"{text} (in {keys[0]})" if keys and keys[0] not in text else text
 
 
-def _unread(override: str) -> str:
+def _parse_error(override: str) -> str:
+    # Hydra's own message names a character of its grammar, but not what to write instead.
     key, equals, value = override.partition("=")
     if not equals or value[:1] in "[{'\"":
         return f"{override} cannot be read; write KEY=VALUE, with every bracket and quote closed"
@@ -130,8 +135,8 @@ def _unknown_key(key: str, conf: Path | None) -> str:
 
 
 def _keys(conf: Path, wrong: str) -> list[str]:
-    """Every key of the configuration that the command line composes without the wrong one."""
-    GlobalHydra.instance().clear()
+    """Return all keys of the configuration that the command line composes without the wrong one."""
+    GlobalHydra.instance().clear()  # initialize_config_dir raises an error if Hydra is initialised
     arguments = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     overrides = [argument for argument in arguments if argument.lstrip("+~").split("=")[0] != wrong]
     with initialize_config_dir(str(conf), version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Names of precisions and their torch dtypes; auto is the dtype that this machine multiplies fast."""
+"""Names of torch dtypes in configurations; auto is the fast dtype of the machine."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Run a sequence of commands, each once, however often the whole is interrupted and started again."""
+"""Run a sequence of commands that can be interrupted: a finished stage is not run again."""
 
 import json
 import subprocess
@@ -12,9 +12,9 @@ from prefixvlm.atomic import write_text
 
 
 def run_stages(stages: Mapping[str, Sequence[str]], out: Path, again: str) -> dict[str, float]:
-    """Run each stage once and return its seconds, which `out`/stages.json records.
+    """Run the stages that `out`/stages.json does not record yet, and return the seconds of each.
 
-    again: the command that continues. Exits with the code of a stage that fails.
+    again: command that continues, for messages. Exits with the exit code of a stage that fails.
     """
     out.mkdir(parents=True, exist_ok=True)
     seconds = read_json(out / "stages.json")
@@ -36,10 +36,10 @@ def run_stages(stages: Mapping[str, Sequence[str]], out: Path, again: str) -> di
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no such file."""
+    """Return a JSON object; empty if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object as a whole."""
+    """Write a JSON object atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""A training run around Lightning's fit: resuming, the summary at its start, the monitored value, and its end."""
+"""A training run before and after Lightning's fit: resuming, the summary, the monitored value, and the end."""
 
 import json
 import shutil
@@ -27,13 +27,13 @@ RESUME = ("auto", "must", "never")
 
 
 def quiet_known_warnings() -> None:
-    """Silence, by name, warnings that every run gives and that ask nothing of its user."""
+    """Silence known warnings, which every run gives and which need no action."""
     for message in (
         r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.15
-        r"MatMul8bitLt: inputs will be cast from",  # an int8 language model computes so
-        r"Found \d+ module\(s\) in eval mode",  # the frozen parts: that is the point
+        r"MatMul8bitLt: inputs will be cast from",  # an int8 language model computes in float16
+        r"Found \d+ module\(s\) in eval mode",  # the frozen parts are meant to be
         r"The '\w+_dataloader' does not have many workers",  # data.num_workers is the user's choice
-        r"It is recommended to use `self.log\('(test|val)/",  # every rank logs what rank 0 has computed for all
+        r"It is recommended to use `self.log\('(test|val)/",  # rank 0 has computed the value from all ranks
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -52,7 +52,7 @@ def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
 
 
 def check_monitor(monitor: str, mode: str, kinds: Mapping[str, ScoreKind]) -> None:
-    """Raise ValueError if monitor_mode would keep the worst checkpoint. kinds: by logged name."""
+    """Raise ValueError if monitor_mode would keep the worst checkpoint. kinds: kinds of scores by logged name."""
     kind = kind_of(monitor, kinds)
     higher_is_better = kind.higher_is_better if kind else None
     if higher_is_better is None:
@@ -63,18 +63,19 @@ def check_monitor(monitor: str, mode: str, kinds: Mapping[str, ScoreKind]) -> No
 
 
 def print_summary(module: LightningModule, config: dict[str, Any], trainer: Trainer) -> None:
-    """Print what is trained, and log the configuration as nested values."""
+    """Print the trained parts, and log the configuration with its provenance."""
     if trainer.is_global_zero:
         print("\n".join(summary_of(module, config.get("tune") or ())))
     record: Any = module.record
+    # A plain dict: a DictConfig would be logged with nested nodes as text.
     for logger in trainer.loggers:
         logger.log_hyperparams({**config, "provenance": record.provenance})
 
 
 def summary_of(module: LightningModule, tuned: Iterable[str] = ()) -> list[str]:
-    """A line for each part: its trained and frozen parameters, learning rate and weight decay.
+    """Return a line for each part with its trained and frozen parameters, learning rate and weight decay.
 
-    tuned: the methods by which the language model is tuned.
+    tuned: names of the methods that tune the language model.
     """
     optim: Any = module.optim
     groups = {id(p): group for group in optim.groups(module.named_parameters()) for p in group["params"]}
@@ -94,8 +95,9 @@ def summary_of(module: LightningModule, tuned: Iterable[str] = ()) -> list[str]:
 def finish_fit(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, run_dir: str, monitor: str
 ) -> float | None:
-    """Return the best value of `monitor`. A run too short to validate or to save does so now."""
+    """Return the best value of `monitor`. Saves and validates if the run was too short to do so."""
     last = Path(run_dir) / "checkpoints" / LAST
+    # Rank 0 decides for all, because the others may see its file later, and saving is a collective.
     if trainer.strategy.broadcast(not last.is_file()):
         trainer.save_checkpoint(last)
     for callback in _monitoring(trainer):
@@ -104,7 +106,7 @@ def finish_fit(
     if monitor not in trainer.callback_metrics:
         trainer.validate(module, data, verbose=False)
     best = last.with_name("best.ckpt")
-    if trainer.is_global_zero and _monitoring(trainer) and not best.exists():  # the only checkpoint is the best
+    if trainer.is_global_zero and _monitoring(trainer) and not best.exists():  # there is only one checkpoint
         shutil.copyfile(last, partial := last.with_name(".best.ckpt.tmp"))
         partial.replace(best)
     value = trainer.callback_metrics.get(monitor)
@@ -112,7 +114,7 @@ def finish_fit(
 
 
 def best_checkpoint(trainer: Trainer, run_dir: str) -> str:
-    """Return the best file of the callback that monitors a value, or the last checkpoint."""
+    """Return the best checkpoint of the callback that monitors a value, or the last checkpoint."""
     best = [callback.best_model_path for callback in _monitoring(trainer) if callback.best_model_path]
     return best[0] if best else str(Path(run_dir) / "checkpoints" / LAST)
 
@@ -129,7 +131,7 @@ def print_scores(module: Any) -> None:
 
 
 def logged_values(names: Sequence[str], logged: Mapping[str, Any]) -> list[float]:
-    """Return the last logged values of these names. Raises ValueError if one was not logged."""
+    """Return the last logged value of each name. Raises ValueError if one was not logged."""
     for name in names:
         if name not in logged:
             raise ValueError(f"objectives has {name!r}, which was not logged; logged are {', '.join(logged)}")
@@ -137,12 +139,12 @@ def logged_values(names: Sequence[str], logged: Mapping[str, Any]) -> list[float
 
 
 def read_objective(run_dir: str) -> Any:
-    """Return the value that the run of another process has written."""
+    """Return the value that write_objective has written in another process."""
     return json.loads((Path(run_dir) / OBJECTIVE).read_text())["value"]
 
 
 def write_objective(run_dir: str, value: float | list[float] | None, trainer: Trainer) -> None:
-    """Write the run's value to run_dir/objective.json for a sweep, on rank 0."""
+    """Write the value of the run to run_dir/objective.json on rank 0, for a sweep."""
     if trainer.is_global_zero:
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         write_text(Path(run_dir) / OBJECTIVE, json.dumps({"value": value, "pruned": pruned}) + "\n")
@@ -150,7 +152,8 @@ def write_objective(run_dir: str, value: float | list[float] | None, trainer: Tr
 
 @contextmanager
 def finish_run(trainer: Trainer, run_dir: str) -> Iterator[None]:
-    """Finish the loggers however the block ends: wandb's run would continue in the next job (wandb #1314)."""
+    """Finish the loggers however the block ends, and turn Lightning's configuration errors into ValueError."""
+    # An unfinished run of wandb would continue in the next job of the process (wandb #1314).
     code, preempted = 1, False
     try:
         yield

@@ -1,4 +1,4 @@
-"""ClipScorer with a small random CLIP, against the metrics on features that are computed here."""
+"""ClipScorer with a small random CLIP, compared with the metrics on its features."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def samples():
 
 
 def prediction(colour, references=None):
-    """Two references for one, one for the others."""
+    """Return a prediction with two references for red and one for other colours."""
     texts = references if references is not None else (f"all {colour}", "a wall")[: 2 if colour == "red" else 1]
     return Prediction("captioning", colour, colour, "", f"a {colour} thing", texts, 0.0)
 
@@ -49,37 +49,37 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
 
 
-def test_captions_are_scored_as_the_metric_does(clip):
-    said = [prediction(colour) for colour in COLOURS[::-1]]  # not in the order of the images
-    found = ClipScorer(clip, samples).caption_scores(said)
-    images = torch.cat([clip.image_features([image(p.key)]) for p in said])
-    texts = torch.cat([clip.text_features([PREFIX + p.prediction]) for p in said])
-    references = [clip.text_features([PREFIX + text for text in p.references]).numpy() for p in said]
+def test_captions_are_scored_like_the_metric(clip):
+    predictions = [prediction(colour) for colour in COLOURS[::-1]]  # not in the order of the images
+    scores = ClipScorer(clip, samples).caption_scores(predictions)
+    images = torch.cat([clip.image_features([image(p.key)]) for p in predictions])
+    texts = torch.cat([clip.text_features([PREFIX + p.prediction]) for p in predictions])
+    references = [clip.text_features([PREFIX + text for text in p.references]).numpy() for p in predictions]
     expected = clip_scores(images.numpy(), texts.numpy(), references)
-    assert set(found) == {"clip_score", "ref_clip_score"}
-    for name, score in found.items():
+    assert set(scores) == {"clip_score", "ref_clip_score"}
+    for name, score in scores.items():
         assert score.value == pytest.approx(expected.scores[name], rel=1e-5)
         assert score.items == pytest.approx(expected.per_item[name], rel=1e-5)
-        assert score.predictions == said
+        assert score.predictions == predictions
         assert score.interval[0] <= score.value <= score.interval[1]
-    assert len(set(found["clip_score"].items)) == 5  # so that one cannot stand for another
+    assert len(set(scores["clip_score"].items)) == 5  # so that a wrong order would be seen
 
 
-def test_without_all_references_there_is_no_score_of_references(clip):
-    found = ClipScorer(clip, samples).caption_scores([prediction("red"), prediction("blue", ())])
-    assert set(found) == {"clip_score"}
+def test_there_is_no_ref_clip_score_unless_all_have_references(clip):
+    scores = ClipScorer(clip, samples).caption_scores([prediction("red"), prediction("blue", ())])
+    assert set(scores) == {"clip_score"}
 
 
-def test_its_own_retrieval_is_of_the_same_images_and_captions(clip):
-    said = [prediction(colour) for colour in COLOURS]
-    found = ClipScorer(clip, samples).retrieval_scores(said)
-    images = clip.image_features([image(p.key) for p in said])
-    texts = clip.text_features([text for p in said for text in p.references])
+def test_retrieval_by_clip_is_on_the_same_images_and_captions(clip):
+    predictions = [prediction(colour) for colour in COLOURS]
+    scores = ClipScorer(clip, samples).retrieval_scores(predictions)
+    images = clip.image_features([image(p.key) for p in predictions])
+    texts = clip.text_features([text for p in predictions for text in p.references])
     expected = retrieval_scores((images @ texts.T).numpy(), [0, 0, 1, 2, 3, 4])
-    assert {name: score.value for name, score in found.items()} == {f"clip_{n}": v for n, v in expected.items()}
+    assert {name: score.value for name, score in scores.items()} == {f"clip_{n}": v for n, v in expected.items()}
 
 
-def test_the_images_are_looked_at_once_and_only_when_they_are_needed(clip):
+def test_images_are_encoded_once_and_only_if_needed(clip):
     asked = []
 
     def watched():
@@ -97,7 +97,7 @@ def test_the_images_are_looked_at_once_and_only_when_they_are_needed(clip):
     assert len(asked) == 1
 
 
-def test_it_warns_if_it_is_the_models_own_eye(clip, folder, tmp_path):
+def test_it_warns_if_it_is_the_encoder_of_the_model(clip, folder, tmp_path):
     scorer = ClipScorer(clip, samples)
     own = scorer.describe(OpenClipEncoder(f"local-dir:{folder}"))
     assert own["name"] == f"local-dir:{folder}"

@@ -1,4 +1,4 @@
-"""What an evaluation takes from the checkpoint, what from a benchmark, and what from the command line."""
+"""Configuration of an evaluation from the checkpoint, the benchmark and the command line."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -27,11 +27,11 @@ def evaluation(*overrides, trained=TRAINED):
     return evaluation_config(build.plain(composed("eval", "ckpt=x", *overrides)), trained)
 
 
-def test_nothing_said_is_as_trained_but_with_images():
+def test_without_options_it_is_the_trained_configuration_with_images():
     assert evaluation() == {**TRAINED, "data": {**TRAINED["data"], "blind": False}}
 
 
-def test_a_benchmarks_task_begins_with_the_trained_one_and_its_nulls_keep():
+def test_null_options_of_a_benchmark_are_those_of_training():
     task = evaluation("benchmark=vqav2")["task"]
     assert task == {"vqa": {**TRAINED["task"]["vqa"], "metric": "vqa"}}
 
@@ -51,17 +51,17 @@ def test_a_benchmark_of_a_task_that_was_not_trained_has_the_tasks_own_defaults(k
     }
 
 
-def test_a_benchmark_without_a_task_takes_all_that_were_trained():
+def test_a_benchmark_without_a_task_evaluates_all_trained_tasks():
     assert evaluation("benchmark=easy_vqa")["task"] == TRAINED["task"]
 
 
-def test_a_task_on_the_command_line_wins():
+def test_a_task_on_the_command_line_takes_precedence():
     task = evaluation("benchmark=vqav2", "task=captioning", "task.captioning.prompt=A photo of")["task"]
     assert set(task) == {"captioning"}
     assert task["captioning"]["prompt"] == "A photo of"
 
 
-def test_the_benchmarks_data_and_what_wins_over_it():
+def test_options_take_precedence_over_the_data_of_a_benchmark():
     data = evaluation("benchmark=vqav2")["data"]
     assert data == {**TRAINED["data"], "shards": "data/vqav2", "test_split": "val", "blind": False}
     data = evaluation("benchmark=vqav2", "shards=/x", "split=test", "limit=5", "batch_size=2")["data"]
@@ -69,13 +69,13 @@ def test_the_benchmarks_data_and_what_wins_over_it():
     assert data == {**TRAINED["data"], **changed}
 
 
-def test_nothing_is_changed_in_the_checkpoints_own_configuration():
+def test_the_configuration_of_the_checkpoint_is_not_modified():
     before = OmegaConf.to_yaml(OmegaConf.create(TRAINED))
     evaluation("benchmark=vqav2", "limit=5")
     assert OmegaConf.to_yaml(OmegaConf.create(TRAINED)) == before
 
 
-def test_missing_shards_of_a_benchmark_come_with_the_files_and_the_command(tmp_path):
+def test_missing_shards_of_a_benchmark_are_an_error_with_files_and_command(tmp_path):
     cfg = build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/none"))
     with pytest.raises(ValueError, match=f"{tmp_path}/none") as caught:
         check_benchmark(cfg)
@@ -87,7 +87,7 @@ def test_missing_shards_of_a_benchmark_come_with_the_files_and_the_command(tmp_p
     assert note.splitlines()[-1].endswith("/none")
 
 
-def test_shards_that_are_there_are_enough(tmp_path):
+def test_existing_shards_are_accepted(tmp_path):
     write_shards({"val": raw_samples(2)}, tmp_path / "shards", "a test", "none")
     check_benchmark(build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/shards")))
     check_benchmark(build.plain(composed("eval", "ckpt=x")))

@@ -1,4 +1,4 @@
-"""Which training images stand before a prompt: the nearest in colour, the most alike last; black ones when blind."""
+"""Choice of demonstrations: nearest in colour, random, or with black images."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def shards(tmp_path_factory):
 
 
 def contexts(shards, task="captioning", blind=False, **options):
-    """What stands before the prompt of each test image, by its key: texts and the colours of images."""
+    """Return the context of each test image by its key, as texts and colours of images."""
     module = module_of()
     data = data_of(module, shards, ShardDataModule, blind=blind)
     demonstrations = draw_demonstrations(module, data, FewShot(**options))
@@ -49,22 +49,22 @@ def contexts(shards, task="captioning", blind=False, **options):
 
 
 def shown(context):
-    """The colours of the images of a context."""
+    """Return the colours of the images of a context."""
     return [part for part in context if not isinstance(part, str)]
 
 
-def test_without_shots_nothing_stands_before_a_prompt(shards):
+def test_without_shots_there_is_no_context(shards):
     assert contexts(shards) == {key: [] for key in COLOURS["test"]}
 
 
 @pytest.mark.parametrize("task", ["captioning", "vqa"])
-def test_the_nearest_are_those_of_the_nearest_colour_and_the_most_alike_is_last(shards, task):
+def test_the_nearest_have_the_nearest_colours_and_the_most_similar_is_last(shards, task):
     found = contexts(shards, task, shots=2, choice="nearest")
     assert shown(found["nearly-red"]) == [(204, 0, 51), (255, 0, 0)]
     assert shown(found["nearly-blue"]) == [(51, 0, 204), (0, 0, 255)]
 
 
-def test_an_image_is_no_demonstration_of_itself(shards):
+def test_an_image_is_not_its_own_demonstration(shards):
     own = COLOURS["train"]["train-102"]
     assert sorted(shown(contexts(shards, shots=2, choice="nearest")["train-102"])) == [(102, 0, 153), (204, 0, 51)]
     for seed in range(8):
@@ -88,7 +88,7 @@ def test_random_ones_depend_on_the_seed_alone(shards):
 
 
 def test_the_pool_is_drawn_by_the_seed_of_the_demonstrations(shards):
-    """Two checkpoints that were trained with different seeds are compared with the same demonstrations."""
+    """Checkpoints that were trained with different seeds get the same demonstrations."""
     pools = []
     for data_seed, seed in ((0, 1), (5, 1), (0, 2), (0, 3)):
         module = module_of()
@@ -98,7 +98,7 @@ def test_the_pool_is_drawn_by_the_seed_of_the_demonstrations(shards):
     assert len(set(pools)) > 1
 
 
-def test_blind_shows_random_ones_with_black_images(shards):
+def test_blind_demonstrations_are_random_with_black_images(shards):
     blind = contexts(shards, blind=True, shots=3, choice="nearest")
     assert all(shown(context) == [(0, 0, 0)] * 3 for context in blind.values())
     texts = {tuple(part for part in context if isinstance(part, str)) for context in blind.values()}

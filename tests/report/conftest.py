@@ -1,4 +1,4 @@
-"""A small evaluation as eval.py describes it, with hostile texts in it."""
+"""A small evaluation result, as from eval.py, with HTML in its texts."""
 
 from io import BytesIO
 from typing import Any
@@ -17,7 +17,7 @@ def line(task: str, key: str, prediction: str, reference: str, **more: Any) -> d
 
 @pytest.fixture
 def predictions() -> list[dict[str, Any]]:
-    """40 images: captions, the first ten wrong; three questions each, the first wrong on every second image."""
+    """Return captions of 40 images, ten of them wrong, and three questions each, one wrong on every second image."""
     lines = [line("captioning", f"k{i}", "a red circle" if i >= 10 else EVIL, "a red circle") for i in range(40)]
     for i in range(40):
         for n in range(3):
@@ -64,7 +64,7 @@ def result() -> dict[str, Any]:
 
 @pytest.fixture
 def examples() -> list[dict[str, Any]]:
-    """Captions of two images and one question, said at nine validations; the answer is right from the fifth on."""
+    """Return captions of two images and a question at nine validations; the answer is right from the fifth on."""
     lines = []
     for step in range(100, 1000, 100):
         said = "a red circle" if step >= 500 else EVIL

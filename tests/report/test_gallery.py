@@ -1,4 +1,4 @@
-"""Which images are shown, which classes, and how the text table looks."""
+"""The gallery, the tables of classes, and the text table."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from prefixvlm.report.gallery import frame, gallery, gallery_keys
 from prefixvlm.report.table import text_table
 
 
-def test_gallery_has_both_kinds_wrong_first(predictions: list[dict[str, Any]]) -> None:
+def test_gallery_has_wrong_images_before_right_ones(predictions: list[dict[str, Any]]) -> None:
     cards = gallery(predictions, limit=8)
     for task, found in cards.items():
         assert [bool(card.num_wrong) for card in found] == [True] * 4 + [False] * 4, task
@@ -28,7 +28,7 @@ def test_gallery_fills_up_with_the_other_kind(predictions: list[dict[str, Any]])
     assert gallery([]) == {}
 
 
-def test_a_share_of_annotators_counts_from_one_half(predictions: list[dict[str, Any]]) -> None:
+def test_half_correct_counts_as_right(predictions: list[dict[str, Any]]) -> None:
     captions = [line | {"correct": share} for line, share in zip(predictions, (0.3, 0.6), strict=False)]
     assert [card.num_wrong for card in gallery(captions)["captioning"]] == [1, 0]
 
@@ -43,7 +43,7 @@ def test_frame_of_prompts() -> None:
     assert frame([]) == ("", "")
 
 
-def test_classes_follow_what_was_correct(predictions: list[dict[str, Any]]) -> None:
+def test_a_correct_prediction_has_the_class_of_the_reference(predictions: list[dict[str, Any]]) -> None:
     lines = [line | {"prediction": "Yes it is"} for line in predictions if line["task"] == "vqa" and line["correct"]]
     view = class_view(lines)
     assert view is not None
@@ -93,7 +93,7 @@ def test_text_table_shows_the_first_twenty_scores_of_a_task(result: dict[str, An
     assert len(text_table(result).splitlines()) == 2 + 20 + 1
 
 
-def test_cards_of_what_is_not_scored(predictions: list[dict[str, Any]]) -> None:
+def test_cards_of_predictions_without_references(predictions: list[dict[str, Any]]) -> None:
     unscored = [line | {"correct": None} for line in predictions]
     cards = gallery(unscored)["vqa"]
     assert len(cards) == 24

@@ -1,4 +1,4 @@
-"""The page is whole, stands alone, and lets no text of a data set become markup."""
+"""The HTML report is complete and self-contained, and escapes all texts of a data set."""
 
 import re
 from html.parser import HTMLParser
@@ -17,7 +17,7 @@ VOID = {"meta", "img", "wbr"}
 
 
 class Page(HTMLParser):
-    """Collects what the page holds; fails on tags that do not nest."""
+    """Parses a page and collects its content; fails on tags that are not nested."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def text(tmp_path: Path, result: Any, predictions: Any, history: Any, examples: 
     return path.read_text(encoding="utf-8")
 
 
-def test_it_needs_nothing_from_outside(text: str) -> None:
+def test_the_page_needs_no_other_files(text: str) -> None:
     assert re.findall(r"https?://[^\"\s]*", text.replace("http://www.w3.org/", "")) == []
     for _, attributes in Page(text).tags:
         for name in ("src", "href", "xlink:href", "srcset", "data"):
@@ -60,7 +60,7 @@ def test_it_needs_nothing_from_outside(text: str) -> None:
     assert "default-src 'none'" in text
 
 
-def test_texts_stay_texts(text: str) -> None:
+def test_texts_are_escaped(text: str) -> None:
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "base", "form"}
     assert "<script" not in text.lower()
@@ -69,7 +69,7 @@ def test_texts_stay_texts(text: str) -> None:
     assert any("alert('x')" in data for data in page.texts)
 
 
-def test_it_holds_all_parts_in_order(text: str) -> None:
+def test_the_page_has_all_sections_in_order(text: str) -> None:
     page = Page(text)
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert ids == ["scores", "run", "curves", "said", "gallery", "classes"]
@@ -87,7 +87,7 @@ def test_it_holds_all_parts_in_order(text: str) -> None:
     assert len(anchors) == len(set(anchors))
 
 
-def test_images_keep_their_bytes_and_what_is_none_is_left_out(result: Any, predictions: Any, png: bytes) -> None:
+def test_images_keep_their_bytes_and_other_bytes_are_left_out(result: Any, predictions: Any, png: bytes) -> None:
     large = BytesIO()
     Image.new("RGB", (400, 300)).save(large, "JPEG")
     first, second, third = gallery_keys(predictions)[:3]
@@ -121,39 +121,39 @@ def test_a_failed_write_leaves_the_old_page(
     assert path.read_text() == "old"
 
 
-def test_broken_text_is_written(tmp_path: Path, result: Any, predictions: Any) -> None:
+def test_lone_surrogates_are_written(tmp_path: Path, result: Any, predictions: Any) -> None:
     predictions[0]["prediction"] = "half an emoji \ud83d"
     write_report(tmp_path / "report.html", result, predictions, [], [], {})
     assert "half an emoji ?" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def words_of(text: str, section: str) -> str:
-    """The words of one section."""
+    """Return the text of one section."""
     found = re.search(rf'<section id="{section}">(.*?)</section>', text, re.DOTALL)
     return " ".join(" ".join(Page(found[1]).texts).split()) if found else ""
 
 
-def test_what_it_said_while_training_is_a_table_of_steps(text: str) -> None:
+def test_predictions_while_training_are_a_table_of_steps(text: str) -> None:
     words = words_of(text, "said")
     assert "step 100 step 300 step 400 step 600 step 700 step 900 references" in words
     assert "at 6 of 9 validations" in words
     assert words.count("✓ a red circle") == 2 * 3  # two images, right at the steps 600, 700 and 900
     assert "answer 900" in words
     assert "answer 800" not in words
-    assert "Question:" not in words  # one prompt needs no telling apart
+    assert "Question:" not in words  # equal prompts are not shown
     assert text.count('<td class="right">') == 6
 
 
-def test_few_validations_are_all_there_and_none_are_no_section(result: Any, examples: Any) -> None:
+def test_few_validations_are_all_shown_and_none_have_no_section(result: Any, examples: Any) -> None:
     few = [line for line in examples if line["step"] in (100, 200) and (line["key"], line["step"]) != ("v1", 200)]
     words = words_of(html.render(result, [], [], few, {}), "said")
     assert "step 100 step 200 references" in words
     assert " of " not in words.split("✓")[0]
-    assert "\u2013 a red circle" in words  # v1 was not asked at step 200
+    assert "\u2013 a red circle" in words  # v1 has no prediction at step 200
     assert 'id="said"' not in html.render(result, [], [], [], {})
 
 
-def test_questions_stand_by_the_images_where_they_differ(result: Any, examples: Any) -> None:
+def test_different_questions_are_shown_with_the_images(result: Any, examples: Any) -> None:
     both = [examples[2], examples[2] | {"id": "other", "prompt": "Question: is it blue? Answer:"}]
     words = words_of(html.render(result, [], [], both, {}), "said")
     assert "v0 is it blue?" in words
@@ -161,7 +161,7 @@ def test_questions_stand_by_the_images_where_they_differ(result: Any, examples: 
     assert "Answer:" not in words
 
 
-def test_what_has_no_references_is_neither_right_nor_wrong(result: Any, predictions: Any) -> None:
+def test_predictions_without_references_are_neither_right_nor_wrong(result: Any, predictions: Any) -> None:
     unscored = [line | {"correct": None, "references": []} for line in predictions]
     result["tasks"]["vqa"]["num_unscored"] = 120
     page = html.render(result, unscored, [], [line | {"step": 1} for line in unscored], {})
@@ -173,7 +173,7 @@ def test_what_has_no_references_is_neither_right_nor_wrong(result: Any, predicti
     assert "1 of 1 right" in mixed
 
 
-def test_what_was_run_says_what_is_not_as_usual(result: Any) -> None:
+def test_options_that_are_not_defaults_are_shown(result: Any) -> None:
     plain = words_of(html.render(result, [], [], [], {}), "run")
     assert not re.search("few-shot|trials|clip_scorer|benchmark|limit|not scored|prompt", plain)
     few_shot = {"_target_": "x", "shots": 2, "choice": "nearest", "induction": "Please answer.", "seed": 5}
@@ -194,7 +194,7 @@ def test_what_was_run_says_what_is_not_as_usual(result: Any) -> None:
     assert "the scorer flatters" in scores
 
 
-def test_how_a_run_went_stands_apart_from_what_it_learnt(result: Any) -> None:
+def test_speed_and_lost_data_have_a_section_of_their_own(result: Any) -> None:
     names = ("train/loss", "val/loss", "train/lr_mapper", "train/lr_encoder", "train/grad_norm", "train/prefix_norm",
              "train/token_norm", "val/captioning_bleu_1", "val/captioning_bleu_4", "val/captioning_vocabulary",
              "val/vqa_accuracy", "train/samples_per_second", "train/memory_gb")  # fmt: skip
@@ -210,7 +210,7 @@ def test_how_a_run_went_stands_apart_from_what_it_learnt(result: Any) -> None:
     assert "Speed and lost data" not in html.render(result, [], history[:6], [], {})
 
 
-def test_the_tokens_that_the_prefix_is_like_stand_once_an_image(result: Any, examples: Any) -> None:
+def test_the_nearest_tokens_are_shown_once_per_image(result: Any, examples: Any) -> None:
     tokens = [" red", "\n", "<b>", *(f"t{number}" for number in range(20))]
     known = [line | {"nearest": tokens} for line in examples if line["key"] == "v0"]
     page = html.render(result, [], [], known + [line | {"nearest": None} for line in examples[:2]], {})
@@ -221,7 +221,7 @@ def test_the_tokens_that_the_prefix_is_like_stand_once_an_image(result: Any, exa
     assert "Tokens nearest to the prefix" not in html.render(result, [], [], examples, {})
 
 
-def test_the_code_and_the_command_are_told_where_they_are_known(result: Any) -> None:
+def test_commit_and_command_are_shown_if_known(result: Any) -> None:
     result |= {"git": {"commit": "0123456789abcdef", "dirty": True}, "command": "eval.py ckpt=<x>"}
     words = words_of(html.render(result, [], [], [], {}), "run")
     assert "0123456789ab, changed since" in words

@@ -1,4 +1,4 @@
-"""What is written of an evaluation, and which evaluations have the same hash."""
+"""Files of an evaluation, and its hash."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ def described(config=(), evaluation=(), checkpoint="a.ckpt"):
     return describe(checkpoint, CONFIG | dict(config), EVALUATION | dict(evaluation), {}, {"evaluation": 1.0})
 
 
-def test_where_it_ran_and_where_it_is_written_do_not_change_the_hash():
+def test_devices_and_output_folders_do_not_change_the_hash():
     first = described()["config_hash"]
     elsewhere = {"ckpt": "b.ckpt", "out": "other", "submission": "x.json", "devices": 2}
     assert described(evaluation=elsewhere, checkpoint="b.ckpt")["config_hash"] == first
@@ -33,11 +33,11 @@ def test_where_it_ran_and_where_it_is_written_do_not_change_the_hash():
         ({}, {"few_shot": {"shots": 4}}),
     ],
 )
-def test_what_may_change_a_score_changes_the_hash(config, evaluation):
+def test_options_that_may_change_a_score_change_the_hash(config, evaluation):
     assert described(config, evaluation)["config_hash"] != described()["config_hash"]
 
 
-def test_it_holds_what_doing_it_again_takes():
+def test_the_description_is_enough_to_repeat_the_evaluation():
     made = described()
     assert made["config"] == CONFIG
     assert made["evaluation"] == {"limit": 5, "few_shot": {"shots": 2}}
@@ -47,12 +47,14 @@ def test_it_holds_what_doing_it_again_takes():
     assert describe("a.ckpt", CONFIG, EVALUATION, {}, {}, origin).items() >= origin.items()
 
 
-def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():
-    said = [Prediction("vqa", "k", f"k{n}", "Q", f"said {n}", ("x",), None if n else 1.0, ("g",)) for n in range(2)]
+def test_each_line_has_scores_groups_and_the_blind_prediction():
+    predictions = [
+        Prediction("vqa", "k", f"k{n}", "Q", f"text {n}", ("x",), None if n else 1.0, ("g",)) for n in range(2)
+    ]
     blind = [Prediction("vqa", "k", "k0", "Q", "nothing", ("x",), 0.0)]
     report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}},
               "details": {"k0": {"boxes": []}}}  # fmt: skip
-    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": said}, {"vqa": {"scores": {"accuracy": 0.0}}},
+    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {"vqa": {"scores": {"accuracy": 0.0}}},
                          {"vqa": blind})  # fmt: skip
     assert result == {"tasks": {"vqa": {"variant": "v", "scores": {"accuracy": 100.0}, "blind": {"accuracy": 0.0}}}}
     assert [line["scores"] for line in lines] == [{"accuracy": 100.0}, {}]
@@ -60,12 +62,12 @@ def test_each_line_has_its_scores_its_groups_and_what_was_said_blindly():
     assert [line["groups"] for line in lines] == [["g"], ["g"]]
     assert "values" not in lines[0]
     assert [line.get("details") for line in lines] == [{"boxes": []}, None]
-    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": said}, {}, {})
+    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {}, {})
     assert result["tasks"]["vqa"]["blind"] is None
     assert lines[0]["blind_prediction"] is None
 
 
-def test_the_three_files_come_together_and_only_shown_images_are_read(tmp_path, result, predictions, examples, png):
+def test_three_files_are_written_and_only_shown_images_are_read(tmp_path, result, predictions, examples, png):
     asked = []
 
     def images(keys):

@@ -1,4 +1,4 @@
-"""What each test server takes."""
+"""Submission files of each test server."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_answers(tmp_path, metric, entry):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
 
 
-def test_captions_and_ids_that_are_no_numbers(tmp_path):
+def test_captions_and_ids_that_are_not_numbers(tmp_path):
     lines = [("000042", "000042", "a dog"), ("test-1", "test-1", "")]
     assert written(tmp_path / "x.json", "captioning", "x", *lines) == [
         {"image_id": 42, "caption": "a dog"}, {"image_id": "test-1", "caption": ""}
@@ -38,7 +38,7 @@ def test_captions_and_ids_that_are_no_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("tasks", [{}, {"captioning": {}, "vqa": {}}])
-def test_it_is_of_one_task(tmp_path, tasks):
+def test_a_submission_is_of_one_task(tmp_path, tasks):
     with pytest.raises(ValueError, match="a submission is of one task.*set task or benchmark"):
         write_submission(tmp_path / "x.json", {"tasks": tasks}, [])
     assert not list(tmp_path.iterdir())

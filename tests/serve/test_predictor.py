@@ -1,4 +1,4 @@
-"""From a checkpoint and image files to texts, with a real small CLIP and GPT-2 rebuilt from local folders."""
+"""Predictor with a small CLIP and GPT-2 that are rebuilt from local folders."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ TASKS = {
 
 
 def write_checkpoint(folder, tasks=("captioning", "vqa"), **lm):
-    """A module of random weights and its checkpoint, folder/x.ckpt."""
+    """Return a module with random weights and its checkpoint, folder/x.ckpt."""
     cfg = {
         "seed": 5,
         "encoder": {
@@ -79,14 +79,14 @@ def alone(module, task, path, question="is it?"):
     return module.tasks[task].predict(module.model, batch)[0].prediction
 
 
-def test_captions_are_those_of_the_module_that_was_saved(made, predictor):
+def test_captions_are_those_of_the_saved_module(made, predictor):
     module, _, paths = made
     captions = predictor(paths)
     assert captions == [alone(module, "captioning", path) for path in paths]
     assert len(set(captions)) > 1
 
 
-def test_each_image_has_its_text_in_order_also_where_one_comes_twice(made, predictor):
+def test_texts_are_in_the_order_of_the_images_even_if_one_is_repeated(made, predictor):
     paths = made[2]
     captions = dict(zip(paths, predictor(paths), strict=True))
     order = [paths[3], paths[0], paths[3], paths[1]]
@@ -101,7 +101,7 @@ def test_a_question_is_answered_about_each_image(made, predictor):
     assert answers != predictor(paths, "how many?")
 
 
-def test_a_file_that_is_no_image_is_an_error_that_names_it(made, predictor, tmp_path):
+def test_a_file_that_is_not_an_image_is_an_error_with_its_name(made, predictor, tmp_path):
     (tmp_path / "notes.png").write_text("these are notes")
     with pytest.raises(ValueError, match=r"notes\.png.*image does not decode"):
         predictor([made[2][0], tmp_path / "notes.png"])
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_image_is_an_error_that_names_it(made, predictor, tmp_
         predictor([tmp_path / "absent.png"])
 
 
-def test_a_checkpoint_of_one_task_says_that_it_has_not_the_other(tmp_path, made):
+def test_a_request_for_an_untrained_task_is_an_error(tmp_path, made):
     write_checkpoint(tmp_path, ["captioning"])
     predictor = Predictor(tmp_path / "x.ckpt")
     assert len(predictor(made[2])) == 4
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_one_task_says_that_it_has_not_the_other(tmp_path, made)
         predictor(made[2], "what colour?")
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.ckpt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint"):
         Predictor(tmp_path / "x.ckpt")
@@ -132,12 +132,12 @@ def test_a_random_language_model_is_drawn_as_it_was_in_training(tmp_path):
         assert torch.equal(found.state_dict()[name], tensor)
 
 
-def test_nothing_is_said_to_be_true_of_an_image_that_is_asked_about():
+def test_rows_of_a_request_have_no_references():
     task = Detection(["a", "b"])
     assert task.prompt_rows(task.request("k", Image.new("RGB", (8, 8))))[0].references == ()
 
 
 @pytest.mark.parametrize("option", ["questions", "phrases"])
-def test_what_has_no_words_is_not_asked(option):
+def test_a_request_without_words_is_refused(option):
     with pytest.raises(ValueError, match=f"--{option[:-1]} has no words; give some"):
         _ = Request(**{option: ("what?", " ")}).takes

@@ -1,4 +1,4 @@
-"""Captioning: which captions train, what is asked, and how answers count."""
+"""Captioning: training captions, prompts, and scores."""
 
 import math
 import random
@@ -42,7 +42,7 @@ def test_there_are_no_more_training_rows_than_captions(sample):
 
 
 @pytest.mark.parametrize(("prompt", "target"), [("", "caption a"), ("Caption:", " caption a")])
-def test_a_space_parts_the_prompt_from_the_caption(images, prompt, target):
+def test_a_space_separates_the_prompt_from_the_caption(images, prompt, target):
     (row,) = Captioning(prompt).training_rows(Sample("k", images[0], ("caption a",)), random.Random(0))
     assert row.prompt == (images[0], prompt)
     assert row.target == target
@@ -80,8 +80,8 @@ NEAR = (("a red square", ("a red square", "a square")), ("a blue circle", ("the 
 FAR = (("a green tree", ("a green tree",)), ("two big dogs", ("two dogs", "big dogs")), ("a circle", ("a red ball",)))
 
 
-def test_the_cider_of_a_group_is_that_of_its_own_images_alone():
-    """Document frequencies are the group's: its CIDEr is not the mean of what its images have in the whole set."""
+def test_the_cider_of_a_group_depends_on_its_own_images_alone():
+    """The document frequencies are those of the group, so it is not the mean over its images in the whole set."""
     near, far = predictions(*NEAR, groups=("domain_near",)), predictions(*FAR, groups=("domain_far",))
     far = [replace(p, key=f"far-{p.key}", id=f"far-{p.id}") for p in far]
     scores = Captioning().scores([*near, *far])
@@ -92,7 +92,7 @@ def test_the_cider_of_a_group_is_that_of_its_own_images_alone():
     assert set(Captioning().scores(near)) - set(Captioning().scores(far)) == {"cider_domain_near"}
 
 
-def test_scores_of_items_have_intervals_and_stand_by_id_in_the_report():
+def test_scores_of_items_have_intervals_and_are_in_the_report_by_id():
     near = predictions(*NEAR, groups=("domain_near",))
     far = [replace(p, key=f"far-{p.key}", id=f"far-{p.id}") for p in predictions(*FAR, groups=("domain_far",))]
     report = Captioning().report([*near, *far])
@@ -104,13 +104,13 @@ def test_scores_of_items_have_intervals_and_stand_by_id_in_the_report():
         low, high = report["intervals"][name]
         assert min(values) <= low < scores[name] < high <= max(values)
     assert "cider_domain_near" in report["intervals"]
-    assert "cider_domain_near" not in items["k0"]  # another figure than what k0 adds to `cider`
+    assert "cider_domain_near" not in items["k0"]  # not the score of k0 in `cider`
     assert "vocabulary" not in report["intervals"]  # a resample always has fewer words
     counts = {"cider": 6, "exact_match": 6, "cider_domain_near": 3, "cider_domain_far": 3}
     assert {name: report["counts"][name] for name in counts} == counts
 
 
-def test_without_references_captions_are_written_and_not_scored(images):
+def test_captions_without_references_are_predicted_but_not_scored(images):
     model, task = tiny_model("gpt2"), Captioning(decoding={"max_new_tokens": 3})
     samples = [Sample("secret", images[0], groups={"domain": "near"}), Sample("known", images[1], ("a cat",))]
     batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)

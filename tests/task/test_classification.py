@@ -1,4 +1,4 @@
-"""Classification: each class's log-likelihood, over an ensemble of prompts, and what its scores are made of."""
+"""Classification: log-likelihoods of the classes over an ensemble of prompts, and scores."""
 
 import random
 
@@ -88,7 +88,7 @@ def test_training_rows_are_any_of_the_prompts_and_the_name(images):
 
 
 def make_prediction(task, values, truths):
-    """Predictions as from these likelihoods."""
+    """Make predictions from these likelihoods."""
     samples = samples_of([Image.new("RGB", (8, 8))] * len(truths), truths)
     return [
         task.make_prediction(task.prompt_rows(sample)[0], task.classes[row.index(max(row))], row)
@@ -97,7 +97,7 @@ def make_prediction(task, values, truths):
 
 
 def test_with_two_classes_the_area_is_the_share_of_pairs_in_order():
-    """Of the second class over the first, by how much likelier it is and not by how likely."""
+    """Items are ordered by the difference of the log-likelihoods of both classes, not by one of them."""
     rng = random.Random(0)
     truths = ["cat" if rng.random() < 0.4 else "dog" for _ in range(40)]
     values = [[shift := rng.gauss(-50, 20), shift + rng.choice([-1, 0, 1, 2]) + (t == "dog")] for t in truths]
@@ -135,7 +135,7 @@ def test_scores_are_percent_over_all_by_group_and_averaged_over_classes():
     assert scores["weighted_precision"] == pytest.approx(100 * (1 * 1 / 2 + 4 * 1) / 5)
 
 
-def test_blind_each_image_has_its_prediction_of_the_one_reading():
+def test_equal_prompts_of_black_images_are_one_row_with_a_prediction_each():
     model, black = tiny_model("opt"), Image.new("RGB", (8, 8))
     task = Classification(CLASSES, "kind", PROMPTS)
     samples = samples_of([black] * 7)
@@ -150,7 +150,7 @@ def test_blind_each_image_has_its_prediction_of_the_one_reading():
     assert alone.values == pytest.approx(found[0].values, abs=1e-4)
 
 
-def test_how_it_was_classified_is_told():
+def test_the_report_describes_the_method():
     task = Classification(CLASSES, "kind", PROMPTS, True)
     assert task.decoding == {"method": "ranking", "classes": 7, "prompts": 3, "normalize_length": True}
     assert task.prompt == "This is a | A photo of a | a"

@@ -1,4 +1,4 @@
-"""FROMAGe's heads: vectors of each caption and image alone, InfoNCE against a loop, ranks against counting."""
+"""Contrastive retrieval, compared with single rows, a loop for InfoNCE, and counted ranks."""
 
 import math
 import random
@@ -64,7 +64,7 @@ def test_a_caption_s_vector_is_read_where_the_learned_token_stands(family):
     torch.testing.assert_close(head(model, batch)[0], expected)
 
 
-def test_the_loss_is_infonce_in_both_directions_and_forgives_equal_captions():
+def test_the_loss_is_infonce_in_both_directions_with_equal_captions_as_positives():
     task = Contrastive(6)
     model = model_of(task)
     rows = [row for sample in samples() for row in task.training_rows(sample, random.Random(0))]
@@ -83,28 +83,28 @@ def test_the_loss_is_infonce_in_both_directions_and_forgives_equal_captions():
     assert torch.isfinite(task.losses(model, batch)).all()
 
 
-def test_recall_counts_whatever_image_has_the_caption():
+def test_recall_accepts_every_image_with_the_caption():
     def one_hot(place):
         return [float(place == at) for at in range(4)]
 
     task = Contrastive(4)
-    said = [  # captions' vectors, images' vectors: the second caption finds the third image, which has it too
+    vectors = [  # captions' vectors, images' vectors: the second caption finds the third image, which has it too
         ("k0", "a", one_hot(0), one_hot(0)),
         ("k1", "b", one_hot(2), one_hot(1)),
         ("k2", "b", one_hot(2), one_hot(2)),
         ("k3", "c", one_hot(0), one_hot(3)),
     ]
     predictions = [Prediction("contrastive", key, f"{key}-0", text, "", (text,), None, values=[*t, *i])
-                   for key, text, t, i in said]  # fmt: skip
-    settled = task.finalize(predictions)
-    assert [p.prediction for p in settled] == ["a", "b", "b", "a"]
-    scores = {name: score.value for name, score in task.scores(settled).items()}
+                   for key, text, t, i in vectors]  # fmt: skip
+    final = task.finalize(predictions)
+    assert [p.prediction for p in final] == ["a", "b", "b", "a"]
+    scores = {name: score.value for name, score in task.scores(final).items()}
     assert scores["text_to_image_recall_1"] == 75
     assert scores["image_to_text_recall_1"] == 25  # k2's: a and c tie for k0's, and all for k1's and k3's
     assert task.finalize([]) == []
 
 
-def test_what_is_refused():
+def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="width is 0"):
         Contrastive(0)
     with pytest.raises(ValueError, match="'k0' has no caption"):

@@ -1,4 +1,4 @@
-"""Several turns: what is asked after what, what is supervised, and a description as the first turn."""
+"""Dialogue: context and supervision of turns, and a description as the first turn."""
 
 import random
 
@@ -48,6 +48,6 @@ def test_a_description_is_the_first_turn():
     assert next(row.id for row in Dialogue("{question}").prompt_rows(SAMPLE)) == "k-0"
 
 
-def test_what_is_refused():
+def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="turns is 0"):
         Dialogue(turns=0)

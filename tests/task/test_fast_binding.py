@@ -1,4 +1,4 @@
-"""Fast binding: what an episode reads as, and that an answer is right only where it is the name and ends there."""
+"""Fast binding: prompts of episodes, and correctness of answers that are the name and nothing else."""
 
 import pytest
 import torch
@@ -19,27 +19,27 @@ def episode(images, key="k0", answer="dax", names=NAMES, question="What is this?
     return Sample(key, images[0], (), (asked,), support=support)
 
 
-def force(model, said):
-    """Make the model say the text, its end as <eos>; what is asked of its head afterwards is its own."""
-    tokens = [model.lm.eos_id if c == "\0" else model.lm.tokenizer(c).input_ids[0] for c in said]
+def force(model, text):
+    """Make the model generate this text, with <eos> as its end; later calls of its head are not changed."""
+    tokens = [model.lm.eos_id if c == "\0" else model.lm.tokenizer(c).input_ids[0] for c in text]
     script = iter(tokens)
 
-    def told(module, args, logits):
+    def forced_logits(module, args, logits):
         token = next(script, None)
         return logits if token is None else torch.zeros_like(logits).index_fill(-1, torch.tensor([token]), 9.0)
 
-    return model.lm.model.get_output_embeddings().register_forward_hook(told)
+    return model.lm.model.get_output_embeddings().register_forward_hook(forced_logits)
 
 
 @pytest.mark.parametrize("method", ["greedy", "nucleus"])
 @pytest.mark.parametrize(
-    ("said", "prediction", "correct", "named"),
+    ("text", "prediction", "correct", "named"),
     [
         ("dax\0", "dax", 1, 1),
         (" dax\0", "dax", 1, 1),
         ("blicket\0", "blicket", 0, 1),
         ("dax.\0", "dax.", 0, 1),
-        ("dax!!!!!", "dax!!!!!", 0, 1),  # goes on until it is cut
+        ("dax!!!!!", "dax!!!!!", 0, 1),  # continues until it is cut off
         ("dax\n\0", "dax\n", 0, 1),
         ("a dax\0", "a dax", 0, 0),
         ("  dax\0", " dax", 0, 0),
@@ -47,10 +47,10 @@ def force(model, said):
         ("\0", "", 0, 0),
     ],
 )
-def test_an_answer_is_right_if_it_is_the_name_and_nothing_more(images, method, said, prediction, correct, named):
+def test_an_answer_is_right_if_it_is_the_name_and_nothing_more(images, method, text, prediction, correct, named):
     model, task = tiny_model("gpt2"), FastBinding(" A:", "{names}:", decoding={"max_new_tokens": 8, "method": method})
     batch = collator_of(model)(task.prompt_rows(episode(images)), supervised=False)
-    hook = force(model, said)
+    hook = force(model, text)
     (found,) = task.predict(model, batch)
     hook.remove()
     assert (found.prediction, found.correct, found.values[0]) == (prediction, correct, named)
@@ -112,8 +112,8 @@ def test_ranking_is_whether_the_likeliest_of_the_episodes_own_names_is_right(mod
     assert alone == found
 
 
-def test_blind_the_likeliest_name_is_the_same_whatever_the_truth(images):
-    """What is asked with black images and the same names is one row, and by ranking right at the level of chance."""
+def test_with_black_images_ranking_is_at_chance(images):
+    """Questions with black images and the same names are one row, so that one of them is right."""
     model, black = tiny_model("llama"), [Image.new("RGB", (8, 8))] * 5
     task = FastBinding(" This is a", decoding={"max_new_tokens": 2})
     samples = [episode(black, f"k{i}", NAMES[i % 2]) for i in range(6)]
@@ -139,7 +139,7 @@ def test_scores_are_percent_over_all_and_by_ways_and_shots():
 
 
 @pytest.mark.parametrize("lacking", ["support", "questions", "choices"])
-def test_a_sample_that_is_no_episode_is_an_error_that_names_it(images, lacking):
+def test_a_sample_that_is_not_an_episode_is_an_error_with_its_key(images, lacking):
     corpus_score = episode(images, "k9")
     sample = {
         "support": Sample("k9", corpus_score.image, (), corpus_score.questions),
@@ -150,6 +150,6 @@ def test_a_sample_that_is_no_episode_is_an_error_that_names_it(images, lacking):
         FastBinding().prompt_rows(sample)
 
 
-def test_fewer_repeats_than_none_are_an_error():
+def test_negative_repeats_are_an_error():
     with pytest.raises(ValueError, match=r"task\.fast_binding\.repeats is -1"):
         FastBinding(repeats=-1)

@@ -1,4 +1,4 @@
-"""Heads: their losses against float64, what they read against each row alone, their scores against torchmetrics."""
+"""Heads, compared with losses in float64, with single rows, and with the scores of torchmetrics."""
 
 import random
 
@@ -20,7 +20,7 @@ CLASSES = ["a", "b", "c"]
 
 
 def naive_classification(outputs, truths, weights, smoothing):
-    """-sum q log p, q the smoothed truth, times the truth's weight."""
+    """Return -sum(q log p) times the weight of the true class, with q the smoothed truth."""
     losses = []
     for row, truth in zip(outputs.double(), truths, strict=True):
         log_shares = row - row.exp().sum().log()
@@ -77,7 +77,7 @@ def rows(images):
 @pytest.mark.parametrize("hidden_width", [None, 7])
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bert"])
-def test_a_row_s_numbers_are_those_of_its_states_alone(family, pooling, hidden_width, images):
+def test_the_outputs_of_a_row_depend_on_its_own_states_alone(family, pooling, hidden_width, images):
     model = tiny_model(family)
     torch.manual_seed(1)
     head = RowHead(Outputs(model.lm.state_width, 2, hidden_width), pooling)
@@ -96,7 +96,7 @@ def test_a_row_s_numbers_are_those_of_its_states_alone(family, pooling, hidden_w
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_heads_say_float32_under_mixed_precision(family, images):
+def test_heads_return_float32_under_mixed_precision(family, images):
     model = tiny_model(family)
     head = RowHead(Outputs(model.lm.state_width, 2))
     batch = collator_of(model)(rows(images), supervised=False)
@@ -106,7 +106,7 @@ def test_heads_say_float32_under_mixed_precision(family, images):
     assert len(found.flatten().bfloat16().float().eq(found.flatten()).nonzero()) < found.numel()
 
 
-def test_a_word_s_tag_is_read_off_its_last_token(images):
+def test_the_tag_of_a_word_is_predicted_from_its_last_token(images):
     model = tiny_model("bert")
     task = Tagging(["O", "B-X", "I-X"])
     words = ("long", "a", "words")
@@ -139,13 +139,13 @@ def test_scores_of_numbers_are_torchmetrics(seed):
     rng = random.Random(seed)
     task = Regression("area", mean=5.0, std=2.0)
     truths = [rng.gauss(5, 2) for _ in range(40)]
-    said = [truth + rng.gauss(0, 1) for truth in truths]
+    predicted = [truth + rng.gauss(0, 1) for truth in truths]
     predictions = []
-    for number, (true, guess) in enumerate(zip(truths, said, strict=True)):
+    for number, (true, guess) in enumerate(zip(truths, predicted, strict=True)):
         (row,) = task.prompt_rows(Sample(f"k{number}", BLACK_IMAGE, values={"area": true}))
         predictions.append(task.to_prediction(row, [(guess - 5) / 2]))
     scores = {name: score.value for name, score in task.scores(predictions).items()}
-    guesses, true = torch.tensor(said).double(), torch.tensor(truths).double()
+    guesses, true = torch.tensor(predicted).double(), torch.tensor(truths).double()
     assert scores["mae"] == pytest.approx(mean_absolute_error(guesses, true).item(), rel=1e-6)
     assert scores["rmse"] == pytest.approx(mean_squared_error(guesses, true, squared=False).item(), rel=1e-6)
     assert scores["r2"] == pytest.approx(r2_score(guesses, true).item(), rel=1e-6)
@@ -165,7 +165,7 @@ def test_large_numbers_are_written_out():
     assert row.references == ("20230115",)
 
 
-def test_what_is_not_known_is_predicted_and_neither_scored_nor_trained_on():
+def test_samples_without_labels_are_predicted_but_neither_scored_nor_trained_on():
     unknown = Sample("k", BLACK_IMAGE)
     for task in (Regression("area"), ClassificationHead(CLASSES), ClassificationHead(CLASSES, multi_label=True)):
         assert task.training_rows(unknown, random.Random(0)) == []
@@ -193,6 +193,6 @@ def test_what_is_not_known_is_predicted_and_neither_scored_nor_trained_on():
         (lambda: RowHead(nn.Identity(), "max"), "accepted are last, mean"),
     ],
 )
-def test_what_is_refused(make, message):
+def test_wrong_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

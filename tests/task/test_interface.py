@@ -1,4 +1,4 @@
-"""What every task shares: options of decoding, one Prediction a row, slices of a batch, the report."""
+"""The base class of tasks: options of decoding, one Prediction per row, slices of a batch, the report."""
 
 import random
 
@@ -59,7 +59,7 @@ def questions(key, *texts):
     return tuple(Question(f"{key}-{i}", text, (key,)) for i, text in enumerate(texts))
 
 
-def test_blind_rows_that_read_alike_each_have_their_prediction():
+def test_rows_with_equal_input_each_have_a_prediction():
     model, black = tiny_model("gpt2"), Image.new("RGB", (8, 8))
     task = Vqa(decoding={"max_new_tokens": 4})
     samples = [
@@ -81,7 +81,7 @@ def test_blind_rows_that_read_alike_each_have_their_prediction():
 
 
 def mixed_rows(images):
-    """Rows of different widths, with no image, one, and two, shared and not."""
+    """Return rows of different widths, without images, with one and with two, shared or not."""
     return [
         Row((images[0], "ab"), "x", "0", "0"),
         Row((images[1], "a longer text than the others have"), "x", "1", "1"),
@@ -136,8 +136,8 @@ def test_large_batches_are_predicted_in_slices_with_the_same_result(model, image
     assert prefixes == [2, 2, 1]
 
 
-def test_a_report_says_what_one_must_know_to_compare():
-    """Questions about one image fail together: the interval draws images, so it is as wide as theirs."""
+def test_a_report_has_everything_that_a_comparison_needs():
+    """Questions about an image are right or wrong together here, so the interval is as wide as that of the images."""
     task = Vqa()
     predictions = [
         Prediction("vqa", key, f"{key}-{i}", "Question: is it? Answer:", text, ("yes",), float(text == "yes"), ("is",))
@@ -181,11 +181,11 @@ def test_a_report_says_what_one_must_know_to_compare():
         ("Question: b", ["Question:"], ""),
     ],
 )
-def test_a_text_is_cut_at_the_first_of_the_stops(text, stop, expected):
+def test_a_text_is_truncated_at_the_first_stop(text, stop, expected):
     assert interface.truncate_at_stop(text, stop) == expected
 
 
-def test_what_is_generated_is_cut_and_scored_as_cut(images, monkeypatch):
+def test_generated_text_is_truncated_before_it_is_scored(images, monkeypatch):
     model = tiny_model("gpt2")
     said = [model.lm.tokenizer(text).input_ids for text in (" red\nQ: what? A: blue", "\n blue, I think")]
     monkeypatch.setitem(interface.METHODS, "greedy", lambda model, batch, max_new_tokens: said)
@@ -198,13 +198,13 @@ def test_what_is_generated_is_cut_and_scored_as_cut(images, monkeypatch):
 
 @pytest.mark.parametrize("task", [Captioning, Vqa])
 @pytest.mark.parametrize("stop", ["\n", None, [""], [1]])
-def test_stops_that_are_no_list_of_texts_are_an_error(task, stop):
-    """One text would be taken for its letters."""
+def test_stops_that_are_not_a_list_of_texts_are_an_error(task, stop):
+    """A single text would be read as a list of its letters."""
     with pytest.raises(ValueError, match=rf"task\.{task.name}\.decoding\.stop is .*list of texts"):
         task(decoding={"stop": stop})
 
 
-def test_a_score_of_a_group_that_is_the_whole_set_stands_among_the_items_and_that_of_a_part_does_not():
+def test_items_have_scores_of_the_whole_set_but_not_of_smaller_groups():
     task = Vqa()
     found = [Prediction("vqa", "a", str(i), "", "yes", ("yes",), 1.0, ("all", f"half_{i % 2}")) for i in range(4)]
     report = task.report(found)
@@ -212,7 +212,7 @@ def test_a_score_of_a_group_that_is_the_whole_set_stands_among_the_items_and_tha
     assert all(set(scores) == {"accuracy", "accuracy_all"} for scores in report["items"].values())
 
 
-def test_an_extra_scorer_scores_what_has_references():
+def test_an_extra_scorer_gets_only_predictions_with_references():
     task = Vqa()
     found = [Prediction("vqa", "a", "0", "", "yes", ("yes",), 1.0), Prediction("vqa", "b", "1", "", "no", (), None)]
     report = task.report(found, [lambda known: {"length": item_mean_score(known, [len(p.prediction) for p in known])}])
@@ -220,6 +220,6 @@ def test_an_extra_scorer_scores_what_has_references():
     assert report["items"] == {"0": {"accuracy": 100, "length": 3}}
 
 
-def test_a_task_for_evaluation_only_says_so_when_it_is_trained(images):
+def test_training_a_task_for_evaluation_only_is_an_error(images):
     with pytest.raises(ValueError, match=r"fast_binding is for evaluation only"):
         FastBinding().training_rows(Sample("k", images[0]), random.Random(0))

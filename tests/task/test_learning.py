@@ -1,4 +1,4 @@
-"""Each task on easy-VQA, trained for seconds: it says what a constant or blind predictor does not."""
+"""Each task learns on easy-VQA within seconds: its scores are better than constant or blind predictions."""
 
 import random
 from dataclasses import replace
@@ -31,7 +31,7 @@ SHAPES, COLOURS = list(easy_vqa.SHAPES), list(easy_vqa.COLOURS)
 
 
 class Thumbnail(ImageEncoder):
-    """12 x 12 pixels: enough to see a shape's colour and place."""
+    """12 x 12 pixels: enough for the colour and position of a shape."""
 
     feature_width, num_features = 432, 1
 
@@ -55,7 +55,7 @@ def samples(split: str, number: int) -> list:
 
 
 def trained(task: Task, steps: int, tuned: bool = False, lr: float = 3e-3, of=samples) -> PrefixLM:
-    """A small random Llama between a mapper and the task, on 1,500 images or some; tuned: it is trained too."""
+    """Train a mapper for a small random Llama on 1,500 images. tuned: train the Llama too."""
     torch.manual_seed(0)
     lm = tiny_lm("llama")
     heads = {task.name: head} if (head := task.head(lm.state_width, lm.width, 432)) is not None else {}
@@ -86,7 +86,7 @@ def scored(task: Task, model: PrefixLM, blind: bool = False, of=samples) -> dict
 
 
 def compared(task: Task, steps: int, **options) -> tuple[dict, dict]:
-    """The scores with the images and with black ones."""
+    """Return the scores with the images and with black ones."""
     model, of = trained(task, steps, **options), options.get("of", samples)
     return scored(task, model, of=of), scored(task, model, blind=True, of=of)
 
@@ -136,7 +136,7 @@ def test_shapes_are_detected():
 def test_captions_find_their_images():
     seen, blind = compared(Contrastive(32), 200, tuned=True)
     assert seen["scores"]["text_to_image_recall_1"] > 15
-    assert blind["scores"]["text_to_image_recall_1"] == 0  # all black images tie, and ties count against
+    assert blind["scores"]["text_to_image_recall_1"] == 0  # all black images tie, and ties count as errors
 
 
 def test_a_dialogue_is_answered():
@@ -167,7 +167,7 @@ def of_colours(split, number):
 
 
 def test_words_are_tagged_in_texts_alone():
-    """Colours in the captions: without an image, and of words whose place in the sentence varies."""
+    """The tagged colours are at different positions in the captions, and no image is read."""
 
     def of_words(split, number):
         found = []
@@ -179,4 +179,4 @@ def test_words_are_tagged_in_texts_alone():
 
     task = Tagging(["O", "B-COLOUR"], with_image=False)
     seen = scored(task, trained(task, 60, tuned=True, of=of_words), of=of_words)
-    assert seen["scores"]["span_f1"] > 90  # who says O of every word has 0
+    assert seen["scores"]["span_f1"] > 90  # O for every word has a score of 0

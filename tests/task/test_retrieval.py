@@ -1,4 +1,4 @@
-"""Retrieval: every caption of the set after every image, and the recalls of that table."""
+"""Retrieval by likelihood: the scores of all pairs of image and caption, and recall."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def predicted(model, task, samples):
 
 
 def blank(samples):
-    """As prepare gets them: their images are black."""
+    """Return the samples with black images, as prepare gets them."""
     black = Image.new("RGB", (8, 8))
     return lambda: (Sample(sample.key, black, sample.captions) for sample in samples)
 
@@ -48,7 +48,7 @@ def test_values_are_the_log_likelihoods_of_all_captions_after_each_image(model, 
         assert part.values == pytest.approx(whole.values, abs=1e-3)
 
 
-def test_recalls_are_those_of_the_table_whatever_the_order_of_the_predictions(images):
+def test_recall_does_not_depend_on_the_order_of_the_predictions(images):
     model, samples, task = naive.make_images_count(tiny_model("llama")), samples_of(images), Retrieval("Caption:")
     task.prepare(blank(samples))
     found = predicted(model, task, samples)
@@ -67,7 +67,7 @@ def test_recalls_are_those_of_the_table_whatever_the_order_of_the_predictions(im
 
 
 @pytest.mark.parametrize(("captions_in_set", "owners"), [(1, [0, 1, 2, 3, 4]), (2, [0, 0, 1, 2, 2, 3, 3, 4])])
-def test_only_so_many_captions_of_an_image_are_candidates(images, captions_in_set, owners):
+def test_captions_in_set_limits_the_candidates_of_an_image(images, captions_in_set, owners):
     model, samples = tiny_model("gpt2"), samples_of(images)
     whole, task = Retrieval(), Retrieval(captions_in_set=captions_in_set)
     for each in (whole, task):
@@ -85,7 +85,7 @@ def test_only_so_many_captions_of_an_image_are_candidates(images, captions_in_se
     assert {name: score.value for name, score in task.scores(found).items()} == pytest.approx(expected)
 
 
-def test_blind_every_image_has_the_same_values_and_a_recall_at_chance(images):
+def test_with_black_images_all_values_are_equal_and_recall_is_at_chance(images):
     model, black = tiny_model("gpt2"), Image.new("RGB", (8, 8))
     samples, task = samples_of([black] * 5, (1, 1, 1, 1, 1)), Retrieval()
     task.prepare(blank(samples))
@@ -96,13 +96,13 @@ def test_blind_every_image_has_the_same_values_and_a_recall_at_chance(images):
     assert [p.key for p in found] == [sample.key for sample in samples]
     scores = {name: score.value for name, score in task.scores(found).items()}
     assert scores["image_to_text_recall_1"] == 20
-    assert scores["text_to_image_recall_1"] == 0  # images that tie count against the system
+    assert scores["text_to_image_recall_1"] == 0  # ties count as errors
     assert scores["image_to_text_recall_5"] == 100
 
 
-def test_prepare_is_needed_and_starts_anew(images):
+def test_prepare_is_needed_and_replaces_the_candidates(images):
     model, samples, task = tiny_model("gpt2"), samples_of(images), Retrieval()
-    with pytest.raises(AssertionError, match="prepare has read the candidates"):
+    with pytest.raises(AssertionError, match="prepare is called before"):
         predicted(model, task, samples)
     task.prepare(blank(samples))
     task.prepare(blank(samples[:2]))

@@ -1,4 +1,4 @@
-"""Question answering: which questions train, what is asked, accuracy, and ranking over closed answers."""
+"""VQA: training questions, prompts, accuracy, and ranking of a closed set of answers."""
 
 import random
 from dataclasses import replace
@@ -100,7 +100,7 @@ def test_ranking_is_the_argmax_of_score_answers(model, images, normalize_length)
 def test_ranking_is_the_same_for_each_row_alone_and_in_slices(images, monkeypatch):
     model = tiny_model("llama")
     with torch.no_grad():
-        model.mapper.linear.weight.mul_(20)  # or the image would hardly count
+        model.mapper.linear.weight.mul_(20)  # so that the image has an effect
     task = Vqa(answers=ANSWERS, normalize_length=True)
     rows = [row for i, image in enumerate(images) for row in task.prompt_rows(sample_of(image, f"k{i}"))]
     collate = collator_of(model)
@@ -116,14 +116,14 @@ def test_ranking_is_the_same_for_each_row_alone_and_in_slices(images, monkeypatc
     assert max(read) == 8  # 2 rows of 4 answers
 
 
-def test_a_closed_list_tells_how_it_answered():
+def test_the_decoding_options_describe_a_closed_set():
     assert Vqa(answers=ANSWERS, normalize_length=True).decoding == {
         "method": "ranking", "answers": 4, "normalize_length": True
     }  # fmt: skip
 
 
 def test_ranked_answers_are_tokenized_as_they_were_trained(images):
-    """What follows the prompt in training and what is ranked after it are the same ids."""
+    """The target ids in training and the ranked ids are the same."""
     model = tiny_model("gpt2")
     task = Vqa(answers=["red"])
     (row,) = task.training_rows(Sample("k", images[0], (), (Question("q", "what?", ("red",)),)), random.Random(0))
@@ -141,12 +141,12 @@ def test_the_official_metric_counts_matches_among_ten_answers():
     assert task.scores([prediction("what?", "red", answers, task)])["accuracy"].value == pytest.approx(30)
 
 
-def test_an_unknown_metric_is_an_error_with_those_there_are():
+def test_an_unknown_metric_is_an_error_with_all_metrics():
     with pytest.raises(ValueError, match=r"'bleu'.*exact_match.*vizwiz"):
         Vqa(metric="bleu")
 
 
-def test_groups_are_the_questions_own_and_whether_it_can_be_answered(images):
+def test_groups_are_those_of_the_question_and_its_answerability(images):
     def groups_of(labels, groups):
         question = Question("q", "What is it?", ("cat",), groups=groups)
         (row,) = Vqa().prompt_rows(Sample("k", images[0], (), (question,), labels, {"domain": "near"}))
@@ -166,8 +166,8 @@ def vizwiz_samples(images):
     ]  # fmt: skip
 
 
-def test_answerability_is_the_average_precision_of_what_cannot_be_answered(model, images):
-    """Ranked by the log-likelihood of "unanswerable"; the unanswerable are the positives."""
+def test_answerability_is_the_average_precision_of_unanswerable_questions(model, images):
+    """Questions are ranked by the log-likelihood of "unanswerable"; the unanswerable ones are the positives."""
     naive.make_images_count(model)
     task = Vqa(metric="vizwiz", answerability=True, decoding={"max_new_tokens": 2})
     rows = [row for sample in vizwiz_samples(images) for row in task.prompt_rows(sample)]
@@ -184,7 +184,7 @@ def test_answerability_is_the_average_precision_of_what_cannot_be_answered(model
     assert "answerability_ap" not in plain.scores(plain.predict(model, collator_of(model)(rows, supervised=False)))
 
 
-def test_answerability_goes_with_its_question_where_rows_are_one_and_read_in_parts(images, monkeypatch):
+def test_answerability_belongs_to_its_question_in_shared_rows_and_slices(images, monkeypatch):
     model, task = naive.make_images_count(tiny_model("llama")), Vqa(answerability=True, decoding={"max_new_tokens": 2})
     rows = [row for sample in vizwiz_samples([images[0], images[1], images[0]]) for row in task.prompt_rows(sample)]
     rows += [replace(row, id=f"again-{row.id}") for row in rows]
@@ -204,7 +204,7 @@ def test_without_any_unanswerable_question_there_is_no_average_precision(images)
     assert set(task.scores([task.make_prediction(row, "cat", [-1.0])])) == {"accuracy", "accuracy_answerable_yes"}
 
 
-def test_questions_without_answers_are_asked_only_for_a_test_server(images):
+def test_questions_without_answers_need_a_submission(images):
     sample = Sample("k", images[0], (), (Question("q0", "what?", ("cat",)), Question("secret", "what is it?")))
     task = Vqa(decoding={"max_new_tokens": 2})
     with pytest.raises(ValueError, match=r"'secret'.*submission"):

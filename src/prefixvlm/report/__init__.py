@@ -1,1 +1,1 @@
-"""What a person looks at after a run: scores, predictions and history go in, a page and a text table come out."""
+"""Results of an evaluation: metrics.json, predictions.jsonl, the HTML report and the text table."""

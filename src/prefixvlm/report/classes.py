@@ -13,16 +13,18 @@ from prefixvlm.report.task_views import has_classes
 MAX_TABLE, MAX_MATRIX = 40, 20
 OTHER = "(other)"
 GUESSED = (
-    "An item's class is its most frequent reference; whatever was counted as correct counts as that class. "
+    "The class of an item is its most frequent reference, and a prediction that counts as correct is of that class. "
     "A class with support 0 was predicted but is never true."
 )
-SPANS = "A span is right where its type and both of its ends are."
+SPANS = "A span is right if its type and both of its ends are."
 
 
 @dataclass(frozen=True)
 class ClassView:
-    """order: the classes to list, the most frequent first. labels, counts: the confusion matrix, a row for each true
-    class; empty where an item has several classes. thing: what a row is: class, tag or span.
+    """A table of per-class scores and a confusion matrix.
+
+    order: the listed classes, the most frequent first. labels, counts: the confusion matrix, with a row for each true
+    class; empty if an item has several classes. thing: the meaning of a row: class, tag or span.
     """
 
     report: ClassReport
@@ -38,9 +40,9 @@ class ClassView:
 
 
 def class_views(scored: Mapping[str, Any], predictions: Sequence[Prediction]) -> list[ClassView]:
-    """Return the tables of a task: of its own report if it has classes, tags or spans, or else of its references.
+    """Return the tables of a task: those of its report or, without them, one of its references as classes.
 
-    Numbers, boxes and ranks have none.
+    Tasks that predict numbers, boxes or ranks have no tables.
     """
     if "classes" in scored:
         thing = "tag" if "spans" in scored else "class"
@@ -51,13 +53,14 @@ def class_views(scored: Mapping[str, Any], predictions: Sequence[Prediction]) ->
 
 
 def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
-    """Return the table of references as classes, or None if more than every second item has one of its own.
+    """Return a table with the references as classes, or None if there are more classes than half of the items.
 
-    The true class of an item is its most frequent reference, and any prediction that the task counts as correct is of
+    The true class of an item is its most frequent reference, and every prediction that the task counts as correct is of
     that class. Items without references are left out.
     """
     predictions = [line for line in predictions if line["references"]]
     truths = [Counter(map(normalise, line["references"])).most_common(1)[0][0] for line in predictions]
+    # So many different references, as those of captions, are not classes.
     if not truths or 2 * len(set(truths)) > len(truths):
         return None
     guesses = [
@@ -72,16 +75,16 @@ def class_view(predictions: Sequence[Prediction]) -> ClassView | None:
 
 
 def _reported(
-    found: Mapping[str, Any], thing: str, confusion: Mapping[str, Any] | None = None, note: str = ""
+    reported: Mapping[str, Any], thing: str, confusion: Mapping[str, Any] | None = None, note: str = ""
 ) -> ClassView:
-    classes = {name: scores for name, scores in found.items() if name != "averages"}
+    classes = {name: scores for name, scores in reported.items() if name != "averages"}
     order = sorted(classes, key=lambda name: (-classes[name]["support"], name))
     labels, counts = _cut(confusion["labels"], confusion["counts"]) if confusion else ([], [])
-    return ClassView(ClassReport(classes, found["averages"]), order[:MAX_TABLE], labels, counts, thing, note)
+    return ClassView(ClassReport(classes, reported["averages"]), order[:MAX_TABLE], labels, counts, thing, note)
 
 
 def _cut(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> tuple[list[str], list[list[int]]]:
-    """Keep the most frequent true classes in their order; all others share the last row and column."""
+    """Return the matrix of the most frequent true classes; all others share the last row and column."""
     if len(labels) <= MAX_MATRIX:
         return list(labels), [list(row) for row in counts]
     frequent = sorted(range(len(labels)), key=lambda place: (-sum(counts[place]), place))[:MAX_MATRIX]

@@ -1,4 +1,4 @@
-"""The images that the report shows, right and wrong ones, each with its predictions."""
+"""The images in the report's gallery, with their predictions."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Card:
-    """One image of one task. rows: the predictions shown, wrong ones first. num_wrong, num_right, num_rows: of all
-    predictions; one without references is neither right nor wrong.
+    """One image of one task.
+
+    rows: the predictions to show, wrong ones first. num_wrong, num_right, num_rows: counts over all predictions for the
+    image; a prediction without references is neither right nor wrong.
     """
 
     key: str
@@ -33,16 +35,16 @@ def gallery_keys(predictions: Sequence[Prediction], limit: int = LIMIT) -> list[
 def gallery(predictions: Sequence[Prediction], limit: int = LIMIT) -> dict[str, list[Card]]:
     """Return up to `limit` cards for each task, half of them with a wrong prediction, which come first.
 
-    The choice is spread evenly over the predictions and is the same each time.
+    The cards are evenly spaced over the predictions, so that the choice is the same each time.
     """
     images: dict[str, dict[str, list[Prediction]]] = {}
     for line in predictions:
         images.setdefault(line["task"], {}).setdefault(line["key"], []).append(line)
-    return {task: _choose([_card(key, rows) for key, rows in found.items()], limit) for task, found in images.items()}
+    return {task: _choose([_card(key, rows) for key, rows in by_key.items()], limit) for task, by_key in images.items()}
 
 
 def is_right(line: Prediction) -> bool:
-    """Whether a prediction is at least half correct."""
+    """Return whether a prediction is at least half correct."""
     return line["correct"] is not None and line["correct"] >= 0.5
 
 
@@ -51,18 +53,20 @@ def is_wrong(line: Prediction) -> bool:
 
 
 def frame(predictions: Sequence[Prediction]) -> tuple[str, str]:
-    """Return the text around the question in every prompt, as "Question: " and " Answer:"; cards leave it out."""
+    """Return the text before and after the question in all prompts, such as "Question: " and " Answer:"."""
+    # The cards leave it out, because it says nothing about the image.
     prompts = {line["prompt"] for line in predictions}
     if len(prompts) < 2:
         return "", ""
     start, end = _shared_start(prompts), _shared_start({prompt[::-1] for prompt in prompts})[::-1]
+    # Only up to a colon or a line break: questions may also begin with the same words, such as "what is the".
     head = re.findall(r"^.*[:\n]\s*", start, re.DOTALL)
     tail = re.findall(r"\s\S*:\s*$", end)
     return "".join(head), "".join(tail)
 
 
 def _shared_start(texts: Collection[str]) -> str:
-    first, last = min(texts), max(texts)
+    first, last = min(texts), max(texts)  # in alphabetical order the first and the last differ earliest
     pairs = enumerate(zip(first, last, strict=False))
     return first[: next((place for place, (a, b) in pairs if a != b), len(first))]
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that opens offline."""
+"""The report of an evaluation as a single HTML file that works offline."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ from prefixvlm.report.scatter import scatter
 from prefixvlm.report.table import number, score_rows, span
 
 TEMPLATES = Path(__file__).parent / "templates"
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # browsers show these; Pillow runs Ghostscript for EPS
 TINY_IMAGE = 160  # pixels; smaller images are magnified without smoothing
 
 
@@ -35,7 +35,7 @@ def write_report(
     images: Mapping[str, bytes],
     limit: int = LIMIT,
 ) -> None:
-    """Write the page as a whole; see `render`."""
+    """Write the page; see `render`."""
     page = render(result, predictions, history, examples, images, limit)
     write_text(path, page, errors="replace")  # lone surrogates of a broken caption become "?"
 
@@ -50,11 +50,12 @@ def render(
 ) -> str:
     """Return the page.
 
-    result: as in metrics.json. predictions: as in predictions.jsonl. history, examples: records and predictions of the
-    History callback. images: encoded images by key, those of `gallery_keys`; one that is missing or does not decode
-    leaves an empty frame. limit: images for each task.
+    result: content of metrics.json. predictions: lines of predictions.jsonl. history, examples: records and examples of
+    the History callback. images: encoded images by key, for all of `gallery_keys`; one that is missing or cannot be
+    decoded leaves an empty frame. limit: number of images for each task.
     """
     by_task = _by_task(predictions)
+    # autoescape: the texts of a data set must not become markup. StrictUndefined: a misspelt name is an error.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -80,7 +81,7 @@ def render(
 def _gallery(
     by_task: Mapping[str, list[Prediction]], images: Mapping[str, bytes], cards: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the cards of each task with their images and prompts."""
+    """Return the template's variables for the gallery."""
     return {
         "gallery": cards,
         "images": {card.key: _image(images.get(card.key)) for each in cards.values() for card in each},
@@ -93,7 +94,7 @@ def _gallery(
 
 
 def _task_sections(result: Mapping[str, Any], by_task: Mapping[str, list[Prediction]]) -> dict[str, Any]:
-    """Sections that only some tasks have: per-class tables with matrices, scatter plots, tables of scores."""
+    """Return the template's variables for sections of some tasks: classes, scatter plots, tables of scores."""
     tasks = result["tasks"]
     shown_as = {task: task_views.shown_as(tasks.get(task, {})) for task in by_task}
     classes = {task: class_views(scored, by_task.get(task, ())) for task, scored in tasks.items()}
@@ -112,18 +113,18 @@ def _matrix(task: str, view: ClassView) -> Markup | None:
 
 
 def _by_task(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    found: dict[str, list[Prediction]] = {}
+    groups: dict[str, list[Prediction]] = {}
     for line in predictions:
-        found.setdefault(line["task"], []).append(line)
-    return found
+        groups.setdefault(line["task"], []).append(line)
+    return groups
 
 
 def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
-    """How it was evaluated, without options at their defaults."""
+    """Return the options of the evaluation that are not at their defaults, and its origin."""
     evaluation = result.get("evaluation") or {}
     benchmark, few_shot = evaluation.get("benchmark") or {}, evaluation.get("few_shot") or {}
     is_few_shot = few_shot.get("shots") or few_shot.get("induction")
-    quoted = {name: _json(value) if name == "separator" else value for name, value in few_shot.items()}  # a line break
+    quoted = {name: _json(value) if name == "separator" else value for name, value in few_shot.items()}  # "\n"
     return {
         "config hash": result.get("config_hash"),
         "seed": result.get("seed"),
@@ -139,6 +140,7 @@ def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _image(data: bytes | None) -> dict[str, Any] | None:
     """Return the data URI of an image, its size, and whether it is tiny; None for bytes that are not an image."""
+    # The size is read from the header alone: the browser decodes the image, and must not be sent a bomb.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -150,7 +152,7 @@ def _image(data: bytes | None) -> dict[str, Any] | None:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten nested mappings to pairs of a dotted name and a text."""
+    """Yield a dotted name and a text for each value of nested mappings."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))

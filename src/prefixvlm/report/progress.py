@@ -1,4 +1,4 @@
-"""Tables of the predictions for the first validation images, with a column for each validation."""
+"""Tables of validation predictions in the course of training, with a column per validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_STEPS, MAX_ITEMS, MAX_TOKENS = 6, 8, 12
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of one image. predictions: at each of the steps, None where there was none."""
+    """One prompt of one image. predictions: the prediction at each step, None if there was none."""
 
     key: str
     prompt: str
@@ -21,7 +21,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Progress:
-    """steps: the columns, chosen from num_validations: the first, the last and some in between."""
+    """A table of one task. steps: its columns, which are at most MAX_STEPS of num_validations validations."""
 
     steps: list[int]
     items: list[Item]
@@ -30,9 +30,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """rows: by the image's key, the tokens nearest to its prefix at each of the steps, or None.
+    """A table of the tokens nearest to the prefix embeddings.
 
-    num_tokens: of each prefix; the first MAX_TOKENS are shown.
+    rows: by the key of an image, the tokens at each step, None if there are none. num_tokens: length of the prefix, of
+    which the first MAX_TOKENS are shown.
     """
 
     steps: list[int]
@@ -41,7 +42,7 @@ class Prefixes:
 
 
 def progress(examples: Sequence[dict[str, Any]]) -> dict[str, Progress]:
-    """Return a table for each task. examples: of the History callback, predictions with the `step` of each."""
+    """Return a table for each task. examples: predictions with their `step`, from the History callback."""
     tasks: dict[str, dict[str, dict[int, Prediction]]] = {}
     for each in examples:
         tasks.setdefault(each["task"], {}).setdefault(each["id"], {})[each["step"]] = each
@@ -64,7 +65,7 @@ def prefixes(examples: Sequence[dict[str, Any]]) -> Prefixes | None:
 
 
 def _visible(token: str) -> str:
-    """Return a token without the space before it; white space alone as a visible sign."""
+    """Return a token without the space before it, or a symbol for a token of white space alone."""
     return token.strip() or token.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423") or "\u2205"
 
 
@@ -79,7 +80,7 @@ def _progress(items: dict[str, dict[int, Prediction]]) -> Progress:
 
 
 def _spread(steps: list[int], count: int) -> list[int]:
-    """Return the first, the last and evenly chosen ones in between."""
+    """Return the first step, the last and evenly spaced ones in between."""
     if len(steps) <= count:
         return steps
     return [steps[round(place * (len(steps) - 1) / (count - 1))] for place in range(count)]

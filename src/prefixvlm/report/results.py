@@ -28,12 +28,13 @@ def join(
     blind_reports: Mapping[str, dict[str, Any]],
     blind_predictions: Mapping[str, Sequence[Predicted]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the tasks' part of metrics.json, and the lines of predictions.jsonl with the blind predictions."""
+    """Return the `tasks` entry of metrics.json, and the lines of predictions.jsonl with the blind predictions."""
     tasks, lines = {}, []
     for name, report in reports.items():
         items, details = report["items"], report["details"]
-        kept = {key: value for key, value in report.items() if key not in ("items", "details")}
-        tasks[name] = {**kept, "blind": blind_reports.get(name, {}).get("scores")}
+        # One entry per prediction belongs into predictions.jsonl, not into metrics.json.
+        summary = {key: value for key, value in report.items() if key not in ("items", "details")}
+        tasks[name] = {**summary, "blind": blind_reports.get(name, {}).get("scores")}
         blind = {p.id: p.prediction for p in blind_predictions.get(name, ())}
         lines += [
             {
@@ -56,10 +57,11 @@ def describe(
     seconds: Mapping[str, float],
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what was evaluated and how, enough to do it again.
+    """Return the description of an evaluation, from which it can be repeated.
 
-    config_hash: of everything that may change a score. provenance: versions, commit and command.
+    parts: further entries of `model`. provenance: versions, commit and command.
     """
+    # The hash covers everything that may change a score; where and on how many devices it ran does not.
     settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
     whole = json.dumps([config, settings], sort_keys=True, default=str)
     return {
@@ -76,7 +78,7 @@ def describe(
 
 
 def check_writable(**folders: Path | None) -> None:
-    """Raise ValueError, before hours of work, if a folder cannot be made or written to. folders: by key."""
+    """Raise ValueError if a folder cannot be written to, before hours of work. folders: folders by their options."""
     for key, folder in folders.items():
         if folder is None:
             continue
@@ -99,7 +101,7 @@ def write_results(
 ) -> None:
     """Write metrics.json, predictions.jsonl and, last, report.html to `out`.
 
-    history: the `records` and `examples` of the History callback. images: gives encoded images by key.
+    history: `records` and `examples` of the History callback. images: returns the encoded images of keys.
     """
     write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n", errors="replace")
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -20,7 +20,7 @@ def scatter(title: str, points: Sequence[tuple[float, float]]) -> Markup:
     with plot_settings():
         figure = Figure(figsize=(4.2, 4.2))
         axes = figure.add_subplot()
-        axes.plot(ends, ends, color=INK, linewidth=1, linestyle="--", label="as it is")
+        axes.plot(ends, ends, color=INK, linewidth=1, linestyle="--", label="predicted = true")
         axes.plot(*zip(*shown, strict=True), "o", color=SERIES[0], alpha=0.5, markersize=4, markeredgewidth=0)
         axes.set(xlim=ends, ylim=ends, xlabel="true", ylabel="predicted", aspect="equal")
         for axis in (axes.xaxis, axes.yaxis):

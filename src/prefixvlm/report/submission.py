@@ -1,4 +1,4 @@
-"""The JSON file that a benchmark's test server takes."""
+"""Submission files for the test servers of benchmarks."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -9,8 +9,10 @@ from prefixvlm.atomic import write_text
 
 
 def write_submission(path: str | Path, result: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
-    """Write a list of COCO's {image_id, caption}, VQA's {question_id, answer}, GQA's {questionId, prediction} or
-    VizWiz's {image, answer}. Raises ValueError if there are predictions of several tasks.
+    """Write the predictions as the JSON list that the test server of the task accepts.
+
+    Entries are {image_id, caption} for COCO, {question_id, answer} for VQA, {questionId, prediction} for GQA and
+    {image, answer} for VizWiz. Raises ValueError if there are predictions of several tasks.
     """
     check_one_task(result["tasks"])
     ((name, report),) = result["tasks"].items()
@@ -35,5 +37,5 @@ def _entry(task: str, variant: str, line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | str:
-    """Ids of COCO and VQA are numbers in their files."""
+    """Return an id as in the files of COCO and VQA, where it is a number."""
     return int(text) if text.isdecimal() else text

@@ -1,4 +1,4 @@
-"""The table of scores of an evaluation, as rows for the page and as text for the terminal."""
+"""The table of scores of an evaluation, as rows for the report and as text for the terminal."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ HEADS = ("blind", "difference", "95 % interval", "n")
 class ScoreRow:
     """One score of one task.
 
-    blind: the same score with black images. interval: 95 %, around the value. spread: the standard deviation over
-    trials. decimals: digits that it is shown with.
+    blind: the same score with black images. interval: 95 % confidence interval. spread: standard deviation over trials.
+    decimals: number of decimals to show.
     """
 
     task: str
@@ -57,7 +57,7 @@ def span(interval: tuple[float, float] | None, decimals: int) -> str:
 
 
 def text_table(result: dict[str, Any]) -> str:
-    """Return a line for each score; of a task with many scores, for the first MAX_ROWS."""
+    """Return a text with a line for each of the first MAX_ROWS scores of each task."""
     rows = list(score_rows(result))
     counts = Counter(row.task for row in rows)
     shown = [row for task in counts for row in [row for row in rows if row.task == task][:MAX_ROWS]]

@@ -1,6 +1,6 @@
-"""What the page draws of a task besides text: boxes, tagged words, numbers, and tables of scores.
+"""Data of a task for the report besides text: boxes, tagged words, numbers, and tables of scores.
 
-A task's report says in `shown_as` how its predictions are shown; the data is in `details` of each prediction.
+The key `shown_as` of a task's scores chooses the view; the data is in `details` of each prediction.
 """
 
 import math
@@ -41,30 +41,30 @@ class WordView:
 
 @dataclass(frozen=True)
 class ScoreTableRow:
-    """A row of a table of scores. values: by column, the score and the blind one or None."""
+    """A row of a table of scores. values: the score and the blind score, or None, by column."""
 
     name: str
     values: dict[str, tuple[float, float | None]]
 
 
 def shown_as(scored: Mapping[str, Any]) -> str:
-    """How a task's predictions are shown: text, boxes, tags or numbers."""
+    """Return the view of a task's predictions: text, boxes, tags or numbers."""
     return scored.get("shown_as") or "text"
 
 
 def has_classes(scored: Mapping[str, Any]) -> bool:
-    """Whether references that repeat may be classes."""
+    """Return whether repeated references may be classes."""
     return shown_as(scored) == "text" and not scored.get("tables")
 
 
 def points(predictions: Sequence[Prediction]) -> list[tuple[float, float]]:
-    """Return the true and the predicted number of each item that has both."""
+    """Return the true and the predicted number of each item that has a reference."""
     pairs = [(float(line["references"][0]), float(line["prediction"])) for line in predictions if line["references"]]
     return [pair for pair in pairs if all(map(math.isfinite, pair))]
 
 
 def boxes(line: Prediction, key: str = "boxes") -> list[BoxView]:
-    """Return the predicted boxes of a line or, with the key true_boxes, the true ones."""
+    """Return the boxes of a line. key: boxes for the predicted, true_boxes for the true ones."""
     return [BoxView(**box) for box in line.get("details", {}).get(key, ())]
 
 
@@ -74,11 +74,11 @@ def words(line: Prediction) -> list[WordView]:
 
 
 def score_table(scored: Mapping[str, Any]) -> list[ScoreTableRow]:
-    """Return the scores that a task arranges in a table, by row, in the order of the scores."""
+    """Return the rows of the table in which a task arranges its scores; empty for most tasks."""
     rows: dict[str, dict[str, tuple[float, float | None]]] = {}
     blind = scored.get("blind") or {}
     for name, (row, column) in (scored.get("tables") or {}).items():
         if name in scored["scores"]:
             rows.setdefault(row, {})[column] = (scored["scores"][name], blind.get(name))
-    # Columns are numbers such as the K of a recall, in order.
+    # Columns are numbers, such as K of recall at K. As texts they would be in the order 1, 10, 5.
     return [ScoreTableRow(row, dict(sorted(values.items(), key=lambda v: float(v[0])))) for row, values in rows.items()]

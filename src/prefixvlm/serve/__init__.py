@@ -1,1 +1,1 @@
-"""Use a trained checkpoint: predictions about images of your own."""
+"""Inference with a trained checkpoint on image files."""

@@ -1,4 +1,4 @@
-"""Draw predicted boxes on an image."""
+"""Drawing predicted boxes on an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ COLOURS = ("#d6006c", "#2457c5", "#00796b", "#c2410c", "#7e22ce")
 
 
 def draw_boxes(task: Task, answers: Sequence[Answer], out: Path) -> None:
-    """Save the image of the answers with all their boxes, each with its label or phrase.
+    """Save the image with the boxes of all answers, each with its label or phrase.
 
     Raises ValueError for a task without boxes.
     """
@@ -30,6 +30,7 @@ def draw_boxes(task: Task, answers: Sequence[Answer], out: Path) -> None:
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
     for label, box in labelled:
         left, top, right, bottom = (round(edge * size) for edge, size in zip(box.edges, image.size * 2, strict=True))
+        # Edges lie between pixels, but a rectangle of Pillow includes its last row and column.
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colours[label], width=width)
         pen.text((left + 2 * width, top + width), label, fill=colours[label], font=font)
     image.save(out)

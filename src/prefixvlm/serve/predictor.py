@@ -1,4 +1,4 @@
-"""Predictions of a checkpoint about image files."""
+"""Predictions of a checkpoint for image files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,10 @@ MAX_IMAGES = 64  # in a batch
 
 @dataclass(frozen=True)
 class Answer:
-    """path: None for a text without an image. asked: the question, phrase or text, "" for the image alone."""
+    """The prediction for one image and one text.
+
+    path: None for a text without an image. asked: the question, phrase or text; "" for the image alone.
+    """
 
     path: Path | None
     image: Image.Image
@@ -28,7 +31,7 @@ class Answer:
 
 
 class Predictor:
-    """A checkpoint, rebuilt once for any number of calls. It predicts what eval.py does for the same image."""
+    """The module of a checkpoint, with the same predictions as eval.py. Built once for any number of calls."""
 
     def __init__(self, checkpoint: str | Path) -> None:
         content = load(checkpoint)
@@ -40,13 +43,13 @@ class Predictor:
         return [answer.prediction.prediction for answer in self.answers(images, request)]
 
     def task(self, request: Request, name: str | None = None) -> Task:
-        """Return the task that answers a request. name: chooses one of several."""
+        """Return the task that answers a request. name: name of the task, if several can."""
         return choose_task(self.module.tasks, request, name)
 
     def answers(self, images: Sequence[Path], request: Request, name: str | None = None) -> list[Answer]:
-        """Return the answers about each image in order, one for each text of the request.
+        """Return the answers for each image in order, one for each text of the request.
 
-        Raises ValueError if the checkpoint was not trained for the request, or a file is not an image.
+        Raises ValueError if the checkpoint was not trained for the request, or if a file is not an image.
         """
         task = self.task(request, name)
         check_num_images(task, len(images))
@@ -70,7 +73,7 @@ class Predictor:
     def _dialogue(
         self, task: Task, images: Sequence[tuple[Path | None, Image.Image]], texts: Sequence[str]
     ) -> list[Answer]:
-        """Ask each text after the predicted answers to those before it."""
+        """Predict turn by turn, with the previous texts and their predicted answers as context."""
         turns: list[list[Prediction]] = []
         for number in range(1, len(texts) + 1):
             rows = []
@@ -85,7 +88,8 @@ class Predictor:
         ]
 
     def _predict(self, task: Task, rows_of_images: Sequence[Sequence[Row]]) -> list[Prediction]:
-        """Predictions in the order of the rows; rows of one id, as those of an ensemble of prompts, have one."""
+        """Return one prediction per id, in order. The rows of an ensemble of prompts have the same id."""
+        # The index of the image makes the ids unique if a file is given twice.
         rows = [replace(row, id=f"{place} {row.id}") for place, rows in enumerate(rows_of_images) for row in rows]
         batch = self.module.collate(rows, False, task.name).to(self.module.device)
         predictions = {prediction.id: prediction for prediction in task.predict(self.module.model, batch)}

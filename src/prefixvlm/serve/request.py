@@ -1,16 +1,16 @@
-"""What `prefixvlm predict` asks about images, and which of a checkpoint's tasks answers it."""
+"""Requests of `prefixvlm predict`, and the choice of the task that answers one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefixvlm.task.interface import Task
 
-TRAINED_BY = {"question": "vqa", "phrase": "grounding", "text": "tagging"}  # by Task.takes, for messages
+TRAINED_BY = {"question": "vqa", "phrase": "grounding", "text": "tagging"}  # by Task.takes, for error messages
 
 
 @dataclass(frozen=True)
 class Request:
-    """questions: to answer; a dialogue answers them one after the other. phrases: to find. text: words to tag."""
+    """Texts of a request: questions to answer, phrases to find, or a text to tag; none for the image alone."""
 
     questions: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
@@ -18,9 +18,9 @@ class Request:
 
     @property
     def takes(self) -> str:
-        """The kind of task that answers, as of Task.takes.
+        """The value of Task.takes that fits the request.
 
-        Raises ValueError if several kinds are asked for, or a text without words.
+        Raises ValueError if texts of several kinds are given, or a text without words.
         """
         texts = {"question": self.questions, "phrase": self.phrases, "text": () if self.text is None else (self.text,)}
         for name, values in texts.items():
@@ -33,12 +33,12 @@ class Request:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The questions, phrases or text, each of which has a prediction; an empty text for the image alone."""
+        """The questions, phrases or text, with a prediction for each; an empty text for the image alone."""
         return self.questions or self.phrases or (self.text or "",)
 
 
 def choose_task(tasks: Mapping[str, Task], request: Request, name: str | None) -> Task:
-    """Return the task that answers a request. Raises ValueError if there is none, or several and no name."""
+    """Return the task that answers a request. Raises ValueError if none does, or if several do and none is named."""
     if name is not None and name not in tasks:
         raise ValueError(
             f"the checkpoint was trained for {', '.join(tasks)}, not for {name}; set --task to one of these"
@@ -66,7 +66,7 @@ def _refusal(tasks: Mapping[str, Task], takes: str, name: str | None) -> str:
 
 
 def check_num_images(task: Task, number: int) -> None:
-    """Raise ValueError if images are missing, or given to a task that reads none."""
+    """Raise ValueError if images are missing, or if the task does not read images."""
     if task.reads_image and not number:
         raise ValueError(f"task {task.name} is about an image; give one or more")
     if number and not task.reads_image:

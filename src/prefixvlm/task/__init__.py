@@ -1,1 +1,1 @@
-"""Tasks: what a sample asks of the model, how it answers, and how the answers are scored."""
+"""Tasks: prompts and targets from samples, predictions from the model's outputs, and their scores."""

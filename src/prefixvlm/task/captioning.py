@@ -1,4 +1,4 @@
-"""Image captioning, scored against the image's captions."""
+"""Image captioning, scored against the reference captions."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ COCO = CocoCaptionMetrics()
 
 
 class Captioning(Task):
-    """The image, then the prompt, then the caption (ClipCap; Frozen without a prompt).
+    """Captions an image: the image, then the prompt, then the caption (ClipCap; Frozen without a prompt).
 
-    captions_per_image: number of an image's captions that a training step uses, drawn at random.
-    metrics: caption metrics besides the official ones, by a name of your choice.
+    captions_per_image: number of captions of an image that a training step uses, drawn at random.
+    metrics: caption metrics besides the official ones, under any names.
     """
 
     name = "captioning"
@@ -54,6 +54,7 @@ class Captioning(Task):
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         self.check_references(sample)
         chosen = rng.sample(tuple(sample.captions), min(self.captions_per_image, len(sample.captions)))
+        # Subword tokenizers have another token for a word after a space, which is the usual form inside a text.
         space = " " if self.prompt else ""
         return [Row((sample.image, self.prompt), space + caption, sample.key) for caption in chosen]
 
@@ -71,9 +72,9 @@ class Captioning(Task):
         return exact_match([prediction], [references]) / 100
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Exact match in percent, the official scores on the official tool's scale, diversity, and CIDEr by group.
+        """Return exact match in percent, the scores of the COCO tool on its scale, diversity, and CIDEr by group.
 
-        A group's CIDEr uses the document frequencies of the group alone, as nocaps does for its domains.
+        CIDEr of a group uses the document frequencies of the group alone, as nocaps does for its domains.
         """
         scores = {"exact_match": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
         words = _words(predictions)
@@ -84,9 +85,9 @@ class Captioning(Task):
         return scores
 
     def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
-        """See Task.report; the variant names what was compared, words or characters."""
+        """See Task.report. The variant names the compared units, which are words or characters."""
         report = super().report(predictions, *args)
-        compared = caption_variant(_words(predictions))
+        compared = caption_variant(_words(predictions))  # depends on the language, which only the references show
         return report | {"variant": report["variant"].replace(caption_variant(PTB), compared)}
 
 

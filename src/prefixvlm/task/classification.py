@@ -1,4 +1,4 @@
-"""Image classification by likelihood: the class whose name is the likeliest text after the prompt."""
+"""Image classification by the likelihood of the class names as text after the prompt."""
 
 import random
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from prefixvlm.task.rows.closed_set import likelihoods
 
 
 class Classification(Task):
-    """The image, then a prompt, then the name of its class.
+    """Ranks the classes: the image, then a prompt, then the name of the class.
 
-    classes: all of them. label: which of a sample's labels is the class; samples without it are predicted, not scored.
-    prompts: with several, a class's score is its mean log-likelihood over them.
-    normalize_length: use the mean over a name's tokens instead of the sum.
+    classes: names of all classes.
+    label: key of the class in a sample's labels. Samples without it are predicted, but not scored.
+    prompts: an ensemble, if there are several; the score of a class is its mean log-likelihood over them.
+    normalize_length: use the mean over the tokens of a name instead of the sum.
     """
 
     name = "classification"
@@ -61,11 +62,11 @@ class Classification(Task):
         return float(prediction in references)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """One prediction for each image. values: each class's log-likelihood."""
+        """Return one prediction for each image. values: log-likelihood of each class."""
         scores: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, Row] = {}
         log_likelihoods = torch.empty(len(batch.rows), len(self.classes))
-        for prompt in self.prompts:  # how a name is tokenized depends on the prompt before it
+        for prompt in self.prompts:  # the tokenization of a name depends on the prompt before it
             rows_of_prompt = [number for number, group in enumerate(batch.rows) if group[0].text == prompt]
             log_likelihoods[rows_of_prompt] = likelihoods(
                 model, batch.of(rows_of_prompt), self.classes, prompt, self.normalize_length
@@ -74,6 +75,7 @@ class Classification(Task):
             for row in group:
                 scores.setdefault(row.id, []).append(row_scores)
                 rows[row.id] = row
+        # The mean of log-likelihoods makes the ensemble a product: a class must fit every prompt.
         means = {id: torch.stack(each).mean(0).tolist() for id, each in scores.items()}
         return [
             self.make_prediction(rows[id], self.classes[values.index(max(values))], values)
@@ -81,11 +83,11 @@ class Classification(Task):
         ]
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: accuracy, top 5, the averages over classes; with two classes the area under the ROC curve."""
+        """Return accuracy, top 5 and averages over classes, in percent; for two classes also the area under the ROC."""
         return super().scores(predictions) | class_scores(self.classes, predictions)
 
     def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
-        """Also `classes` and `confusion`; see class_details."""
+        """Add `classes` and `confusion` to the report; see class_details."""
         return super().report(predictions, *args) | class_details(predictions)
 
     def _label(self, sample: Sample) -> str:

@@ -1,4 +1,4 @@
-"""Image classification by a trained head: one class of several, or all classes that are true."""
+"""Image classification by a trained head, with one class or several classes per image."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,13 @@ SEPARATOR = ", "
 
 
 class ClassificationHead(HeadTask):
-    """The image, then the prompt; a head predicts the class.
+    """Classifies an image by a head on the hidden states of the image and the prompt.
 
-    classes: all of them. label: which of a sample's `labels` is the class or, with multi_label, of its `label_sets`.
-    Two classes are one output with binary cross entropy, more are softmax. With multi_label each class is predicted
-    from a probability of a half on. class_weights: in the loss, by name; 1 for classes that are not named.
+    The loss is cross entropy, binary for two classes or with multi_label.
+    classes: names of all classes.
+    label: key of the class in a sample's `labels` or, with multi_label, of its classes in `label_sets`.
+    multi_label: predict every class with a probability of at least 0.5.
+    class_weights: weights in the loss by class; 1 for classes without one.
     """
 
     name = "classification"
@@ -60,7 +62,7 @@ class ClassificationHead(HeadTask):
         return [row for row in self.prompt_rows(sample) if row.head_targets]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples without the label are predicted, but neither scored nor trained on."""
+        """Return one row. Samples without the label have no targets and no references."""
         true = self._true_classes(sample)
         references, targets = [], list[float]()
         if true is not None:
@@ -76,10 +78,11 @@ class ClassificationHead(HeadTask):
         ]  # fmt: skip
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """Cross entropy of each row. A class weight multiplies the loss of the class's items or, with multi_label, of
-        its positives; the mean is then over items, not over weights."""
+        """Return the cross entropy of each row, with the weight of its class or, with multi_label, its positives."""
+        # The caller's mean is over rows. torch's own weighted mean would divide by the sum of the weights, so that the
+        # scale of the loss would depend on the classes in the batch.
         weights = self.weights.to(outputs.device)
-        smooth = targets * (1 - smoothing) + smoothing / 2  # of two outcomes each gets half of what is taken away
+        smooth = targets * (1 - smoothing) + smoothing / 2  # over the two outcomes of each class
         if self.multi_label:
             each = F.binary_cross_entropy_with_logits(outputs, smooth, pos_weight=weights, reduction="none")
             return each.mean(1)
@@ -91,10 +94,11 @@ class ClassificationHead(HeadTask):
         return each * weights[truth]
 
     def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
-        """values: the logit of each class; that of the first of two classes is 0."""
+        """Return the prediction of a row. values: the logit of each class."""
         if self.multi_label:
             predicted = sorted(name for name, logit in zip(self.classes, outputs, strict=True) if logit >= 0)
             return self.make_prediction(row, SEPARATOR.join(predicted), outputs)
+        # sigmoid(z) is the softmax of (0, z), so two classes are scored like more.
         logits = [0.0, *outputs] if self.binary else outputs
         return self.make_prediction(row, self.classes[logits.index(max(logits))], logits)
 
@@ -102,7 +106,7 @@ class ClassificationHead(HeadTask):
         return float(prediction in references)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: accuracy (of the whole set of classes, with multi_label) and averages over classes."""
+        """Return accuracy (with multi_label, of the whole set of classes) and averages over classes, in percent."""
         scores = super().scores(predictions)
         if not self.multi_label:
             return scores | class_scores(self.classes, predictions)
@@ -119,7 +123,7 @@ class ClassificationHead(HeadTask):
         return scores | corpus_score(predictions, averages)
 
     def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
-        """Also `classes` (precision, recall, F1, support of each, and averages) and, of single classes, `confusion`."""
+        """Add `classes` and, without multi_label, `confusion` to the report; see class_details."""
         report = super().report(predictions, *args)
         if not self.multi_label:
             return report | class_details(predictions)
@@ -127,7 +131,7 @@ class ClassificationHead(HeadTask):
         return report | {"classes": {**sets.classes, AVERAGES: sets.averages}}
 
     def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
-        """The class with its probability, as "circle 0.912"; with multi_label all from a half on."""
+        """Return the class with its probability, as "circle 0.912"; with multi_label all from 0.5 on."""
         logits = torch.tensor(prediction.values)
         if not self.multi_label:
             return f"{prediction.prediction} {logits.softmax(0).max():.3f}"
@@ -135,7 +139,7 @@ class ClassificationHead(HeadTask):
         return ", ".join(f"{name} {share:.3f}" for name, share, logit in probabilities if logit >= 0) or "(none)"
 
     def _true_classes(self, sample: Sample) -> list[str] | None:
-        """The sample's classes, None where it has no such label. Raises ValueError for an unknown one."""
+        """Return the classes of a sample, None if it has no such label. Raises ValueError for an unknown class."""
         if self.multi_label:
             true = list(sample.label_sets[self.label]) if self.label in sample.label_sets else None
         else:
@@ -147,7 +151,7 @@ class ClassificationHead(HeadTask):
 
 
 def _label_sets(predictions: Sequence[Prediction]) -> tuple[list[set[Thing]], list[set[Thing]]]:
-    """The predicted and the true classes of each item."""
+    """Return the predicted and the true classes of each item."""
     return [_label_set(p.prediction) for p in predictions], [_label_set(p.references[0]) for p in predictions]
 
 

@@ -1,4 +1,4 @@
-"""Contrastive retrieval: vectors of captions and of images from two heads, scored by recall."""
+"""Contrastive retrieval: two heads embed captions and images, and recall scores their similarities."""
 
 import random
 from collections.abc import Sequence
@@ -22,31 +22,31 @@ from prefixvlm.task.results.recall import RECALL_KINDS, in_recall_tables
 
 
 class Pairs(nn.Module):
-    """FROMAGe's heads: a caption's vector from the hidden state of a learned token at its end, an image's from its
-    features.
+    """FROMAGe's heads: one embeds the hidden state of a learned token after the caption, one the image features.
 
-    token: float[E], the embedding of [RET]. scale: the logarithm of 1 / temperature, learned as in CLIP.
+    token: embedding of [RET], float[E]. scale: logarithm of 1 / temperature, learned and initialised as in CLIP.
     """
 
     def __init__(self, state_width: int, lm_width: int, feature_width: int, width: int) -> None:
         super().__init__()
+        # 0.02 is the scale at which GPT-2 initialises its own embeddings.
         self.token = nn.Parameter(0.02 * torch.randn(lm_width))
         self.text = RowHead(nn.Linear(state_width, width))
         self.image = nn.Linear(feature_width, width)
         self.scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def forward(self, model: PrefixLM, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of the S captions and of their images, float32[S, W] with L2 norm 1, and the scale."""
+        """Return vectors of the S captions and of their images, float32[S, W] with L2 norm 1, and the scale."""
         texts = self.text(model, batch, self.token)
         images = in_float32(self.image, model.features(batch.pixel_values).mean(1))[batch.target_image_index]
         return F.normalize(texts, dim=-1), F.normalize(images, dim=-1), self.scale
 
 
 class Contrastive(HeadTask):
-    """Retrieve images by captions and captions by images (FROMAGe, Koh et al. 2023).
+    """Retrieves images by captions and captions by images (FROMAGe, Koh et al. 2023).
 
-    The row is the caption, then [RET], without the image. The negatives are the other samples of a process's batch;
-    samples with the same caption are positives of each other. width: of the vectors.
+    A row is the caption, then [RET], without the image. Negatives are the other samples of the batch on the same rank;
+    samples with the same caption are positives of each other. width: width of the vectors.
     """
 
     name = "contrastive"
@@ -78,17 +78,19 @@ class Contrastive(HeadTask):
         ]
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """InfoNCE in both directions, of each caption: float32[S]."""
+        """Return InfoNCE of each caption, averaged over both directions: float32[S]."""
         texts, images, scale = model.heads[self.name](model, batch)
         with torch.autocast(texts.device.type, enabled=False):
-            logits = scale.exp().clamp_max(100) * texts @ images.T  # CLIP's bound, against instability
+            # In bfloat16, logits near 100 would be multiples of 0.5. The bound of 100 is CLIP's, against instability.
+            logits = scale.exp().clamp_max(100) * texts @ images.T
         same_caption = (batch.input_ids[:, None] == batch.input_ids[None]).all(-1)
         targets = same_caption / same_caption.sum(1, keepdim=True)
-        return torch.stack([F.cross_entropy(way, targets, reduction="none") for way in (logits, logits.T)]).mean(0)
+        both_directions = [F.cross_entropy(each, targets, reduction="none") for each in (logits, logits.T)]
+        return torch.stack(both_directions).mean(0)
 
     @torch.no_grad()
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """values: the caption's vector, then its image's."""
+        """Return one prediction for each caption. values: the vector of the caption, then that of its image."""
         predictions = []
         for part in batch.split(MAX_ROWS):
             vectors = torch.cat(model.heads[self.name](model, part)[:2], 1).tolist()
@@ -100,7 +102,7 @@ class Contrastive(HeadTask):
         return float(prediction in references)
 
     def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """The prediction of a caption is the first caption of the image that it retrieves first."""
+        """Set the prediction of each caption to the first caption of the image that it retrieves first."""
         if not predictions:
             return []
         similarities, _, images = _similarities(predictions)
@@ -110,7 +112,7 @@ class Contrastive(HeadTask):
         return [replace(p, prediction=text, correct=self.correct(text, p.references)) for p, text in pairs]
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Recall at 1, 5 and 10 in percent, from captions to images and back."""
+        """Return recall at 1, 5 and 10 in percent, from captions to images and back."""
         similarities, captions, images = _similarities(predictions)
         keys_of_caption: dict[str, set[str]] = {}
         for p in predictions:
@@ -131,7 +133,7 @@ class Contrastive(HeadTask):
 
 
 def _similarities(predictions: Sequence[Prediction]) -> tuple[NDArray[np.floating], list[str], list[str]]:
-    """Similarity of each caption and each image, float[S, B]; the captions; the images' keys."""
+    """Return the similarity of each caption and each image, float[S, B], the captions, and the keys of the images."""
     vectors = np.array([p.values for p in predictions])
     width = vectors.shape[1] // 2
     image_vectors = {p.key: vector[width:] for p, vector in zip(predictions, vectors, strict=True)}

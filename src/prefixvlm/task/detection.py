@@ -1,4 +1,4 @@
-"""Object detection as text: a label and a box for each object, scored as COCO does."""
+"""Object detection as text: a label and a box for each object, scored as by COCO."""
 
 import random
 from collections.abc import Sequence
@@ -30,11 +30,10 @@ from prefixvlm.task.results.prediction import Prediction, Score
 
 
 class Detection(Task):
-    """The image, then the prompt, then " circle 06 12 49 88; ..." under a grammar (as Pix2Seq, Chen et al. 2022).
+    """Detects objects: the image, then the prompt, then " circle 06 12 49 88; ..." (as Pix2Seq, Chen et al. 2022).
 
-    classes: all labels. bins: possible places of an edge.
-    max_boxes: most boxes of a prediction, and of a training target, which has so many drawn at random.
-    Boxes are in random order in training, as in Pix2Seq, because no order is more right than another.
+    A grammar constrains decoding. classes: all labels. bins: number of possible positions of an edge.
+    max_boxes: most boxes of a prediction and of a training target; boxes beyond it are left out at random.
     """
 
     name = "detection"
@@ -61,6 +60,7 @@ class Detection(Task):
         self.decoding = {"method": "grammar", "classes": len(self.classes), "max_boxes": max_boxes, "bins": bins}
 
     def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
+        # A target that is cut would teach boxes without some of their edges.
         depth = self.locations.grammar(lm, self.prompt, self.classes, self.max_boxes).depth
         if max_target_length is not None and depth > max_target_length:
             raise ValueError(
@@ -71,12 +71,13 @@ class Detection(Task):
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         if sample.boxes is None:
             return []
+        # In random order, as in Pix2Seq, whose authors found no fixed order that was better.
         boxes = rng.sample(sample.boxes, min(len(sample.boxes), self.max_boxes))
         target = SEPARATOR.join(f" {self._label(sample, box)}{self.locations.text(box)}" for box in boxes)
         return [Row((sample.image, self.prompt), target or AssistantTurn(), sample.key)]
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples without a list of boxes are predicted, not scored; an empty list means an image without objects."""
+        """Return one row. Samples without a list of boxes are not scored; an empty list is an image without objects."""
         for box in sample.boxes or ():
             self._label(sample, box)
         known = [] if sample.boxes is None else [sample.boxes]
@@ -95,7 +96,10 @@ class Detection(Task):
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """F1 of one image's boxes at an IoU of a half: the most confident boxes are matched first, each truth once."""
+        """Return F1 of the boxes of one image at an IoU of 0.5.
+
+        The most confident boxes are matched first, and each true box once, as in PASCAL VOC and COCO.
+        """
         predicted, true = parse_boxes(prediction, confidences=True), parse_boxes(references[0])
         unmatched = [box for box, _ in true]
         num_right = 0
@@ -108,7 +112,7 @@ class Detection(Task):
         return 2 * num_right / (len(predicted) + len(true)) if predicted or true else 1.0
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: the mean F1 of an image's boxes; COCO's mean average precision and recall over all."""
+        """Return the mean F1 of images and COCO's mean average precision and recall over all images, in percent."""
         predicted = [parse_boxes(p.prediction, confidences=True) for p in predictions]
         true = [[box for box, _ in parse_boxes(p.references[0])] for p in predictions]
         values = mean_average_precision(
@@ -132,10 +136,11 @@ class Detection(Task):
         }
 
     def _box_texts(self, tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float]) -> list[str]:
-        """The boxes of generated ids, each with the confidence of its tokens."""
+        """Return the boxes of generated ids, each with the confidence of its tokens."""
         texts, start = [], 0
-        beginnings = [tokenizer.decode(ids[: length + 1]) for length in range(len(ids))]
-        ends = [place for place, text in enumerate(beginnings) if text.endswith(SEPARATOR)]
+        # Decode prefixes, not single tokens, because some tokenizers drop the space of a token that is decoded alone.
+        prefixes = [tokenizer.decode(ids[: length + 1]) for length in range(len(ids))]
+        ends = [place for place, text in enumerate(prefixes) if text.endswith(SEPARATOR)]
         for end in [*ends, len(ids)] if ids else []:
             text = tokenizer.decode(ids[start:end]).strip()
             if text and (box := self.locations.box(text)):

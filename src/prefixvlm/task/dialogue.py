@@ -1,4 +1,4 @@
-"""Visual dialogue: several questions about an image, each asked after the answers to those before it."""
+"""Visual dialogue: several questions about an image, each with the previous questions and answers as context."""
 
 import random
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from prefixvlm.task.vqa import PROMPT, Vqa
 
 
 class Dialogue(Vqa):
-    """The image, then turns: each the prompt with a question in it, then its answer (VisDial, LLaVA's conversations).
+    """Answers questions in turns: the image, then for each turn the prompt with the question, then the answer.
 
-    The turns are a sample's questions in their order. Training supervises every answer of `turns` consecutive ones. An
-    evaluation asks each question after the true answers of the `turns` - 1 before it, as VisDial does.
-    separator: between an answer and the next question. description: a prompt for a caption, as the first turn.
+    The turns are the questions of a sample in order (VisDial, the conversations of LLaVA). Training supervises every
+    answer of `turns` consecutive questions. An evaluation puts the `turns` - 1 previous questions with their true
+    answers before each question, as VisDial does.
+    separator: text between an answer and the next question. description: prompt for a caption as the first turn.
     """
 
     name = "dialogue"
@@ -56,12 +57,13 @@ class Dialogue(Vqa):
     def _last_turn(
         self, sample: Sample, turns: Sequence[Question], target: str = "", rng: random.Random | None = None
     ) -> Row:
-        """The row of the last question, with the turns before it as context."""
+        """Return the row of the last question, with the turns before it as context."""
         row = self._row(sample, turns[-1], target)
         if len(turns) == 1:
             return row
         context: list[Any] = [sample.image]
         for question in turns[:-1]:
+            # In evaluation always the first answer, so that a prompt is the same each time.
             answer = rng.choice(self._answers(question)) if rng else self._answers(question)[0]
             prompt = self.prompt.replace("{question}", question.question)
             context += [prompt, AssistantTurn(" " + answer), self.separator]

@@ -1,4 +1,4 @@
-"""Fast binding: name an image with words that the prompt has just introduced (Frozen's open-ended miniImageNet)."""
+"""Fast binding: name an image with words that the prompt introduces (Frozen's open-ended miniImageNet)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,12 @@ from prefixvlm.task.rows.closed_set import likeliest
 
 
 class FastBinding(Task):
-    """The images of the support, each with its text, then the query image and the prompt.
+    """Names an image: the images of the support, each with its text, then the query image and the prompt.
 
-    An answer is right only if it is the name and the language model then ends it with EOS. Decoding is not constrained
-    to the names: `named_one` is the share of answers that begin with any of them, and `ranking` the accuracy of the
-    likeliest name.
-    induction: a sentence before the support; {names} stands for the names, as "dax or blicket". "" leaves it out.
-    repeats: number of times that the whole support is shown again.
+    An answer is correct only if it is the name, followed by EOS. Decoding is not constrained to the names: `named_one`
+    is the percentage of answers that begin with any of them, and `ranking` the accuracy of the likeliest name.
+    induction: sentence before the support; {names} becomes the names, as "dax or blicket". "" leaves it out.
+    repeats: number of times that the whole support is repeated.
     """
 
     name = "fast_binding"
@@ -36,7 +35,7 @@ class FastBinding(Task):
         separator: str = " ",
         decoding: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__({"max_new_tokens": 16, **(decoding or {}), "stop": []})  # text after a name makes it wrong
+        super().__init__({"max_new_tokens": 16, **(decoding or {}), "stop": []})  # text after a name is an error
         if repeats < 0:
             raise ValueError(f"task.fast_binding.repeats is {repeats}; set it to 0 or more")
         self.prompt, self.induction, self.repeats, self.separator = prompt, induction, repeats, separator
@@ -62,7 +61,7 @@ class FastBinding(Task):
         return float(prediction in references)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """values: 1 if the answer begins with any of the names, 1 if the likeliest name is right."""
+        """Return predictions. values: 1 if the answer begins with any name; 1 if the likeliest name is right."""
         keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
         predictions = []
         for part in batch.split(MAX_ROWS):
@@ -70,14 +69,14 @@ class FastBinding(Task):
             best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
             for rows, ids, name in zip(part.rows, texts, best, strict=True):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
-                ended = len(ids) < self.decoding["max_new_tokens"]  # otherwise it was cut off before an EOS
+                ended = len(ids) < self.decoding["max_new_tokens"]  # EOS itself is not among the ids
                 for row in rows:
                     values = [float(_begins_with(text, row.choices)), float(name in row.references)]
                     predictions.append(self.make_prediction(row, text, values, ended))
         return predictions
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent. Chance is one over the number of ways, for `ranking`."""
+        """Return the scores in percent. Chance level of `ranking` is one over the number of names."""
         scores = super().scores(predictions)
         for number, name in enumerate(("named_one", "ranking")):
             scores[name] = item_mean_score(predictions, [100 * p.values[number] for p in predictions if p.values])

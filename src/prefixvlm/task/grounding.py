@@ -1,4 +1,4 @@
-"""Grounding: the box of what a phrase names in an image, scored by overlap."""
+"""Visual grounding: predict the box of a phrase, scored by intersection over union."""
 
 import random
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from prefixvlm.task.interface import MAX_ROWS, FoundBox, Task
 from prefixvlm.task.results.boxes import Locations, box_data, box_iou, format_box, format_pixels, parse_boxes
 from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 
-WHOLE_IMAGE = Box("", 0.0, 0.0, 1.0, 1.0)  # the prediction where the edges leave nothing in between
+WHOLE_IMAGE = Box("", 0.0, 0.0, 1.0, 1.0)  # the prediction if the generated edges enclose no area
 
 
 class Grounding(Task):
-    """The image, then the prompt with the phrase in it, then four location tokens.
+    """Locates a phrase: the image, then the prompt with the phrase in it, then four location tokens.
 
-    A phrase is the label of a box that no other box of the image has. bins: possible places of an edge.
+    The phrases of an image are the labels that only one of its boxes has. bins: number of positions of an edge.
     """
 
     name = "grounding"
@@ -33,7 +33,7 @@ class Grounding(Task):
     variant = "overlap of at least a half"
     takes = "phrase"
     shown_as = "boxes"
-    covers_every_sample = False  # only images with a label that one box has
+    covers_every_sample = False  # an image without a unique label has no rows
 
     def __init__(self, prompt: str = "Where is the {phrase}?", bins: int = 100) -> None:
         if "{phrase}" not in prompt:
@@ -59,7 +59,7 @@ class Grounding(Task):
                 (format_box(replace(box, label="")),),
             )
             for number, box in enumerate(sample.boxes or ())
-            if labels.count(box.label) == 1
+            if labels.count(box.label) == 1  # a phrase that fits two boxes has no single right answer
         ]
 
     def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
@@ -82,7 +82,7 @@ class Grounding(Task):
         return float(box_iou(_box(prediction), _box(references[0])) >= 0.5)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: boxes with an IoU of at least a half, and the mean IoU."""
+        """Return the share of boxes with an IoU of at least 0.5, and the mean IoU, in percent."""
         overlaps = [100 * box_iou(_box(p.prediction), _box(p.references[0])) for p in predictions]
         return super().scores(predictions) | {"mean_overlap": item_mean_score(predictions, overlaps)}
 

@@ -1,4 +1,4 @@
-"""Base class of tasks with a head: numbers read off the hidden states of a row, in place of generated text."""
+"""Base class of tasks with a trained head on the hidden states of the language model."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from prefixvlm.task.results.prediction import Prediction
 
 
 class HeadTask(Task):
-    """A task whose predictions are numbers of a trained head.
+    """A task whose predictions come from the outputs of a head instead of generated text.
 
-    Subclasses set num_outputs and define rows with head_targets, `loss` and `to_prediction`.
-    prompt: the text after the image. hidden_width: of an MLP; null for a linear head.
-    pooling: last, the hidden state of a row's last token, or mean, over all tokens of the row.
+    Subclasses set num_outputs, and define rows with head_targets, `loss` and `to_prediction`.
+    prompt: text after the image. hidden_width: width of an MLP head, None for a linear head.
+    pooling: "last" for the hidden state of the last token of a row, "mean" for the mean over its tokens.
     """
 
     has_head = True
@@ -47,9 +47,9 @@ class HeadTask(Task):
         ]
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-        """Loss of each row. outputs: float32[S, K]; targets: float32[S, K'] -> float32[S]. smoothing: of labels."""
+        """Return the loss of each row, float32[S]. outputs: float32[S, K]. targets: float32[S, K']."""
         raise TypeError(f"{type(self).__name__} does not define loss")
 
     def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
-        """The prediction that the K outputs of a row stand for."""
+        """Return the prediction of a row from its K outputs."""
         raise TypeError(f"{type(self).__name__} does not define to_prediction")

@@ -1,4 +1,4 @@
-"""Base class of tasks: rows of text for the model from samples, and scores from its predictions."""
+"""Base class of tasks: rows of text from samples, predictions from the model, and their scores."""
 
 import copy
 import inspect
@@ -32,20 +32,20 @@ FoundBox = tuple[Box, float | None]  # a box and its confidence
 
 
 class Task:
-    """One use of the model. A subclass sets the attributes below and defines rows and `correct`.
+    """A way to use the model. Subclasses set the attributes below and define rows and `correct`.
 
-    name: of the task; its key in the configuration takes its place. variant: the definition of its scores, which
-        stands beside them, because scores of different variants do not compare.
-    main_score: the score whose items are `correct`. score_kinds: direction and digits of each score by name; a group's
-        score, named SCORE_GROUP, is of its score's kind.
-    takes: what `prefixvlm predict` gives the task besides an image: "question", "phrase" or "text"; "image" for the
-        image alone, and "" for a task that needs more than one image. turn_by_turn: several are asked one after the
-        other, each with the answers to those before.
-    shown_as: how the report shows predictions: text, boxes, tags or numbers.
-    has_head: whether it reads hidden states by a trained head, in place of generating text. head_options: the options
-        that the head's numbers depend on.
-    covers_every_sample: whether every sample has rows for it. reads_image: False for a task on text alone.
-    decoding: {method: greedy | beam | clipcap_beam | nucleus, that function's keywords, stop: texts before which an
+    name: default name; a run names its tasks by their keys in the configuration. variant: definition of the scores,
+        reported with them, because scores of different variants are not comparable.
+    main_score: name of the main score, by default the mean of `correct`. score_kinds: direction and digits of scores by
+        name; they also apply to the score of a group, named SCORE_GROUP.
+    takes: input of `prefixvlm predict` besides the image: "question", "phrase" or "text"; "image" for none, "" if the
+        task needs more than one image. turn_by_turn: each of several inputs has the previous ones, and the answers to
+        them, as context.
+    shown_as: how the report shows predictions: "text", "boxes", "tags" or "numbers".
+    has_head: predict with a trained head instead of generating text. head_options: names of the options that the
+        meaning of the head's outputs depends on.
+    covers_every_sample: every sample has rows of the task. reads_image: False for a task on text alone.
+    decoding: {method: greedy | beam | clipcap_beam | nucleus, keywords of that function, stop: texts before which an
         answer is truncated}.
     """
 
@@ -71,7 +71,7 @@ class Task:
         method = self.decoding["method"]
         if method not in METHODS:
             raise ValueError(f"task.{self.name}.decoding.method is {method!r}; accepted are {', '.join(METHODS)}")
-        # A task has one text a row, so num_samples is not an option.
+        # A task has one text per row, so num_samples is not an option.
         accepted = {"stop", *inspect.signature(METHODS[method]).parameters} - {"model", "batch", "num_samples"}
         if unknown := self.decoding.keys() - accepted - {"method"}:
             raise ValueError(
@@ -83,52 +83,52 @@ class Task:
             raise ValueError(f"task.{self.name}.decoding.stop is {stop!r}; give a list of texts, or [] for none")
 
     def renamed(self, name: str) -> Self:
-        """A copy of this task under another name."""
+        """Return a copy of this task under another name."""
         task = copy.copy(self)
         task.name = name
         return task
 
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
-        """The module that is trained for this task besides the mapper."""
+        """Return the head of this task, which is trained besides the mapper; None without one."""
         return None
 
     def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
-        """Raise ValueError, before training, if this language model does not support the task."""
+        """Raise ValueError if the task does not work with this language model. Called before training."""
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
-        """Rows with targets, drawn by rng where a sample offers more than one."""
+        """Return rows with targets, drawn by rng if a sample offers several."""
         raise ValueError(f"task {self.name} is for evaluation only; train with another task")
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """Training loss of each supervised element: float32[number of elements]."""
+        """Return the training loss of each supervised element: float32[number of elements]."""
         return model(batch)
 
     def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
-        """Read what the task needs of all samples before it predicts them; their images are black here."""
+        """Collect what the task needs from all samples before it predicts. The images are black here."""
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Rows to be answered, each with its references. Their images are sample.image and those of the support."""
+        """Return rows to predict, with their references. Their images are sample.image and those of its support."""
         raise TypeError(f"{type(self).__name__} does not define prompt_rows")
 
     def check_references(self, sample: Sample) -> None:
-        """Raise ValueError if a sample that is scored lacks references; not called where they are not needed."""
+        """Raise ValueError if a sample lacks references. Called only if the predictions are scored."""
 
     def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
-        """The sample that asks about an image of a user's own, which has no references.
+        """Return a sample, without references, for an image of a user.
 
-        texts: the questions, phrases or text, as of `takes`. answers: predictions for all but the last, turn by turn.
+        texts: questions, phrases or a text, by `takes`. answers: of turn_by_turn tasks, to all texts but the last.
         """
         return Sample(key, image)
 
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
-        """The model's text for each of the S rows of the batch."""
+        """Return the generated text of each of the S rows of the batch."""
         keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
         ids = METHODS[self.decoding["method"]](model, batch, **keywords)
         texts = model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [truncate_at_stop(text.strip(), self.decoding["stop"]) for text in texts]
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """One Prediction for each of the prompt_rows that the batch was collated from."""
+        """Return one Prediction for each of the prompt_rows that the batch was collated from."""
         return [
             self.make_prediction(row, text)
             for part in batch.split(MAX_ROWS)
@@ -137,13 +137,13 @@ class Task:
         ]
 
     def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Final predictions, once those of all ranks are gathered."""
+        """Return the final predictions, given those of all ranks."""
         return list(predictions)
 
     def make_prediction(
         self, row: Row, text: str, values: Sequence[float] | None = None, ended: bool = True
     ) -> Prediction:
-        """The Prediction of a row. ended: False for a text that was cut off, which is not correct."""
+        """Return the Prediction of a row. ended: False for a text without EOS, which is not correct."""
         correct = ended * self.correct(text, row.references) if row.references else None
         context = "".join(part for part in row.context if isinstance(part, str))
         return Prediction(
@@ -151,11 +151,11 @@ class Task:
         )
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """How correct one prediction is, 0 to 1."""
+        """Return how correct a prediction is, 0 to 1."""
         raise TypeError(f"{type(self).__name__} does not define correct")
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """All scores over predictions with references; by default the main one in percent, over all and by group."""
+        """Return all scores of predictions with references; by default the main one, in percent, also by group."""
         groups = {self.main_score: list(predictions)}
         groups |= {f"{self.main_score}_{name}": members for name, members in by_group(predictions).items()}
         return {
@@ -164,15 +164,15 @@ class Task:
         }
 
     def report(self, predictions: Sequence[Prediction], extra_scorers: Sequence[Scorer] = ()) -> dict[str, Any]:
-        """Scores and what is needed to compare them, as metrics.json has them; see report_of.
+        """Return scores and everything that is needed to compare them, as in metrics.json; see report_of.
 
-        extra_scorers: add scores to the task's own.
+        extra_scorers: functions that add scores.
         """
         known = [p for p in predictions if p.correct is not None]
         scores = self.scores(known) if known else {}
         for scorer in extra_scorers if known else ():
             scores |= scorer(known)
-        details = {p.id: found for p in predictions if (found := self.details(p))}
+        details = {p.id: data for p in predictions if (data := self.details(p))}
         return report_of(predictions, scores, lambda name: kind_of(name, self.score_kinds) or PERCENT, details) | {
             "prompt": getattr(self, "prompt", None),
             "decoding": self.decoding,
@@ -181,18 +181,18 @@ class Task:
         }
 
     def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
-        """The line that `prefixvlm predict` prints. size: width and height of the image. asked: as of `takes`."""
+        """Return a line for `prefixvlm predict`. size: width and height of the image. asked: the text, by `takes`."""
         return " ".join(prediction.prediction.splitlines())
 
     def boxes(self, prediction: Prediction) -> list[FoundBox] | None:
-        """The predicted boxes to draw; None for a task without boxes."""
+        """Return the predicted boxes to draw; None for a task without boxes."""
         return None
 
     def details(self, prediction: Prediction) -> dict[str, Any]:
-        """JSON data that the report shows in place of the text, by `shown_as`."""
+        """Return JSON data that the report shows instead of the text, by `shown_as`."""
         return {}
 
 
 def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stops."""
+    """Return the text before the first stop text in it."""
     return min((text.split(each, 1)[0] for each in stop), key=len, default=text).strip()

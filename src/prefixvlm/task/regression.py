@@ -1,4 +1,4 @@
-"""Regression by a head: a number of an image, such as an area, scored by its error and R^2."""
+"""Regression by a head: predict a number, such as an area, scored by absolute and squared error and R^2."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_
 
 
 class Regression(HeadTask):
-    """The image, then the prompt; a head predicts a number.
+    """Predicts a number by a head on the hidden states of the image and the prompt.
 
-    value: which of a sample's `values` is the number. mean, std: of that number over the training split, approximately;
-    the head learns (number - mean) / std. loss: mse, or huber, which is linear beyond one std.
+    value: key of the number in a sample's `values`. mean, std: approximate mean and standard deviation of the number in
+    the training split; the head learns (number - mean) / std. loss: "mse", or "huber", which is linear beyond one std.
     """
 
     name = "regression"
@@ -56,7 +56,7 @@ class Regression(HeadTask):
                 for row in self.prompt_rows(sample) if row.head_targets]  # fmt: skip
 
     def prompt_rows(self, sample: Sample) -> list[Row]:
-        """Samples without the value are predicted, but neither scored nor trained on."""
+        """Return one row. Samples without the value have no target and no reference."""
         truth = tuple(sample.values[name] for name in (self.value,) if name in sample.values)
         references = tuple(_format_number(value) for value in truth)
         return [Row((sample.image, self.prompt), "", sample.key, sample.key, references, head_targets=truth)]
@@ -65,16 +65,16 @@ class Regression(HeadTask):
         return self.error(outputs, targets, reduction="none")[:, 0]
 
     def to_prediction(self, row: Row, outputs: list[float]) -> Prediction:
-        """values: the predicted number, then the true one where it is known."""
+        """Return the prediction of a row. values: the predicted number, then the true one if it is known."""
         value = outputs[0] * self.std + self.mean
         return self.make_prediction(row, _format_number(value), [value, *row.head_targets])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """A number is never simply right; in the report an error of up to a tenth of `std` counts as such."""
+        """Return 1 for an error of up to a tenth of `std`, else 0. Only the report uses it, no score."""
         return float(abs(float(prediction) - float(references[0])) <= 0.1 * self.std)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Mean absolute error, root of the mean square error, R^2, and the error of always predicting the true mean."""
+        """Return MAE, RMSE, R^2, and the MAE of a constant prediction of the true mean."""
         predicted, truth = np.array([p.values for p in predictions], dtype=np.float64).T
         errors = np.abs(predicted - truth)
         scores = {"mae": item_mean_score(predictions, errors.tolist())}
@@ -84,12 +84,14 @@ class Regression(HeadTask):
 
 
 def _format_number(value: float) -> str:
-    """With six significant digits, or all digits before the point where these are more."""
+    """Format a number with six significant digits, or as an integer if that has more digits."""
+    # Format .6g would write 1234567 as 1.23457e+06.
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.0f}"
 
 
 def _corpus_errors(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> dict[str, float]:
-    """R^2 is 0 where all truths are the same."""
+    """Return RMSE and R^2, which is 0 if all true values are the same."""
+    # The sum of squares alone may not be 0 for equal values, because their mean is rounded.
     spread = ((truth - truth.mean()) ** 2).sum() if np.ptp(truth) else 0.0
     squared = (predicted - truth) ** 2
     return {"rmse": float(np.sqrt(squared.mean())), "r2": float(1 - squared.sum() / spread) if spread else 0.0}

@@ -1,4 +1,4 @@
-"""Retrieval by likelihood: images and captions of a set, scored by recall."""
+"""Retrieval by the likelihood of every caption after every image, scored by recall."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,10 +16,11 @@ from prefixvlm.task.rows.closed_set import likelihoods
 
 
 class Retrieval(Captioning):
-    """Score every caption of the set after every image. That is images x captions forward passes: set `limit`.
+    """Ranks captions by their likelihood after an image, and images by the likelihood of a caption after them.
 
-    captions_in_set: number of an image's captions that are candidates; null for all.
-    normalize_length: use the mean over a caption's tokens instead of the sum.
+    This takes images x captions forward passes: set `limit` in an evaluation.
+    captions_in_set: number of captions per image that are candidates; None for all.
+    normalize_length: use the mean over the tokens of a caption instead of the sum, which favours short captions.
     """
 
     name = "retrieval"
@@ -43,7 +44,7 @@ class Retrieval(Captioning):
         self.score_kinds = RECALL_KINDS
         self.decoding = {"method": "ranking", "normalize_length": normalize_length}
         self._candidates: list[str] = []
-        self._owners: list[str] = []
+        self._owners: list[str] = []  # the key of each candidate's image
 
     def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
         pairs = [(sample.key, text) for sample in samples() for text in sample.captions[: self.captions_in_set]]
@@ -55,8 +56,8 @@ class Retrieval(Captioning):
         return float(prediction in references)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """prediction: the likeliest caption; values: the likelihood of each caption of the set."""
-        assert self._candidates, "prepare has read the candidates"
+        """Return the likeliest caption for each image. values: log-likelihood of each candidate."""
+        assert self._candidates, "prepare is called before predict"
         space = " " if self.prompt else ""
         scores = likelihoods(model, batch, self._candidates, self.prompt, self.normalize_length, space).numpy()
         return [
@@ -69,12 +70,13 @@ class Retrieval(Captioning):
         ]
 
     def _first(self, row: Row, values: NDArray[np.floating]) -> float:
-        """1 if one of the image's own captions is likelier than all others; ties count against it, as in `ranks`."""
+        """Return 1 if a caption of the image is likelier than all others, else 0."""
+        # Ties count as errors, as in `ranks`: a model with the same likelihood for all captions must not score 100 %.
         own = np.array([owner == row.key for owner in self._owners])
         return float(own.any() and (own.all() or values[own].max() > values[~own].max()))
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Recall at 1, 5 and 10 in percent, from images to captions and back."""
+        """Return recall at 1, 5 and 10 in percent, from images to captions and back."""
         values = np.stack([np.asarray(p.values) for p in predictions])
         place = {p.key: number for number, p in enumerate(predictions)}
         return recalls(predictions, values, [place[key] for key in self._owners])

@@ -1,4 +1,4 @@
-"""Tagging of words by a head, with or without an image, scored by words and by spans."""
+"""Tagging of words by a head, with or without an image, scored per word and per span."""
 
 import random
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, i
 
 
 class Tagging(HeadTask):
-    """The image, then the prompt, then the words; a head predicts the tag of each word from its last token.
+    """Tags words by a head on the hidden state of each word's last token, after the image and the prompt.
 
-    tags: all tags in BIO, with O. with_image: read the image too.
-    With a causal language model a word's hidden state depends only on what stands before it.
+    tags: all tags in the BIO scheme, with O. with_image: False to tag the text alone.
+    With a causal language model the hidden state of a word depends only on the words before it.
     """
 
     name = "tagging"
     main_score = "accuracy"
     variant = "head; spans as CoNLL 2000 counts them"
     head_options = ("tags", "hidden_width")
-    covers_every_sample = False  # only images with a text
+    covers_every_sample = False  # an image without a text has no rows
     score_kinds = dict.fromkeys(("accuracy", "span_precision", "span_recall", "span_f1"), PERCENT)
     takes = "text"
     shown_as = "tags"
@@ -66,10 +66,11 @@ class Tagging(HeadTask):
 
     def request(self, key: str, image: Any, texts: Sequence[str] = (), answers: Sequence[str] = ()) -> Sample:
         words = tuple(" ".join(texts).split())
+        # Any tag will do: predict counts the words of a row by their tags.
         return Sample(key, image, tagged=(Tagged(words, ("O",) * len(words)),))
 
     def losses(self, model: PrefixLM, batch: Batch) -> Tensor:
-        """Cross entropy of each word: float32[number of words]."""
+        """Return the cross entropy of each word: float32[number of words]."""
         assert batch.tags is not None, "every row of this task has tags"
         outputs = model.heads[self.name](model, batch)
         tags = batch.tags[batch.tags != IGNORE_INDEX]
@@ -88,12 +89,12 @@ class Tagging(HeadTask):
         return predictions
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """The share of words with the right tag."""
+        """Return the share of words with the right tag."""
         pairs = list(zip(prediction.split(), references[0].split(), strict=True))
         return sum(predicted == true for predicted, true in pairs) / len(pairs)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """In percent: the mean share of a text's words with the right tag; precision, recall and F1 of spans."""
+        """Return the mean share of right tags in a text, and precision, recall and F1 of spans, in percent."""
         predicted, true = _tags(predictions)
         predicted_spans, true_spans = [spans(tags) for tags in predicted], [spans(tags) for tags in true]
 
@@ -105,41 +106,44 @@ class Tagging(HeadTask):
         return scores | corpus_score(predictions, span_scores)
 
     def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
-        """Also `classes` (precision, recall, F1, support of each tag), `confusion`, and `spans`, the same by type."""
+        """Add `classes` (precision, recall, F1 and support of each tag), `confusion`, and `spans`, by type."""
         predicted, true = _tags(predictions)
         guesses, truths = ([tag for tags in side for tag in tags] for side in (predicted, true))
         report = super().report(predictions, *args)
         if not guesses:
             return report
-        of_tags, of_spans = class_report(guesses, truths), set_report([*map(spans, predicted)], [*map(spans, true)])
+        tag_report = class_report(guesses, truths)
+        span_report = set_report([*map(spans, predicted)], [*map(spans, true)])
         labels, counts = confusion_matrix(guesses, truths, [tag for tag in self.tags if tag in {*guesses, *truths}])
         return report | {
-            "classes": {**of_tags.classes, "averages": of_tags.averages},
+            "classes": {**tag_report.classes, "averages": tag_report.averages},
             "confusion": {"labels": labels, "counts": counts},
-            "spans": {**of_spans.classes, "averages": of_spans.averages},
+            "spans": {**span_report.classes, "averages": span_report.averages},
         }
 
     def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
-        """Each word with its tag, unless that is O: "a red/B-SEEN circle/I-SEEN"."""
+        """Return each word with its tag, unless that is O, as "a red/B-SEEN circle/I-SEEN"."""
         pairs = zip(asked.split(), prediction.prediction.split(), strict=True)
         return " ".join(word if tag == "O" else f"{word}/{tag}" for word, tag in pairs)
 
     def details(self, prediction: Prediction) -> dict[str, Any]:
-        """The words, which end the prompt, each with its predicted and its true tag."""
+        """Return each word with its predicted and its true tag."""
         predicted = prediction.prediction.split()
         true = prediction.references[0].split() if prediction.references else predicted
+        # The prompt of a prediction ends with the words.
         words = prediction.prompt.split()[-len(predicted) :]
         return {"words": [list(each) for each in zip(words, predicted, true, strict=True)]}
 
     def _row(self, sample: Sample, number: int, text: Tagged) -> Row:
         if unknown := set(text.tags) - set(self.tags):
             raise ValueError(f"sample {sample.key!r} has the tag {min(unknown)!r}; add it to task.tagging.tags")
-        given = ([sample.image] if self.with_image else []) + ([self.prompt] if self.prompt else [])
-        words = [(" " if given or place else "") + word for place, word in enumerate(text.words)]
+        before = ([sample.image] if self.with_image else []) + ([self.prompt] if self.prompt else [])
+        words = [(" " if before or place else "") + word for place, word in enumerate(text.words)]
+        # Row.tags has an entry for each text of the row, and the prompt is one of them.
         tags = (*[IGNORE_INDEX] * bool(self.prompt), *map(self.tags.index, text.tags))
-        return Row((*given, *words), "", sample.key, f"{sample.key}-{number}", (" ".join(text.tags),), tags=tags)
+        return Row((*before, *words), "", sample.key, f"{sample.key}-{number}", (" ".join(text.tags),), tags=tags)
 
 
 def _tags(predictions: Sequence[Prediction]) -> tuple[list[list[str]], list[list[str]]]:
-    """The predicted and the true tags of each text."""
+    """Return the predicted and the true tags of each text."""
     return [p.prediction.split() for p in predictions], [p.references[0].split() for p in predictions]

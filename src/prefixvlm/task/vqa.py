@@ -1,4 +1,4 @@
-"""Visual question answering, scored against the answers that people gave."""
+"""Visual question answering, scored against human answers."""
 
 import random
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ UNANSWERABLE = "unanswerable"
 
 
 class Vqa(Task):
-    """The image, then the prompt with the question in it, then the answer (Frozen, BLIP-2).
+    """Answers questions: the image, then the prompt with the question in it, then the answer (Frozen, BLIP-2).
 
-    questions_per_image: number of an image's questions that a training step uses, drawn at random.
-    metric: compares an answer with the true ones; a name in metrics/vqa/answer_metrics.py.
-    answers: null generates the answer; a list, a text file or "choices" chooses it, by `choose` (see
-        ClosedSetAnswers).
-    answerability: also score how well "unanswerable" is predicted, by average precision (VizWiz).
+    questions_per_image: number of questions of an image that a training step uses, drawn at random.
+    metric: name of the answer metric in metrics/vqa/answer_metrics.py.
+    answers: None to generate the answer; a list, a text file or "choices" to choose it, by the method `choose`. See
+        ClosedSetAnswers for these and normalize_length.
+    answerability: also score the likelihood of "unanswerable" by average precision (VizWiz).
     """
 
     name = "vqa"
@@ -82,10 +82,10 @@ class Vqa(Task):
         return self.metric.score(prediction, references)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
-        """Accuracy in percent, over all questions and by group."""
+        """Return accuracy, also by group, and with answerability average precision, in percent."""
         scores = super().scores(predictions)
         if self.answerability:
-            labels = np.array(["answerable_no" in p.groups for p in predictions])  # the official positive class
+            labels = np.array(["answerable_no" in p.groups for p in predictions])  # the official positives
             values = np.array([p.values[0] for p in predictions if p.values])
             if labels.any():
                 scores |= corpus_score(predictions, lambda draw: _average_precision(labels[draw], values[draw]))
@@ -95,7 +95,7 @@ class Vqa(Task):
         return self.closed_set(model, batch) if self.closed_set else super().generate(model, batch)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """values: with answerability, the log-likelihood of "unanswerable"."""
+        """Return predictions. values: with answerability, the log-likelihood of "unanswerable"."""
         predictions = super().predict(model, batch)
         if not self.answerability:
             return predictions
@@ -104,6 +104,7 @@ class Vqa(Task):
         return [replace(p, values=value) for p, value in zip(predictions, values, strict=True)]
 
     def _row(self, sample: Sample, question: Question, target: str = "") -> Row:
+        # Not str.format, which would fail on other braces in the prompt.
         prompt = self.prompt.replace("{question}", question.question)
         answerable = {"answerable": sample.labels["answerable"]} if "answerable" in sample.labels else {}
         groups = group_names({**question.groups, **answerable}) or (question.question.split(maxsplit=1)[0].lower(),)
@@ -121,7 +122,7 @@ class Vqa(Task):
 
 
 def _average_precision(labels: NDArray[Any], values: NDArray[Any]) -> dict[str, float]:
-    """In percent; NaN for a draw of the bootstrap without a positive."""
+    """Return average precision in percent; NaN for a bootstrap sample without positives."""
     return {
         "answerability_ap": 100 * average_precision(labels.tolist(), values.tolist()) if labels.any() else float("nan")
     }

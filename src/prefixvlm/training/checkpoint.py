@@ -102,7 +102,7 @@ def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]
 
 
 def history(checkpoint: Mapping[str, Any]) -> Mapping[str, list[dict[str, Any]]]:
-    """Return what the History callback recorded up to a checkpoint: `records` of numbers, `examples` of predictions."""
+    """Return the `records` of scalars and the `examples` of predictions that the History callback has stored."""
     return {"records": [], "examples": [], **checkpoint["callbacks"].get("History", {})}
 
 

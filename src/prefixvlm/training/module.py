@@ -135,8 +135,8 @@ class PrefixModule(LightningModule):
         loss = self.val_loss.compute()
         if loss.isnan() and not self.val_loss.weight:
             raise ValueError(
-                f"no validation sample has what task {', '.join(self.tasks)} is trained on; set the task's options, "
-                "task or data.shards to others"
+                f"no validation sample has training rows for task {', '.join(self.tasks)}; set other options of the "
+                "task, another task or other data.shards"
             )
         self.log("val/loss", loss, prog_bar=True)
         self.val_loss.reset()

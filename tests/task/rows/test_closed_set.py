@@ -110,8 +110,8 @@ def test_how_it_was_answered_is_told():
     ("keywords", "message"),
     [
         ({"answers": ["a"], "choose": "best"}, r"task\.vqa\.choose is 'best'; accepted are ranking, trie"),
-        ({"answers": []}, r"task\.vqa\.answers .*none"),
-        ({"answers": ["a", "b", "a"]}, r"task\.vqa\.answers .*twice"),
+        ({"answers": []}, r"task\.vqa\.answers is empty"),
+        ({"answers": ["a", "b", "a"]}, r"task\.vqa\.answers .*repeated"),
         ({"answers": [True, False]}, r"task\.vqa\.answers has True.*quotes"),  # yes and no, as YAML reads them
         ({"answers": "no/such/file.txt"}, r"task\.vqa\.answers is 'no/such/file.txt'"),
     ],

@@ -1,4 +1,4 @@
-"""Batches of samples of which not all are labelled: what is there is trained on, and nothing is bad for lacking it."""
+"""Collate functions on samples of which only some have labels."""
 
 import random
 
@@ -41,14 +41,14 @@ def test_a_task_that_has_no_rows_gives_way_to_another(rows):
     assert {rows(both, random.Random(seed)).task for seed in range(20)} == set(TASKS)
 
 
-def test_nothing_to_learn_is_said(rows):
-    with pytest.raises(NothingToLearnError, match="k0 on has what task classification, regression is trained on; set"):
+def test_samples_without_training_rows_are_an_error(rows):
+    with pytest.raises(NothingToLearnError, match="k0 on has training rows for task classification, regression; set"):
         rows([sample(0), sample(1)], random.Random(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, workers):
+def test_unlabelled_samples_are_not_bad_samples(tmp_path, batch_size, workers):
     image = (tmp_path / "x.png", Image.new("RGB", (8, 8)).save(tmp_path / "x.png"))[0].read_bytes()
     members = [{"png": image, "json": b'{"labels": {"kind": "b"}}' if n % 5 == 0 else b"{}"} for n in range(40)]
     write_shards(
@@ -68,7 +68,7 @@ def test_few_labels_are_enough_and_no_sample_is_bad(tmp_path, batch_size, worker
     assert len(loader.bad_samples) == 0
 
 
-def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
+def test_a_data_set_without_labels_is_an_error(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     image = (tmp_path / "x.png").read_bytes()
     write_shards(
@@ -77,12 +77,12 @@ def test_a_set_without_any_label_ends_in_a_sentence(tmp_path):
     collate = TrainingRows(TASKS, collator_of(tiny_model("gpt2")))
     loader = TrainLoader(find_sources(str(tmp_path / "s"), "train", ShardCache()), 2, collate)
     with pytest.raises(
-        ValueError, match="has what task classification, regression is trained on.*the same holds for its whole"
+        ValueError, match="has training rows for task classification, regression;.*the same holds for its whole"
     ):
         list(loader)
 
 
-def test_tasks_of_text_share_a_validation_batch():
+def test_tasks_that_generate_text_share_a_validation_batch():
     tasks = {"captioning": Captioning(), **TASKS}
     rows = TrainingRows(tasks, collator_of(tiny_model("gpt2")), mixed=True)
     some = [sample(0, captions=("a",), labels={"kind": "a"}), sample(1, captions=("b",))]

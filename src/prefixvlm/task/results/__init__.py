@@ -1,1 +1,1 @@
-"""What a task makes of the model's outputs: predictions, scores, boxes and per-class scores."""
+"""Results of tasks: predictions, scores, boxes and per-class scores."""

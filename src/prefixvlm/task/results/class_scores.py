@@ -1,4 +1,4 @@
-"""Scores and per-class report of classifiers."""
+"""Scores and per-class reports of classification tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from prefixvlm.metrics.classification import class_averages, class_report, confu
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
-AVERAGES = "averages"  # key of a report beside its classes
+AVERAGES = "averages"  # key beside the names of the classes in a report
 CLASS_KINDS: Mapping[str, ScoreKind] = dict.fromkeys(
     (
         "accuracy",
@@ -22,9 +22,10 @@ CLASS_KINDS: Mapping[str, ScoreKind] = dict.fromkeys(
 
 
 def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
-    """Raise ValueError unless classes are `least` different texts or more."""
+    """Raise ValueError unless the classes are at least `least` different texts."""
     if not classes or len(set(classes)) < least or len(set(classes)) < len(classes):
         raise ValueError(f"{key}.classes is {classes!r}; give {least} or more, each once")
+    # YAML reads an unquoted no as false, and 1 as a number.
     if wrong := [name for name in classes if not isinstance(name, str)]:
         raise ValueError(f"{key}.classes has {wrong[0]!r}, which is no text; put it in quotes")
     if wrong := [name for name in classes if not name or name == AVERAGES]:
@@ -32,18 +33,20 @@ def check_classes(key: str, classes: Sequence[str], least: int = 2) -> None:
 
 
 def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """In percent: accuracy among the five likeliest classes, averages over classes and, of two, the area under the ROC
-    curve. The predictions' values are a score of each class.
+    """Return averages over classes, top-5 accuracy, and for two classes the area under the ROC curve, in percent.
+
+    The values of a prediction are the scores of all classes.
     """
     place = {name: number for number, name in enumerate(classes)}
     values = np.array([p.values for p in predictions])
     truths = np.array([place[p.references[0]] for p in predictions])
     guesses = np.array([place[p.prediction] for p in predictions])
     scores = {}
-    if len(classes) > 5:
+    if len(classes) > 5:  # the right class is always among the first five of five
         top = [top_k_accuracy([row], [truth], 5) for row, truth in zip(values, truths, strict=True)]
         scores["accuracy_top_5"] = item_mean_score(predictions, top)
     scores |= corpus_score(predictions, lambda draw: class_averages(guesses[draw], truths[draw]))
+    # The area needs an item of each class.
     if len(classes) == 2 and len(set(truths.tolist())) == 2:
         second = values[:, 1] - values[:, 0]
         scores |= corpus_score(predictions, lambda draw: {"roc_auc": _roc_auc(truths[draw], second[draw])})
@@ -51,19 +54,19 @@ def class_scores(classes: Sequence[str], predictions: Sequence[Prediction]) -> d
 
 
 def class_details(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """`classes` (precision, recall, F1, support of each, and averages) and `confusion`."""
+    """Return `classes` (precision, recall, F1 and support of each class, and averages) and `confusion`."""
     known = [p for p in predictions if p.references]
     if not known:
         return {}
     guesses, truths = [p.prediction for p in known], [p.references[0] for p in known]
-    found = class_report(guesses, truths)
+    report = class_report(guesses, truths)
     labels, counts = confusion_matrix(guesses, truths)
     return {
-        "classes": {**found.classes, AVERAGES: found.averages},
+        "classes": {**report.classes, AVERAGES: report.averages},
         "confusion": {"labels": labels, "counts": counts},
     }
 
 
 def _roc_auc(truths: NDArray[Any], scores: NDArray[Any]) -> float:
-    """In percent; NaN for a draw of the bootstrap with one class only."""
+    """Return the area in percent; NaN for a bootstrap sample with one class only."""
     return 100 * roc_auc((truths == 1).tolist(), scores.tolist()) if 0 < truths.sum() < len(truths) else float("nan")

@@ -1,4 +1,4 @@
-"""Predictions of a task, and scores over them with bootstrap intervals."""
+"""Predictions of a task, and scores with bootstrap intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,12 @@ from prefixvlm.metrics.score_kind import ScoreKind
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's output for one row.
+    """Prediction of a task for one row.
 
-    correct: 0 to 1, None without references. groups: names of the groups it is also scored in.
-    values: what a task needs besides the text, such as the likelihood of each class; not written to files.
-    context: what stood before the prompt; only that of a task's first prediction is written, as an example.
+    key: key of the sample. id: unique within the task. correct: 0 to 1, None without references.
+    groups: names of the groups in which the prediction is also scored.
+    values: numbers that the scores need besides the text, such as the likelihood of each class; not written to files.
+    context: text before the prompt; written for the first prediction of a task only, as an example.
     """
 
     task: str
@@ -32,20 +33,20 @@ class Prediction:
     context: str = field(default="", compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of a line of predictions.jsonl."""
-        written = {name: value for name, value in vars(self).items() if name not in ("values", "context")}
-        return {**written, "references": list(self.references), "groups": list(self.groups)}
+        """Return the JSON object of a line of predictions.jsonl."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("values", "context")}
+        return {**fields, "references": list(self.references), "groups": list(self.groups)}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A value over predictions.
+    """A score of a set of predictions.
 
-    items: each prediction's part, whose mean the value is; empty for a score of the whole set.
-    interval: 95 %, by the bootstrap over images, because questions about one image are right and wrong together.
-    count: number of scored elements, where it is not len(predictions).
-    kind: direction and digits; None for what the task says of the score's name.
-    table: row and column of the report's table that shows the score too.
+    items: the score of each prediction, of which the value is the mean; empty for a score of the whole set.
+    interval: 95 % bootstrap interval over images, because predictions for one image are not independent.
+    count: number of scored elements, if it is not len(predictions).
+    kind: direction and digits; None for those in Task.score_kinds.
+    table: row and column of the score in a table of the report.
     """
 
     value: float
@@ -61,13 +62,13 @@ def check_references(predictions: Sequence[Prediction], task: str) -> None:
     """Raise ValueError if no prediction has references."""
     if not any(p.references for p in predictions):
         raise ValueError(
-            f"no tested sample has what task {task} is scored by; set the shards or task.{task} to others, or in "
+            f"no tested sample has references for task {task}; set other shards or options of task.{task}, or in "
             "training test=false"
         )
 
 
 def item_mean_score(predictions: Sequence[Prediction], items: Sequence[float], kind: ScoreKind | None = None) -> Score:
-    """The mean of one value per prediction."""
+    """Return the mean of one value per prediction as a Score."""
     interval = bootstrap_interval(items, [p.key for p in predictions])
     return Score(sum(items) / len(items), predictions, items, interval, kind=kind)
 
@@ -77,7 +78,7 @@ def corpus_score(
     statistic: Callable[[NDArray[np.int64]], Mapping[str, float]],
     kind: ScoreKind | None = None,
 ) -> dict[str, Score]:
-    """Scores of the whole set. statistic: from the indices of some predictions to the scores of these."""
+    """Return scores that are not means over items. statistic: returns the scores of the predictions at indices."""
     values = statistic(np.arange(len(predictions)))
     intervals = bootstrap_intervals(lambda draw: list(statistic(draw).values()), [p.key for p in predictions])
     pairs = zip(values.items(), intervals, strict=True)
@@ -85,7 +86,7 @@ def corpus_score(
 
 
 def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    """The predictions of each group by its name, in alphabetical order."""
+    """Return the predictions of each group by its name, in alphabetical order."""
     groups: dict[str, list[Prediction]] = {}
     for p in predictions:
         for name in p.groups:
@@ -94,5 +95,5 @@ def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
 
 
 def group_names(groups: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of groups from a sample's fields: {"answer_type": "yes/no"} gives ("answer_type_yes/no",)."""
+    """Return names of groups: {"answer_type": "yes/no"} gives ("answer_type_yes/no",)."""
     return tuple(f"{name}_{value.replace(' ', '_')}" for name, value in groups.items())

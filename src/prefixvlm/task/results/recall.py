@@ -1,4 +1,4 @@
-"""Recall scores of retrieval, and the report's tables of them."""
+"""Recall scores of retrieval tasks, and their tables in the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,12 +21,13 @@ RECALL_KINDS: Mapping[str, ScoreKind] = {f"{name}_recall_{k}": PERCENT for name 
 def recalls(
     predictions: Sequence[Prediction], values: NDArray[np.floating], owners: Sequence[int], scorer: str = ""
 ) -> dict[str, Score]:
-    """Recall at 1, 5 and 10 in percent, in both directions.
+    """Return recall at 1, 5 and 10 in percent, in both directions.
 
-    values: float[B, S], the score of each caption after each image. owners: the image of each caption.
-    scorer: begins the names of the scores, where they are not the model's own.
-    Intervals draw images with their captions; the candidates stay the same.
+    values: float[B, S], the score of each caption with each image. owners: index of the image of each caption.
+    scorer: prefix of the names of the scores, if they are not those of the evaluated model.
     """
+    # The bootstrap draws the queries of an image together. The candidates stay the same, because a duplicate of a
+    # candidate would tie with it.
     scores = {}
     for name, items in recall_items(values, owners).items():
         if name.startswith("image"):
@@ -38,7 +39,7 @@ def recalls(
 
 
 def in_recall_tables(scores: Mapping[str, Score], scorer: str = "") -> dict[str, Score]:
-    """The scores with their row and column in the report's table of recalls."""
+    """Return the scores with the row and column of each in the report's table of recalls."""
     in_tables = {}
     for name, score in scores.items():
         direction, _, k = name.partition("_recall_")

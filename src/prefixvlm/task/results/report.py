@@ -1,4 +1,4 @@
-"""The report of a task: its scores with intervals, counts and kinds, as metrics.json has them."""
+"""Report of a task for metrics.json: scores with intervals, counts, directions and digits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ def report_of(
     kind_of: Callable[[str], ScoreKind],
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Plain data of scores over predictions. kind_of: for scores that do not say theirs.
+    """Return scores and counts as plain data. kind_of: returns the kind of a score that has none.
 
-    items: each prediction's part of the scores, and details: what the report shows of it, both by id; join moves them
-    to the lines of predictions.jsonl.
+    `items` are the scores of each prediction and `details` its data for the report, both by id. report.results.join
+    moves them to predictions.jsonl.
     """
     known = [p for p in predictions if p.correct is not None]
     items: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Answers from a closed set: by ranking their likelihoods, or by decoding along a trie."""
+"""Answers from a closed set, by ranking their likelihoods or by constrained decoding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ from prefixvlm.data.tokenization import text_ids
 from prefixvlm.model.constrained import Trie, constrained_greedy, score_answers
 from prefixvlm.model.prefix_lm import PrefixLM
 
-MAX_ROWS = 512  # rows times answers scored at once: the KV cache must fit in memory
+MAX_ROWS = 512  # rows times answers that are scored at once: their KV cache must fit in memory
 BY = ("ranking", "trie")
 CHOICES = "choices"
 
 
 class ClosedSetAnswers:
-    """Chooses each row's answer from a list.
+    """Chooses the answer of each row from a list.
 
-    answers: the list, a text file with one answer a line, or "choices" for those of each question.
-    by: ranking, the likeliest answer with its EOS, or trie, greedy decoding constrained to the list.
-    normalize_length: rank by the mean over an answer's tokens instead of the sum.
-    end: the text right before the answer, on which the answer's tokenization depends.
-    key: of the options in the configuration, for messages.
+    answers: the list, a text file with one answer per line, or "choices" for the choices of each question.
+    by: "ranking" for the likeliest answer with its EOS, "trie" for greedy decoding constrained to the list.
+    normalize_length: rank by the mean over the tokens of an answer instead of the sum.
+    end: text right before the answer, on which the tokenization of the answer depends.
+    key: key of the options in the configuration, for error messages.
     """
 
     def __init__(self, answers: Sequence[str] | str, by: str, normalize_length: bool, end: str, key: str) -> None:
@@ -38,7 +38,7 @@ class ClosedSetAnswers:
             )
         answers = answers if answers == CHOICES else [answer.strip() for answer in answers]
         if not answers or not all(answers) or (len(set(answers)) < len(answers) and answers != CHOICES):
-            raise ValueError(f"{key}.answers has none, an empty one or one twice; give a list of different answers")
+            raise ValueError(f"{key}.answers is empty, or has an empty or repeated answer; give different answers")
         self.answers, self.by, self.normalize_length, self.end, self.key = answers, by, normalize_length, end, key
         self._tries: dict[tuple[str, ...], tuple[Trie, dict[tuple[int, ...], str]]] = {}
 
@@ -50,7 +50,7 @@ class ClosedSetAnswers:
         return {"method": self.by, "answers": count, **ranking}
 
     def __call__(self, model: PrefixLM, batch: Batch) -> list[str]:
-        """The answer of each of the S rows."""
+        """Return the answers of the S rows."""
         answers = [self._answers_of_row(rows[0].choices, rows[0].id) for rows in batch.rows]
         if self.by == "ranking":
             return likeliest(model, batch, answers, self.end, self.normalize_length)
@@ -69,9 +69,10 @@ class ClosedSetAnswers:
         return [answer_of_ids[tuple(ids)] for (_, answer_of_ids), ids in zip(lists, texts, strict=True)]
 
     def _trie(self, model: PrefixLM, answers: tuple[str, ...]) -> tuple[Trie, dict[tuple[int, ...], str]]:
-        """A list's trie and its answers by their ids, kept because a list may have thousands."""
+        """Return the trie of a list of answers, and the answers by their ids."""
+        # Cached, because a list may have thousands of answers; but not the choices of every question.
         if answers not in self._tries:
-            if self.answers == CHOICES:  # every question has its own, which need not be kept
+            if self.answers == CHOICES:
                 self._tries.clear()
             end = text_before_answers(model, self.end)
             answer_of_ids = {tuple(text_ids(model.lm.tokenizer, end, " " + a)): a for a in answers}
@@ -96,29 +97,29 @@ def likeliest(
     end: str,
     normalize_length: bool = False,
 ) -> list[str]:
-    """The likeliest of each row's own answers; rows with the same answers are scored together."""
+    """Return the likeliest answer of each row. Rows with the same answers are scored together."""
     rows: dict[tuple[str, ...], list[int]] = {}
     for number, answers in enumerate(answers_of_rows):
         rows.setdefault(tuple(answers), []).append(number)
     best = [""] * len(answers_of_rows)
     for answers, numbers in rows.items():
-        places = likelihoods(model, batch.of(numbers), answers, end, normalize_length).argmax(1)
-        for number, place in zip(numbers, places.tolist(), strict=True):
-            best[number] = answers[place]
+        indices = likelihoods(model, batch.of(numbers), answers, end, normalize_length).argmax(1)
+        for number, index in zip(numbers, indices.tolist(), strict=True):
+            best[number] = answers[index]
     return best
 
 
 def text_before_answers(model: PrefixLM, end: str) -> str:
-    """The text right before an answer: the end of the prompt or, in a chat, the opening of the assistant's turn."""
+    """Return the text right before an answer: `end` or, in a chat, the opening of the assistant's turn."""
     return model.lm.chat.opening if model.lm.chat else end
 
 
 def likelihoods(
     model: PrefixLM, batch: Batch, answers: Sequence[str], end: str, normalize_length: bool = False, space: str = " "
 ) -> Tensor:
-    """Log-likelihood of each answer, its EOS included, after each prompt: float32[S, A], on the CPU.
+    """Return the log-likelihood of each answer with its EOS after each prompt: float32[S, A], on the CPU.
 
-    space: between the prompt and an answer, as in training.
+    space: text between the prompt and an answer, as in training.
     """
     before = text_before_answers(model, end)
     ids = [text_ids(model.lm.tokenizer, before, space + answer) for answer in answers]

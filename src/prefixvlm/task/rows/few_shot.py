@@ -1,4 +1,4 @@
-"""Few-shot prompts: worked examples from the training split in front of each prompt (Frozen, Flamingo)."""
+"""Few-shot prompts: demonstrations from the training split before each prompt (Frozen, Flamingo)."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,10 @@ NUM_SPARE = 4  # candidates for each demonstration, because some samples have no
 class FewShot:
     """Options of few-shot prompts.
 
-    shots: demonstrations before each prompt. A demonstration is a training row of the task: image, prompt and target.
-    choice: random, or nearest: the images most similar to the prompt's own, the most similar last (RICES, Yang et al.
-        2022).
+    shots: number of demonstrations. A demonstration is a training row of the task: image, prompt and target.
+    choice: "random", or "nearest" for the most similar images, the most similar last (RICES, Yang et al. 2022).
     pool_size: number of training samples to choose from, drawn by the seed.
-    induction: a sentence before everything, such as "Please answer the question."
+    induction: sentence before the demonstrations, such as "Please answer the question."
     separator: text after each demonstration.
     """
 
@@ -52,9 +51,9 @@ class Pool(Protocol):
 
 
 class Demonstrations:
-    """Puts demonstrations of a pool, and before them the induction, in front of prompts.
+    """Adds the induction and demonstrations from a pool to the context of rows.
 
-    nearest: for each test key the numbers of the samples most similar to it, the most similar first.
+    nearest: numbers of the most similar samples of the pool by the key of a test sample, the most similar first.
     Raises ValueError if the pool has no more samples than there are shots.
     """
 
@@ -67,11 +66,12 @@ class Demonstrations:
                 f"few_shot.shots is {few_shot.shots}, but there are only {len(self.keys)} training samples to show"
             )
         self.few_shot, self.pool, self.nearest = few_shot, pool, nearest
-        self._decoded: dict[int, Sample] = {}  # no lru_cache: a loader's workers get this object by pickle
+        self._decoded: dict[int, Sample] = {}  # not an lru_cache, which the workers of a loader could not unpickle
 
     def __call__(self, task: Task, row: Row) -> Row:
-        """Put the demonstrations into the row's context."""
+        """Return the row with the demonstrations in its context."""
         options = self.few_shot
+        # The choice depends on the seed and the row alone, so that it is the same on any number of ranks and workers.
         rng = random.Random(f"{options.seed}-{row.id}")
         parts: list[ImageOrFeatures | str] = [options.induction + options.separator] if options.induction else []
         for demonstration in self._choose(task, row.key, rng):
@@ -79,17 +79,18 @@ class Demonstrations:
         return replace(row, context=tuple(join_texts([*parts, *row.context])))
 
     def _choose(self, task: Task, key: str, rng: random.Random) -> list[Row]:
-        """The demonstrations of a prompt, the most similar last; samples without a row of the task are passed over."""
+        """Return the demonstrations of a prompt, the most similar last, without samples that have no row."""
         shots = self.few_shot.shots
         chosen: list[Row] = []
         for number in self._candidates(key, rng):
             if len(chosen) == shots:
                 break
+            # A test sample in the pool would show its own answer.
             if self.keys[number] != key and (rows := task.training_rows(self._sample(number), rng)):
                 chosen.append(rng.choice(rows))
         if len(chosen) < shots:
             raise ValueError(
-                f"only {len(chosen)} training samples have something to show for task {task.name}; "
+                f"only {len(chosen)} training samples have a row to show for task {task.name}; "
                 f"set few_shot.shots={len(chosen)} or less, few_shot.pool_size to more, or other shards"
             )
         return chosen[::-1]
@@ -103,7 +104,7 @@ class Demonstrations:
         return rng.sample(range(len(self.keys)), min(len(self.keys), NUM_SPARE * shots + NUM_SPARE))
 
     def _sample(self, number: int) -> Sample:
-        """A sample of the pool. Prompts of a batch share its image object, which is then encoded once."""
+        """Return a sample of the pool. Rows of a batch share its image object, which is then encoded once."""
         assert self.pool is not None, "without a pool there are no candidates"
         if number not in self._decoded:
             if len(self._decoded) == MAX_DECODED:
@@ -113,7 +114,7 @@ class Demonstrations:
 
 
 def join_texts(parts: Sequence[ImageOrFeatures | str]) -> list[ImageOrFeatures | str]:
-    """Join neighbouring texts, so that they are tokenized as they are in training."""
+    """Join neighbouring texts, so that they are tokenized as in training."""
     joined: list[ImageOrFeatures | str] = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(joined[-1], str):

@@ -1,4 +1,4 @@
-"""Rows and batches from samples: what the data loaders call, for each task."""
+"""Collate functions for the data loaders: batches of a task's rows from samples."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ Collate = Callable[[Sequence[Row], bool, str], Batch]
 
 
 def collator_for(model: PrefixLM, max_target_length: int | None = None) -> Collator:
-    """Make a Collator with the model's transform, tokenizer and lengths."""
+    """Return a Collator with the transform, tokenizer and lengths of a model."""
     encoder, lm = model.encoder, model.lm
     return Collator(
         encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
@@ -26,9 +26,9 @@ def collator_for(model: PrefixLM, max_target_length: int | None = None) -> Colla
 class TrainingRows:
     """Collates the training rows of a batch of samples.
 
-    mixed: give rows of every task: a batch for the tasks that generate text, and one for each head. Otherwise a batch
-    is of one task, drawn at random, because rows of like length need hardly any padding; where the samples have no rows
-    of that task, of the next one.
+    mixed: return rows of all tasks, in one batch for the tasks that generate text and one for each head. Otherwise
+    return a batch of one task, drawn at random, because rows of similar length need little padding. If the samples have
+    no rows of that task, the next one follows.
     """
 
     def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
@@ -39,8 +39,8 @@ class TrainingRows:
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
         first = rng.choice(list(self.tasks))
         order = [first, *(name for name in self.tasks if name != first)]
-        # A sample's random choices depend on the step and its key alone, so that however a step's samples are shared
-        # out over ranks, the same rows are trained on.
+        # The random choices for a sample depend on the step and its key only. A step therefore trains on the same rows,
+        # however its samples are split over ranks.
         step = rng.random()
         sample_rngs = [random.Random(f"{step} {sample.key}") for sample in samples]
         rows: dict[str, list[Row]] = {}
@@ -55,17 +55,17 @@ class TrainingRows:
         batches = [self.collate(each, True, name) for name, each in rows.items() if each]
         if not batches:
             raise NothingToLearnError(
-                f"none of the samples from {samples[0].key} on has what task {', '.join(self.tasks)} is trained on; "
-                "set the task's options, task or data.shards to others"
+                f"none of the samples from {samples[0].key} on has training rows for task {', '.join(self.tasks)}; "
+                "set other options of the task, another task or other data.shards"
             )
         return batches if self.mixed else batches[0]
 
 
 class PromptRows:
-    """Collates one task's prompts of a batch of samples; an empty list if it has none.
+    """Collates the prompts of one task; returns an empty list if the samples have none.
 
-    demonstrations: put in front of every prompt.
-    scored: raise ValueError for a sample without the references that the task is scored by.
+    demonstrations: added to every prompt.
+    scored: raise ValueError for a sample without references.
     """
 
     def __init__(
