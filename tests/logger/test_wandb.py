@@ -104,6 +104,14 @@ def test_with_a_key_a_run_is_online(tmp_path, monkeypatch, capsys):
     assert "offline" not in capsys.readouterr().out
 
 
+def test_offline_may_be_chosen_and_a_run_that_is_to_be_online_never_prompts(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"logger\.wandb\.offline is false, but wandb has no key; run `wandb login`"):
+        wandb_logger(str(tmp_path), offline=False)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert wandb_logger(str(tmp_path), offline=True)._offline
+    assert not wandb_logger(str(tmp_path), offline=False)._offline
+
+
 def records(folder):
     """Yield the records of the offline runs of a folder, in order, from wandb's files in LevelDB's log format."""
     wandb.teardown()  # an offline run is still being written when wandb.finish returns

@@ -5,13 +5,13 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
 from prefixvlm.encoder.loading import LOAD_ERRORS, first_line
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
+from prefixvlm.encoder.transforms import open_clip_transform
 
 KEYS = ("clip_scorer.name", "clip_scorer.pretrained")  # the keys of name and pretrained in error messages
 
@@ -31,7 +31,7 @@ class Clip(nn.Module):
         check_name(name, pretrained, trained=False, keys=KEYS)
         self.name, self.pretrained, self.batch_size = name, pretrained, batch_size
         self.model = load_clip(name, pretrained, KEYS).eval().requires_grad_(False)
-        self.transform = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+        self.transform = open_clip_transform(self.model.visual.preprocess_cfg)
         self.tokenizer = load_tokenizer(name)
 
     def train(self, mode: bool = True) -> "Clip":

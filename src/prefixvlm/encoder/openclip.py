@@ -1,12 +1,12 @@
 """Image encoders of open_clip: CLIP, SigLIP and others."""
 
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
 from prefixvlm.encoder.loading import RANDOM, check_random, fixed_random_weights, on_meta
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
 from prefixvlm.encoder.pretrained import PretrainedEncoder
+from prefixvlm.encoder.transforms import open_clip_transform
 
 KEYS = ("encoder.model_name", "encoder.pretrained")  # the keys of the two arguments in error messages
 
@@ -45,7 +45,7 @@ class OpenClipEncoder(PretrainedEncoder):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
         if isinstance(self.visual, ModifiedResNet):
             self._resize_resnet(image_size)
-        self.transform = image_transform_v2(PreprocessCfg(**self.visual.preprocess_cfg), is_train=False)
+        self.transform = open_clip_transform(self.visual.preprocess_cfg)
         size = self.visual.image_size
         self.infer_shapes(*((size, size) if isinstance(size, int) else size))
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import timm
 import timm.data
-from PIL import Image
 from timm.models import PretrainedCfg, split_model_name_tag
 from torch import Tensor, nn
-from torchvision.transforms import Compose
 
 from prefixvlm.encoder.loading import LOAD_ERRORS, RANDOM, check_random, first_line, fixed_random_weights, on_meta
 from prefixvlm.encoder.pretrained import PretrainedEncoder
+from prefixvlm.encoder.transforms import timm_transform
 
 
 class TimmEncoder(PretrainedEncoder):
@@ -53,7 +52,7 @@ class TimmEncoder(PretrainedEncoder):
         if not self.pooled and not hasattr(self.visual, "forward_intermediates"):
             raise ValueError(f"encoder.features is patch, but timm gives none of {model_name}: set pooled")
         config = timm.data.resolve_model_data_config(self.visual, {"img_size": image_size})
-        self.transform = Compose([to_rgb, *timm.data.create_transform(**config).transforms])
+        self.transform = timm_transform(config)
         self.infer_shapes(*config["input_size"][1:])
 
     def _pooled(self, pixel_values: Tensor) -> Tensor:
@@ -72,12 +71,6 @@ class TimmEncoder(PretrainedEncoder):
             patches = final[:, getattr(self.visual, "num_prefix_tokens", 0) :]
             return [patches.transpose(1, 2).unflatten(2, last.shape[2:])]
         return [final.permute(0, 3, 1, 2) if getattr(self.visual, "output_fmt", "NCHW") == "NHWC" else final]
-
-
-# The name of this function stands in the transform's repr, and so in the identity of stored features: do not rename it.
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB, which open_clip's transforms do and timm's do not."""
-    return image.convert("RGB")
 
 
 def check_name(model_name: str) -> None:

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from prefixvlm.lm.blocks import blocks_of, compile_blocks, enable_activation_checkpointing
 from prefixvlm.lm.chat import Chat
+from prefixvlm.lm.freezing import freeze
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -57,7 +58,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no EOS token, so texts could never end; set one with lm.eos_token")
-        self.model = fuse_gelu(model).requires_grad_(False)
+        self.model = freeze(fuse_gelu(model))
         self.tuned_modules: list[nn.Module] = []
         self.own_weights_tuned = False
         self.eval()  # models built from a configuration start in training mode, with dropout

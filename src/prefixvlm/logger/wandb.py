@@ -32,15 +32,27 @@ def is_logged_in() -> bool:
 
 
 def wandb_logger(
-    save_dir: str, project: str = "prefixvlm", name: str | None = None, resume: str = "auto"
+    save_dir: str,
+    project: str = "prefixvlm",
+    name: str | None = None,
+    offline: bool | None = None,
+    resume: str = "auto",
 ) -> WandbLogger:
-    """Return a logger that is online if the user is logged in, else offline.
+    """Return a logger. Only rank 0 writes.
 
-    The environment variable WANDB_MODE may set offline or disabled. Only rank 0 writes.
+    offline: None for online if the user is logged in, else offline. WANDB_MODE=offline and disabled come first.
     resume: "never" begins a new wandb run; otherwise a resumed run in save_dir continues its wandb run.
     """
     mode = os.environ.get("WANDB_MODE")
-    offline = mode == "offline" or (mode != "disabled" and not is_logged_in())
+    if offline is False and mode not in ("offline", "disabled") and not is_logged_in():
+        raise ValueError(
+            "logger.wandb.offline is false, but wandb has no key; run `wandb login`, set WANDB_API_KEY, or set it to "
+            "null"
+        )  # wandb would prompt for the key, and a job without a terminal would wait for ever
+    if mode in ("offline", "disabled"):
+        offline = mode == "offline"
+    elif offline is None:
+        offline = not is_logged_in()
     run_id = None
     if rank_zero_only.rank == 0 and mode != "disabled":  # type: ignore[attr-defined]
         run_id = _run_id(Path(save_dir), resume == "never")

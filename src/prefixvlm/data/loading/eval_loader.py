@@ -10,6 +10,7 @@ from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.epoch_plan import ReadOrder
 from prefixvlm.data.loading.loader import ShardLoader
 from prefixvlm.data.loading.planned_batches import FAIL, SKIP, Collate, decode_from
+from prefixvlm.data.loading.rank_worker_split import eval_starts_of_rank
 from prefixvlm.data.loading.shard_source import ShardSource, prefetched_paths
 from prefixvlm.data.sample import BLACK_IMAGE, Sample
 from prefixvlm.data.shards.read import read_shard
@@ -43,7 +44,7 @@ class EvalLoader(ShardLoader):
             )
         # Every rank needs a batch: Lightning stops a rank that has none, and the others would wait for it.
         batch_size = self.batch_size = min(batch_size, self.num_samples // self.world)
-        self._starts = range(self.rank * batch_size, self.num_samples, self.world * batch_size)
+        self._starts = eval_starts_of_rank(self.num_samples, batch_size, self.rank, self.world)
         self.on_bad = FAIL if max_bad_fraction is None else SKIP
         self.bad_samples = BadSamples(max_bad_fraction or 0, self.num_samples)
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.bad_samples import Bad
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
+from prefixvlm.data.loading.rank_worker_split import batches_of_worker
 from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.read import RawSample, read_shard
@@ -47,8 +48,7 @@ class PlannedBatches(IterableDataset):
         self.on_bad, self.image = on_bad, BLACK_IMAGE if blind else None
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        own = slice(worker.id, None, worker.num_workers) if worker else slice(None)
+        own = batches_of_worker()
         try:
             samples = _planned_samples(self.read_orders, self.batches[own])
             for numbers, seed in zip(self.batches[own], self.seeds[own], strict=True):

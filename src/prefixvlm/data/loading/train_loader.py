@@ -16,6 +16,7 @@ from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.epoch_plan import Planner
 from prefixvlm.data.loading.loader import ShardLoader
 from prefixvlm.data.loading.planned_batches import REPLACE, Collate
+from prefixvlm.data.loading.rank_worker_split import train_batches_of_rank
 from prefixvlm.data.loading.shard_source import ShardSource
 
 
@@ -78,7 +79,7 @@ class TrainLoader(ShardLoader):
         self._started = True
         read_orders, order = self.planner.epoch(self.epoch)
         epoch = 0 if self.planner.shuffle_buffer == 1 else self.epoch  # unshuffled epochs have the same batches
-        own = range(self.batches * self.world + self.rank, len(self) * self.world, self.world)
+        own = train_batches_of_rank(self.batches, len(self), self.rank, self.world)
         batches = [order[batch * self.batch_size :][: self.batch_size] for batch in own]
         seeds = [f"{self.seed}-{epoch}-{batch // self.world}" for batch in own]
         for result in self._read(read_orders, batches, seeds, self.bad_samples, REPLACE):
