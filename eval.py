@@ -25,7 +25,8 @@ from prefixvlm.provenance.redaction import redact
 from prefixvlm.report.results import check_writable, describe, write_results
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
-from prefixvlm.training.checkpoint import KEY, history, load
+from prefixvlm.training.checkpoint import KEY, history
+from prefixvlm.training.checkpoint_file import load
 
 CONF = Path(__file__).parent / "conf"
 

@@ -18,7 +18,8 @@ from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps
-from prefixvlm.training.checkpoint import load
+from prefixvlm.training.checkpoint_file import load
+from prefixvlm.training.resume import checkpoint_to_resume
 
 CONF = Path(__file__).parent / "conf"
 
@@ -28,7 +29,7 @@ def train(cfg: DictConfig) -> Any:
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     run.check_monitor(cfg.monitor, cfg.monitor_mode, score_kinds(cfg))
-    resume = run.checkpoint_to_resume(cfg.run_dir, cfg.resume)
+    resume = checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg, provenance())
     if cfg.init_from and not resume:

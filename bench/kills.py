@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 
 NAMES = ("state_dict", "optimizer_states", "lr_schedulers", "ShardDataModule", "global_step")
 

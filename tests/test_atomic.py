@@ -16,9 +16,14 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
 
 def test_an_error_leaves_the_former_file(tmp_path):
     write_text(tmp_path / "a.txt", "one")
-    with pytest.raises(ValueError, match="stop"), replacing_file(tmp_path / "a.txt") as file:
-        file.write(b"half")
-        raise ValueError("stop")
+
+    def fail_halfway():
+        with replacing_file(tmp_path / "a.txt") as file:
+            file.write(b"half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail_halfway()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["one"]
 
 

@@ -17,7 +17,7 @@ from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.serve.request import Request
-from prefixvlm.training.checkpoint import load
+from prefixvlm.training.checkpoint_file import load
 from tests.callbacks.test_last_checkpoint import equal
 from tests.conftest import WIDTH, byte_tokenizer
 from tests.test_end_to_end import easy_shards, read, run, tiny_clip

@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 from prefixvlm.build import build_data, rebuild
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.test_end_to_end import ROOT, SIZES, easy_shards, run
 
 pytestmark = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefixvlm.training.checkpoint import load
+from prefixvlm.training.checkpoint_file import load
 from tests.test_end_to_end import CLIP, easy_shards, run, tiny_clip, tiny_gpt2
 
 VIT = {**CLIP, "vision_cfg": {**CLIP["vision_cfg"], "layers": 2}}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.callbacks.test_last_checkpoint import equal
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401  # a fixture
 

@@ -17,7 +17,8 @@ from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind
 from prefixvlm.provenance.redaction import redact
 from prefixvlm.task.interface import Task
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.run_record import RunRecord
 from prefixvlm.training.sharding import RankSynchronizer, trainer_options

@@ -20,10 +20,9 @@ from prefixvlm.distributed.signals import StoppedBySignal
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
 from prefixvlm.model.trained_state import count_parameters, named_parts
-from prefixvlm.training.checkpoint import LAST, newest
+from prefixvlm.training.checkpoint_file import LAST
 
 OBJECTIVE = "objective.json"
-RESUME = ("auto", "must", "never")
 
 
 def quiet_known_warnings() -> None:
@@ -36,19 +35,6 @@ def quiet_known_warnings() -> None:
         r"It is recommended to use `self.log\('(test|val)/",  # rank 0 has computed the value from all ranks
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def checkpoint_to_resume(run_dir: str, resume: str) -> str | None:
-    """Return the newest readable checkpoint in run_dir, or None if the run starts from the beginning."""
-    if resume not in RESUME:
-        raise ValueError(f"resume is {resume!r}; accepted are {', '.join(RESUME)}")
-    folder = Path(run_dir) / "checkpoints"
-    checkpoint = None if resume == "never" else newest(folder)
-    if resume == "must" and checkpoint is None:
-        raise ValueError(
-            f"there is no {folder / LAST} to resume from; set hydra.run.dir to the run's folder or resume=auto"
-        )
-    return None if checkpoint is None else str(checkpoint)
 
 
 def check_monitor(monitor: str, mode: str, kinds: Mapping[str, ScoreKind]) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from prefixvlm.callbacks.ema import Ema
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.model.trained_state import trained_state
-from prefixvlm.training.checkpoint import AtomicCheckpointIO, load
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 from tests.training import test_module
 from tests.training.test_module import NormEncoder, data_of, module_of, trainer_of
 

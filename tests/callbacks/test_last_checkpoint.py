@@ -17,7 +17,7 @@ from prefixvlm.callbacks.last_checkpoint import LastCheckpoint
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.distributed.signals import StoppedBySignal, signals
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.training.checkpoint import AtomicCheckpointIO, load
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 from tests.data.conftest import png
 from tests.training.test_module import data_of, module_of, trainer_of
 

@@ -18,7 +18,8 @@ from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.serve.predictor import Predictor
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.conftest import byte_tokenizer
 from tests.convert import clipcap as naive
 from tests.test_end_to_end import parts, run, tiny_clip  # noqa: F401

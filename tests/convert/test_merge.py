@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefixvlm.batch import Row
 from prefixvlm.build import build_merged, build_module
 from prefixvlm.convert.merge import merge
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.conftest import tiny_lm
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
 

@@ -30,7 +30,8 @@ from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.features.encode_captions import caption_encoder_for
 from prefixvlm.features.write import write_features
 from prefixvlm.serve.predictor import Predictor
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from tests.conftest import MeanEncoder
 from tests.test_end_to_end import tiny_gpt2
 from tests.training.test_module import trainer_of

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from prefixvlm.sweep.report import compare
-from prefixvlm.training.checkpoint import load
+from prefixvlm.training.checkpoint_file import load
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
 
 

@@ -10,7 +10,7 @@ from prefixvlm.data.sample import Question, Sample
 from prefixvlm.serve.predictor import Predictor
 from prefixvlm.serve.request import Request
 from prefixvlm.task.detection import Detection
-from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from tests.test_end_to_end import tiny_clip, tiny_gpt2
 
 COLOURS = ("red", "green", "blue", "white")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, check_identity, check_tensors, load
+from prefixvlm.training.checkpoint import KEY, check_identity, check_tensors
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 
 
 def checkpoint_of(seed=0, size=1000):

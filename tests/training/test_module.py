@@ -14,7 +14,8 @@ from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
 from prefixvlm.training.run_record import RunRecord

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.training import test_module
 
 shards = test_module.shards

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.lm.blocks import enable_activation_checkpointing
 from prefixvlm.model.trained_state import fingerprint
-from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from prefixvlm.training.sharding import RankSynchronizer, ShardedLMStrategy
 from tests.training.test_module import data_of, module_of
 

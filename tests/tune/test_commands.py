@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.test_end_to_end import parts, run  # noqa: F401
 
 SHORT = ["trainer.max_steps=2", "test=false", "task=captioning"]

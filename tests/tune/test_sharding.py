@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 from tests.training import test_module
 from tests.training.test_sharding import on_two_ranks
 

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.model.trained_state import fingerprint
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.training.checkpoint import AtomicCheckpointIO
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
 from prefixvlm.training.sharding import RankSynchronizer, ShardedLMStrategy

@@ -14,7 +14,8 @@ from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.saving import save_pretrained
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.trained_state import fingerprint
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 
 MODEL, CHECKPOINT = "lm", "clipcap.ckpt"
 HEAD_WIDTH = 64  # of every published GPT-2; the weights do not tell it

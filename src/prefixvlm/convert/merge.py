@@ -9,7 +9,8 @@ from prefixvlm.atomic import replacing_folder
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.lm.saving import save_pretrained
 from prefixvlm.model.trained_state import fingerprint
-from prefixvlm.training.checkpoint import KEY, AtomicCheckpointIO, lineage, load
+from prefixvlm.training.checkpoint import KEY, lineage
+from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 
 MODEL, CHECKPOINT = "lm", "merged.ckpt"
 KEPT = ("epoch", "global_step", "pytorch-lightning_version")  # no state of an optimizer: it cannot be resumed

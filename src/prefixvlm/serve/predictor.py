@@ -12,7 +12,8 @@ from prefixvlm.data.sample import BLACK_IMAGE, decode_image
 from prefixvlm.serve.request import Request, check_num_images, choose_task
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
-from prefixvlm.training.checkpoint import KEY, load
+from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint_file import load
 
 MAX_IMAGES = 64  # in a batch
 

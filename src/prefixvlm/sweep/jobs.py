@@ -95,6 +95,7 @@ def _history(run: Path) -> Sequence[dict[str, Any]]:
     checkpoint = run / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
         return []
-    from prefixvlm.training.checkpoint import history, load
+    from prefixvlm.training.checkpoint import history
+    from prefixvlm.training.checkpoint_file import load
 
     return history(load(checkpoint))["records"]

@@ -18,10 +18,11 @@ from prefixvlm.model.trained_state import fingerprint, trained_state
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows, collator_for
-from prefixvlm.training import rng
-from prefixvlm.training.checkpoint import AVERAGED, KEY, check_identity, check_tensors, lineage, load
+from prefixvlm.training.checkpoint import AVERAGED, KEY, check_identity, check_tensors, checkpoint_content, lineage
+from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.heads import check_tasks, new_heads, without_other_heads
 from prefixvlm.training.optim import Optim
+from prefixvlm.training.resume import restore_rng, rng_states
 from prefixvlm.training.run_record import RunRecord
 from prefixvlm.training.scoring import TaskScoring, as_list
 
@@ -165,19 +166,14 @@ class PrefixModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self) | checkpoint.pop(AVERAGED, {})  # the Ema callback's averages
-        checkpoint[KEY] = {
-            "config": self.record.config,
-            "identity": self.identity(),
-            "lineage": self.lineage,
-            "provenance": self.record.provenance,
-            "rng": rng.states(),
-            "cut_texts": int(self.cut_texts),
-        }
+        checkpoint[KEY] = checkpoint_content(
+            self.record.config, self.identity(), self.lineage, self.record.provenance, rng_states(), int(self.cut_texts)
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_tasks(checkpoint, self.tasks)
         self._check(checkpoint)
-        rng.restore(checkpoint[KEY]["rng"], self.global_rank)  # dropout continues where it stopped
+        restore_rng(checkpoint[KEY]["rng"], self.global_rank)  # dropout continues where it stopped
         self.lineage = checkpoint[KEY]["lineage"]
         self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 

@@ -1,0 +1,75 @@
+"""Checkpoint files: written atomically, and read without running code."""
+
+import io
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from prefixvlm.atomic import replacing_file
+from prefixvlm.training.checkpoint import KEY
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically, and keeps the one before the last."""
+
+    # Lightning stages the file in $TMPDIR. If that is another file system, the final move is a copy, and a kill leaves
+    # a truncated file under the final name (Lightning #21253).
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        buffer = io.BytesIO()  # torch.save can fail silently on a full disk; writing bytes raises OSError
+        torch.save(checkpoint, buffer)
+        with replacing_file(path) as file:
+            file.write(buffer.getbuffer())
+            # Only once the new bytes are written, so that a full disk costs neither of the two older checkpoints.
+            file.flush()
+            if path.name == LAST and path.exists():
+                _link_or_copy(path, path.with_name(PREVIOUS))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return read(path)  # with weights_only=True, whatever is passed: loading must never run code
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it. Raises ValueError if it is not a checkpoint of PrefixModule."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
+    checkpoint = read(path)
+    ours = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or not ours.keys() >= {"config", "identity"}:
+        raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
+    return checkpoint
+
+
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    # A link cannot replace a file, but the rename of a link can, so that PREVIOUS is never missing.
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not check the checksums that torch.save writes
+            if damaged := file.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
+        reason = str(error).strip().split("\n")[0][:120]
+        raise ValueError(f"{path} is not a checkpoint, or a damaged one ({reason})") from error
