@@ -1,7 +1,6 @@
 """A training run before and after Lightning's fit: resuming, the summary, the monitored value, and the end."""
 
 import json
-import shutil
 import signal
 import sys
 import warnings
@@ -15,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from prefixvlm.atomic import write_text
+from prefixvlm.atomic import write_bytes, write_text
 from prefixvlm.distributed.signals import StoppedBySignal
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
@@ -93,8 +92,7 @@ def finish_fit(
         trainer.validate(module, data, verbose=False)
     best = last.with_name("best.ckpt")
     if trainer.is_global_zero and _monitoring(trainer) and not best.exists():  # there is only one checkpoint
-        shutil.copyfile(last, partial := last.with_name(".best.ckpt.tmp"))
-        partial.replace(best)
+        write_bytes(best, last.read_bytes())
     value = trainer.callback_metrics.get(monitor)
     return None if value is None else float(value)
 

@@ -1,4 +1,4 @@
-"""`prefixvlm score`: its parser goes in; the files of any system are scored or compared, with no model."""
+"""`prefixvlm score`: score the prediction files of any system, or compare two evaluations, without a model."""
 
 import argparse
 import json
@@ -20,20 +20,28 @@ from prefixvlm.metrics.vqa.report import vqa_report
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
-    """`prefixvlm score captions | vqa | compare`."""
+    """Add `captions`, `vqa` and `compare`."""
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     captions = commands.add_parser(
-        "captions", help="BLEU, ROUGE-L, CIDEr of COCO's JSON files; METEOR, SPICE with Java"
+        "captions", help="BLEU, ROUGE-L and CIDEr of COCO's JSON files; METEOR and SPICE with Java"
     )
     _file(captions, "references", "COCO annotations: {annotations: [{image_id, caption}]}")
     _file(captions, "predictions", "results: [{image_id, caption}]")
-    _file(captions, "document-frequencies", "CIDEr's, saved before; default: of these references", required=False)
-    _file(captions, "save-document-frequencies", "where to save those of these references", required=False)
-    only = "score the images that have a prediction, as Karpathy's 5,000 of val2014, not all"
-    captions.add_argument("--only-predicted", action="store_true", help=only)
-    captions.add_argument(
-        "--no-java", action="store_true", help="leave METEOR and SPICE out, also where they could run"
+    _file(
+        captions,
+        "document-frequencies",
+        "saved document frequencies for CIDEr; default: those of the references",
+        required=False,
     )
+    _file(
+        captions,
+        "save-document-frequencies",
+        "where to save the document frequencies of the references",
+        required=False,
+    )
+    only = "score only the images that have a prediction, such as Karpathy's 5,000 of val2014"
+    captions.add_argument("--only-predicted", action="store_true", help=only)
+    captions.add_argument("--no-java", action="store_true", help="leave out METEOR and SPICE even if they could run")
     captions.set_defaults(run=_captions)
     vqa = commands.add_parser("vqa", help="accuracy of VQA's JSON files")
     _file(vqa, "questions", "{questions: [{question_id, question}]}")
@@ -41,9 +49,9 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     _file(vqa, "predictions", "results: [{question_id, answer}]")
     vqa.add_argument("--variant", choices=ANSWER_METRICS, default="vqa", help="default: vqa, the official accuracy")
     vqa.set_defaults(run=_vqa)
-    compare = commands.add_parser("compare", help="a paired test of two evaluations of the same items")
+    compare = commands.add_parser("compare", help="paired test of two evaluations of the same items")
     compare.add_argument("a", type=Path, metavar="A", help="predictions.jsonl of eval.py, or its folder")
-    compare.add_argument("b", type=Path, metavar="B", help="the other one")
+    compare.add_argument("b", type=Path, metavar="B", help="the same of the other evaluation")
     compare.set_defaults(run=_compare)
     for command in (captions, vqa, compare):
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
