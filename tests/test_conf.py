@@ -107,7 +107,7 @@ def test_a_benchmark_names_its_source_split_and_task(name):
     assert set(benchmark) == {"source", "shards", "split", "task"}
     assert benchmark.source == name
     assert benchmark.shards == f"data/{name.replace('_', '-')}"
-    assert benchmark.split in sources.load(name).SPLITS
+    assert benchmark.split in sources.load(name.replace("_", "-")).SPLITS
     for task, options in build.plain(benchmark.task).items():
         given = {key: value for key, value in options.items() if value is not None}
         made = build.make(f"task.{task}", given)
@@ -125,7 +125,7 @@ def test_make_has_each_benchmark():
     [
         ({"_target_": "os.system", "command": "x"}, r"mapper\._target_ is 'os\.system'; accepted are names under pre"),
         ({"_target_": "builtins.eval"}, "accepted are names under"),
-        ({"_target_": "prefixvlm.training.checkpoint.torch.load", "f": "x"}, "accepted are names under"),
+        ({"_target_": "prefixvlm.training.checkpoint_file.torch.load", "f": "x"}, "accepted are names under"),
         ({"_target_": "prefixvlm.data.shards.write.tqdm", "fileobj": "pipe:x"}, "accepted are names under"),
         ({"_target_": "prefixvlm.mapper.mlp.MLPMapper", "prefix_lenght": 4}, r"did you mean mapper\.prefix_length\?"),
         ({"a": [{"_target_": "torch.load", "f": "x"}]}, r"mapper\.a\[0\]\._target_"),

@@ -133,7 +133,7 @@ def test_eval_needs_only_the_checkpoint_and_writes_three_files(trained, tmp_path
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "data:image/png" in page
     assert result["config_hash"] in page
-    assert "What it said while training" in page
+    assert "Predictions while training" in page
     examples = history(load(folder / "checkpoints" / "best.ckpt"))["examples"]
     assert {line["task"] for line in examples} == {"captioning", "vqa"}
     assert all(f'<th scope="row">{line["key"]}<' in page for line in examples)

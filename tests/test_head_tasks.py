@@ -137,7 +137,7 @@ def test_the_page_shows_each_task_in_its_own_view(evaluated):
     boxes = sum(len(line["references"][0].split("; ")) for name in ("detection", "grounding")
                 for line in evaluated[name][1])  # fmt: skip
     assert gallery.count('<rect class="true-box"') == boxes
-    assert gallery.count('<rect class="said-box"') >= len(evaluated["grounding"][1])
+    assert gallery.count('<rect class="predicted-box"') >= len(evaluated["grounding"][1])
     assert not re.search("<h3>(detection|grounding)", section(other, "classes"))
     for text in (page, other):
         assert re.findall(r"https?://[^\"\s]*", text.replace("http://www.w3.org/", "")) == []

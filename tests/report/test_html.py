@@ -72,7 +72,7 @@ def test_texts_are_escaped(text: str) -> None:
 def test_the_page_has_all_sections_in_order(text: str) -> None:
     page = Page(text)
     ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert ids == ["scores", "run", "curves", "said", "gallery", "classes"]
+    assert ids == ["scores", "run", "curves", "predictions", "gallery", "classes"]
     words = " ".join(" ".join(page.texts).split())
     for part in ("75.00", "80.50", "\u22125.50", "60.00 … 88.00", "0.500", "+0.250", "12,000", "2025-01-02",
                  "1,000 parameters trained", "9,000 frozen", "10.00 %", "MLPMapper", "(only the image)", "train/loss",
@@ -134,7 +134,7 @@ def words_of(text: str, section: str) -> str:
 
 
 def test_predictions_while_training_are_a_table_of_steps(text: str) -> None:
-    words = words_of(text, "said")
+    words = words_of(text, "predictions")
     assert "step 100 step 300 step 400 step 600 step 700 step 900 references" in words
     assert "at 6 of 9 validations" in words
     assert words.count("✓ a red circle") == 2 * 3  # two images, right at the steps 600, 700 and 900
@@ -146,16 +146,16 @@ def test_predictions_while_training_are_a_table_of_steps(text: str) -> None:
 
 def test_few_validations_are_all_shown_and_none_have_no_section(result: Any, examples: Any) -> None:
     few = [line for line in examples if line["step"] in (100, 200) and (line["key"], line["step"]) != ("v1", 200)]
-    words = words_of(html.render(result, [], [], few, {}), "said")
+    words = words_of(html.render(result, [], [], few, {}), "predictions")
     assert "step 100 step 200 references" in words
     assert " of " not in words.split("✓")[0]
     assert "\u2013 a red circle" in words  # v1 has no prediction at step 200
-    assert 'id="said"' not in html.render(result, [], [], [], {})
+    assert 'id="predictions"' not in html.render(result, [], [], [], {})
 
 
 def test_different_questions_are_shown_with_the_images(result: Any, examples: Any) -> None:
     both = [examples[2], examples[2] | {"id": "other", "prompt": "Question: is it blue? Answer:"}]
-    words = words_of(html.render(result, [], [], both, {}), "said")
+    words = words_of(html.render(result, [], [], both, {}), "predictions")
     assert "v0 is it blue?" in words
     assert words.count("is it") == 2
     assert "Answer:" not in words
@@ -214,7 +214,7 @@ def test_the_nearest_tokens_are_shown_once_per_image(result: Any, examples: Any)
     tokens = [" red", "\n", "<b>", *(f"t{number}" for number in range(20))]
     known = [line | {"nearest": tokens} for line in examples if line["key"] == "v0"]
     page = html.render(result, [], [], known + [line | {"nearest": None} for line in examples[:2]], {})
-    words = words_of(page, "said")
+    words = words_of(page, "predictions")
     assert "the first 12 of 23" in words
     assert words.split("Tokens nearest to the prefix")[1].count("red \u23ce <b> t0") == 6
     assert "t9" not in words
