@@ -120,6 +120,12 @@ def test_make_has_each_benchmark():
     assert sorted(line.split(":=")[1].split()) == sorted(name.replace("_", "-") for name in BENCHMARKS)
 
 
+def test_an_argument_that_the_program_passes_is_no_option():
+    node = {"_target_": "prefixvlm.mapper.mlp.MLPMapper", "feature_width": 4}
+    with pytest.raises(ValueError, match=r"mapper\.feature_width is not an option of .*MLPMapper"):
+        build.make("mapper", node, feature_width=8, num_features=1, lm_width=8)
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [

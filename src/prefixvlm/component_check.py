@@ -19,7 +19,7 @@ ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
 def check(axis: str, node: Any, passed: Collection[str] = ()) -> None:
     """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type.
 
-    passed: names of arguments that the program passes, which are not suggested for an unknown option.
+    passed: names of arguments that the program passes, which a configuration may not set.
     """
     if isinstance(node, Mapping):
         if "_target_" in node:
@@ -60,9 +60,9 @@ def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str]) -
     parameters = parameters_of(resolve_target(axis, node["_target_"]))
     accepted = [name for name in parameters if name not in passed]
     for key, value in node.items() if parameters else ():
-        if not (key.startswith("_") and key.endswith("_")) and key not in parameters:
+        if not (key.startswith("_") and key.endswith("_")) and key not in accepted:
             raise ValueError(f"{axis}.{key} is not an option of {node['_target_']}{nearest(key, accepted, f'{axis}.')}")
-        if key in parameters:
+        if key in accepted:
             _check_value(f"{axis}.{key}", value, parameters[key].annotation)
 
 

@@ -57,6 +57,7 @@ def _link_or_copy(path: Path, other: Path) -> None:
     """Give a file a second name, or copy it where the file system has no hard links."""
     # A link cannot replace a file, but the rename of a link can, so that PREVIOUS is never missing.
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
     try:
         temporary.hardlink_to(path)
     except OSError:

@@ -45,7 +45,8 @@ def plugin_names() -> list[str]:
 
 
 def load(name: str) -> DatasetSource:
-    """Return the source of a name."""
+    """Return the source of a name, with hyphens or underscores."""
+    name = name.replace("_", "-")
     if name in names():
         return cast(DatasetSource, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))
     return cast(DatasetSource, _plugins()[name])
