@@ -177,12 +177,12 @@ def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one(part
     last.write_bytes(content)
     done = run(*TRAIN, *parts, "data.batch_size=8", "callbacks.last.every_n_steps=2", f"hydra.run.dir={folder}")
     assert "last.ckpt is not a checkpoint, or a damaged one" in done.stderr
-    assert "the run goes on from previous.ckpt" in done.stderr
+    assert "the run resumes from previous.ckpt" in done.stderr
     assert equal(end(folder), expected)
     for path in (last, previous):
         path.write_bytes(b"PK")
     done = run(*TRAIN, *parts, f"hydra.run.dir={folder}", code=2)
-    assert "set resume=never to start anew" in done.stderr
+    assert "set resume=never to start over" in done.stderr
 
 
 def test_init_from_loads_the_weights_of_another_run(parts, tmp_path):  # noqa: F811
