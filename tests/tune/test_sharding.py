@@ -27,7 +27,9 @@ def test_tuned_weights_are_replicated_and_frozen_ones_are_sharded(shards, tmp_pa
             assert 0.5 < fsdp["share"] < 0.75  # in blocks this small, tuned weights are a good part
         for tuning in ("last_blocks", "all"):
             assert len(results[f"{tuning}_ddp"]["train"]) == 3
-            assert results[f"{tuning}_fsdp"]["error"].endswith("tune trains whole ones; set trainer=ddp or tune")
+            assert results[f"{tuning}_fsdp"]["error"].endswith(
+                "tune trains whole blocks; set trainer=ddp or another tune"
+            )
     for tuning in ("lora", "adapters_norms"):
         ours, theirs = load(tmp_path / f"{tuning}_fsdp.ckpt"), load(tmp_path / f"{tuning}_ddp.ckpt")
         assert ours[KEY]["identity"] == theirs[KEY]["identity"]
