@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -16,12 +15,12 @@ from prefixvlm.atomic import write_text
 from prefixvlm.report import task_views
 from prefixvlm.report.classes import ClassView, class_views
 from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
+from prefixvlm.report.page import TEMPLATES, render_page
 from prefixvlm.report.plots import History, confusion, curves, machine_curves
 from prefixvlm.report.progress import prefixes, progress
 from prefixvlm.report.scatter import scatter
 from prefixvlm.report.table import number, score_rows, span
 
-TEMPLATES = Path(__file__).parent / "templates"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # browsers show these; Pillow runs Ghostscript for EPS
 TINY_IMAGE = 160  # pixels; smaller images are magnified without smoothing
 
@@ -55,15 +54,11 @@ def render(
     decoded leaves an empty frame. limit: number of images for each task.
     """
     by_task = _by_task(predictions)
-    # autoescape: the texts of a data set must not become markup. StrictUndefined: a misspelt name is an error.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": number, "span": span, "flat": lambda value: list(_flat(value)), "json": _json}
-    return environment.get_template("page.html").render(
+    return render_page(
+        TEMPLATES / "page.html",
+        f"{result['checkpoint']} \u00b7 prefixvlm report",
+        {"number": number, "span": span, "flat": lambda value: list(_flat(value)), "json": _json},
         result=result,
-        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         scores=list(score_rows(result)),
         is_right=is_right,
         is_wrong=is_wrong,

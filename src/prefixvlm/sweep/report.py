@@ -4,18 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from prefixvlm import report
 from prefixvlm.atomic import write_text
+from prefixvlm.report.page import render_page
 from prefixvlm.report.table import number
 from prefixvlm.sweep.compare import Effect, SetUp, choose_metric, effects, set_ups, varied
 from prefixvlm.sweep.jobs import Job, read_jobs
 from prefixvlm.sweep.plots import by_option, side_by_side
 
-FOLDER = Path(__file__).parent  # page.html
-CSS = Path(report.__file__).parent / "templates" / "page.css"
+PAGE = Path(__file__).parent / "page.html"
 MAX_OPTIONS, MAX_SCORES = 8, 6
 
 
@@ -75,16 +71,13 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], num_words: int)
 
 def write_report(sweep: Comparison, path: Path) -> None:
     """Write the HTML page of a comparison."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["number"] = number
     names = dict.fromkeys([sweep.metric, "val/loss", "train/loss"])
     pictures = {name: picture for name in names if (picture := side_by_side(sweep.set_ups, name))}
-    page = environment.get_template("page.html").render(
+    page = render_page(
+        PAGE,
+        f"{sweep.folder} \u00b7 prefixvlm sweep",
+        {"number": number},
         sweep=sweep,
-        css=Markup(CSS.read_text(encoding="utf-8")),
         scores=_scores(sweep),
         fixed={key: value for key, value in sweep.jobs[0].options.items() if key not in varied(sweep.jobs)},
         pictures=pictures,
