@@ -58,9 +58,6 @@ class Classification(Task):
             for prompt in self.prompts
         ]  # fmt: skip
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(prediction in references)
-
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """Return one prediction for each image. values: log-likelihood of each class."""
         scores: dict[str, list[torch.Tensor]] = {}

@@ -102,9 +102,6 @@ class ClassificationHead(HeadTask):
         logits = [0.0, *outputs] if self.binary else outputs
         return self.make_prediction(row, self.classes[logits.index(max(logits))], logits)
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(prediction in references)
-
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return accuracy (with multi_label, of the whole set of classes) and averages over classes, in percent."""
         scores = super().scores(predictions)

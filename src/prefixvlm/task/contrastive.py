@@ -98,9 +98,6 @@ class Contrastive(HeadTask):
                 predictions += [self.make_prediction(row, "", values) for row in rows]
         return predictions
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(prediction in references)
-
     def finalize(self, predictions: Sequence[Prediction]) -> list[Prediction]:
         """Set the prediction of each caption to the first caption of the image that it retrieves first."""
         if not predictions:

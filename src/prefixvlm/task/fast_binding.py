@@ -7,7 +7,7 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.interface import MAX_ROWS, METHODS, Task
+from prefixvlm.task.interface import MAX_ROWS, Task
 from prefixvlm.task.results.prediction import Prediction, Score, group_names, item_mean_score
 from prefixvlm.task.rows.closed_set import likeliest
 
@@ -57,17 +57,13 @@ class FastBinding(Task):
             )  # fmt: skip
         return rows
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(prediction in references)
-
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """Return predictions. values: 1 if the answer begins with any name; 1 if the likeliest name is right."""
-        keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
         predictions = []
         for part in batch.split(MAX_ROWS):
-            texts = METHODS[self.decoding["method"]](model, part, **keywords)
+            generated = self.generate_ids(model, part)
             best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
-            for rows, ids, name in zip(part.rows, texts, best, strict=True):
+            for rows, ids, name in zip(part.rows, generated, best, strict=True):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
                 ended = len(ids) < self.decoding["max_new_tokens"]  # EOS itself is not among the ids
                 for row in rows:

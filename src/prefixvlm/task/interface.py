@@ -32,7 +32,7 @@ FoundBox = tuple[Box, float | None]  # a box and its confidence
 
 
 class Task:
-    """A way to use the model. Subclasses set the attributes below and define rows and `correct`.
+    """A way to use the model. Subclasses set the attributes below and define at least prompt_rows.
 
     name: default name; a run names its tasks by their keys in the configuration. variant: definition of the scores,
         reported with them, because scores of different variants are not comparable.
@@ -120,11 +120,14 @@ class Task:
         """
         return Sample(key, image)
 
+    def generate_ids(self, model: PrefixLM, batch: Batch) -> list[list[int]]:
+        """Return the generated token ids, without EOS, of each of the S rows of the batch."""
+        keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
+        return METHODS[self.decoding["method"]](model, batch, **keywords)
+
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         """Return the generated text of each of the S rows of the batch."""
-        keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
-        ids = METHODS[self.decoding["method"]](model, batch, **keywords)
-        texts = model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = model.lm.tokenizer.batch_decode(self.generate_ids(model, batch), skip_special_tokens=True)
         return [truncate_at_stop(text.strip(), self.decoding["stop"]) for text in texts]
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
@@ -151,8 +154,8 @@ class Task:
         )
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
-        """Return how correct a prediction is, 0 to 1."""
-        raise TypeError(f"{type(self).__name__} does not define correct")
+        """Return how correct a prediction is, 0 to 1; by default whether it is one of the references."""
+        return float(prediction in references)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return all scores of predictions with references; by default the main one, in percent, also by group."""
@@ -164,10 +167,7 @@ class Task:
         }
 
     def report(self, predictions: Sequence[Prediction], extra_scorers: Sequence[Scorer] = ()) -> dict[str, Any]:
-        """Return scores and everything that is needed to compare them, as in metrics.json; see report_of.
-
-        extra_scorers: functions that add scores.
-        """
+        """Return scores, also those of extra_scorers, and what is needed to compare them; see report_of."""
         known = [p for p in predictions if p.correct is not None]
         scores = self.scores(known) if known else {}
         for scorer in extra_scorers if known else ():

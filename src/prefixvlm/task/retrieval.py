@@ -52,9 +52,6 @@ class Retrieval(Captioning):
             raise ValueError("no sample has a caption, which task retrieval searches; choose another task")
         self._owners, self._candidates = [key for key, _ in pairs], [text for _, text in pairs]
 
-    def correct(self, prediction: str, references: Sequence[str]) -> float:
-        return float(prediction in references)
-
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """Return the likeliest caption for each image. values: log-likelihood of each candidate."""
         assert self._candidates, "prepare is called before predict"
