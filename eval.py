@@ -1,6 +1,5 @@
 """Evaluate a checkpoint: predict with the images and again with black ones, score, and write the results."""
 
-import hashlib
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import config, plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
+from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
 from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence
@@ -61,7 +61,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     seconds = {"evaluation": round(time.perf_counter() - start, 1)}
     parameters = dict(zip(("trained_parameters", "frozen_parameters"), count_parameters(module), strict=True))
     result |= describe(cfg.ckpt, redact(evaluated), redact(options), parameters, seconds, provenance())
-    result["checkpoint_sha256"] = hashlib.sha256(Path(cfg.ckpt).read_bytes()).hexdigest()
+    result["checkpoint_sha256"] = sha256(Path(cfg.ckpt))
     write_results(out, result, lines, history(checkpoint), evaluator.data.images)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from prefixvlm.atomic import replacing_file, replacing_folder, write_text
+from prefixvlm.atomic import link_or_copy, replacing_file, replacing_folder, write_text
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -50,3 +50,18 @@ def test_an_error_leaves_the_former_folder(tmp_path):
     with pytest.raises(ValueError, match="stop"), replacing_folder(tmp_path / "out") as folder:
         raise ValueError("stop")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "one"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_link_or_a_copy_replaces_a_file(tmp_path, monkeypatch, has_links):
+    def fail(*args):
+        raise OSError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr("pathlib.Path.hardlink_to", fail)
+    write_text(tmp_path / "new", "new")
+    write_text(tmp_path / "other", "old")
+    link_or_copy(tmp_path / "new", tmp_path / "other")
+    assert (tmp_path / "other").read_text() == "new"
+    assert (tmp_path / "other").samefile(tmp_path / "new") == has_links
+    assert len(list(tmp_path.iterdir())) == 2

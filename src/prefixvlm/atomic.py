@@ -19,7 +19,7 @@ def replacing_file(path: str | Path) -> Iterator[BufferedRandom]:
     Raises OSError with the name of `path` if it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w+b") as file:
@@ -45,6 +45,18 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
     """Replace a file by one with this text in UTF-8. errors: as of str.encode."""
     write_bytes(path, text.encode("utf-8", errors))
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Replace a file by a hard link to `path`, or by a copy where the file system has no hard links."""
+    # A link cannot replace a file, but the rename of a link can, so that `other` is never missing.
+    temporary = _temporary(other)
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
 
 
 @contextmanager
@@ -77,3 +89,7 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -263,7 +263,7 @@ def test_img2dataset_tars_are_linked(tmp_path: Path, command: Command) -> None:
     assert [path.name for path in resolve_shards(str(tmp_path / "out"), "val")] == ["val-00002.tar"]
     assert read(tmp_path / "out", "train")[4].captions == ("text",)
     assert left_out(tmp_path, "train") == {
-        "00001.tar": "1 of its 4 images could not be had, says 00001_stats.json",
+        "00001.tar": "1 of its 4 images could not be downloaded, according to 00001_stats.json",
     }
     assert "is whole" in command("verify")
     manifest = read_manifest(tmp_path / "out")

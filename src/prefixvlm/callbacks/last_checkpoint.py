@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from prefixvlm.distributed.signals import StoppedBySignal, signals
+from prefixvlm.training.checkpoint_file import LAST
 
 
 class LastCheckpoint(Checkpoint):
@@ -23,7 +24,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, dirpath: str, every_n_steps: int = 20) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}; set callbacks.last.every_n_steps to 1 or more")
-        self.path, self.every_n_steps = Path(dirpath) / "last.ckpt", every_n_steps
+        self.path, self.every_n_steps = Path(dirpath) / LAST, every_n_steps
         self.last_step = self.last_saved = 0  # global steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -92,10 +92,8 @@ def _curves(run: Path) -> dict[str, Points]:
 
 
 def _history(run: Path) -> Sequence[dict[str, Any]]:
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        return []
     from prefixvlm.training.checkpoint import history
-    from prefixvlm.training.checkpoint_file import load
+    from prefixvlm.training.checkpoint_file import LAST, load
 
-    return history(load(checkpoint))["records"]
+    checkpoint = run / "checkpoints" / LAST
+    return history(load(checkpoint))["records"] if checkpoint.is_file() else []

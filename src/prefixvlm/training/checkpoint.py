@@ -1,11 +1,12 @@
 """What a checkpoint holds, and whether it fits a model."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from prefixvlm.data.shards.manifest import sha256
 
 KEY = "prefixvlm"  # key of our own entries in Lightning's checkpoint: config, identity, lineage, provenance, ...
 EMA = "ema"  # key of the Ema callback's raw tensors; the averages are the trained tensors of the checkpoint
@@ -36,8 +37,7 @@ def checkpoint_content(
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lineage of a run that starts from a checkpoint: the checkpoint after its own lineage."""
     # The hash identifies the file wherever it is moved.
-    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    parent = {"checkpoint": str(path), "sha256": sha256, "step": checkpoint["global_step"]}
+    parent = {"checkpoint": str(path), "sha256": sha256(Path(path)), "step": checkpoint["global_step"]}
     return [*checkpoint[KEY].get("lineage", []), parent]
 
 

@@ -1,8 +1,6 @@
 """Checkpoint files: written atomically, and read without running code."""
 
 import io
-import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from prefixvlm.atomic import replacing_file
+from prefixvlm.atomic import link_or_copy, replacing_file
 from prefixvlm.training.checkpoint import KEY
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
@@ -31,7 +29,7 @@ class AtomicCheckpointIO(CheckpointIO):
             # Only once the new bytes are written, so that a full disk costs neither of the two older checkpoints.
             file.flush()
             if path.name == LAST and path.exists():
-                _link_or_copy(path, path.with_name(PREVIOUS))
+                link_or_copy(path, path.with_name(PREVIOUS))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -51,18 +49,6 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(ours, dict) or not ours.keys() >= {"config", "identity"}:
         raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
     return checkpoint
-
-
-def _link_or_copy(path: Path, other: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no hard links."""
-    # A link cannot replace a file, but the rename of a link can, so that PREVIOUS is never missing.
-    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
-    try:
-        temporary.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    temporary.replace(other)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _missing_samples(path: Path, samples: int) -> str:
         raise ValueError(f"it holds {samples} samples, but {stats.name} says {written}; download it again")
     if requested == written:
         return ""
-    return f"{requested - written} of its {requested} images could not be had, says {stats.name}"
+    return f"{requested - written} of its {requested} images could not be downloaded, according to {stats.name}"
 
 
 def _link(path: Path, link: Path) -> None:
