@@ -28,7 +28,8 @@ def train(cfg: DictConfig) -> Any:
     """Train in cfg.run_dir and return the best value of cfg.monitor, or the values of cfg.objectives, for a sweep."""
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    run.check_monitor(cfg.monitor, cfg.monitor_mode, score_kinds(cfg))
+    kinds = score_kinds(cfg)
+    run.check_monitor(cfg.monitor, cfg.monitor_mode, kinds)
     resume = checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg, provenance())
@@ -47,7 +48,7 @@ def train(cfg: DictConfig) -> Any:
             run.print_scores(module)
         if cfg.objectives:
             value = run.logged_values(cfg.objectives, logged | dict(trainer.callback_metrics))
-        run.write_objective(cfg.run_dir, value, trainer)
+        run.write_objective(cfg.run_dir, value, trainer, kinds)
         if trainer.is_global_zero:
             print(f"Run folder: {cfg.run_dir}")
     return value

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "training": STAGES | {"distributed"},
     "convert": {"encoder", "mapper", "lm", "model", "training"},
     "logger": {"provenance"},
-    "sweep": {"report", "training"},
+    "sweep": {"metrics", "report", "training"},
     "callbacks": STAGES | {"distributed", "logger", "sweep", "training"},
     "evaluation": STAGES | {"report", "training"},
     "config": {"component_check", "distributed"},

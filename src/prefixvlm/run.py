@@ -127,11 +127,15 @@ def read_objective(run_dir: str) -> Any:
     return json.loads((Path(run_dir) / OBJECTIVE).read_text())["value"]
 
 
-def write_objective(run_dir: str, value: float | list[float] | None, trainer: Trainer) -> None:
-    """Write the value of the run to run_dir/objective.json on rank 0, for a sweep."""
+def write_objective(
+    run_dir: str, value: float | list[float] | None, trainer: Trainer, kinds: Mapping[str, ScoreKind]
+) -> None:
+    """Write the value of the run and the directions of its scores to run_dir/objective.json on rank 0, for a sweep."""
     if trainer.is_global_zero:
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        write_text(Path(run_dir) / OBJECTIVE, json.dumps({"value": value, "pruned": pruned}) + "\n")
+        directions = {name: kind.higher_is_better for name, kind in kinds.items()}
+        content = {"value": value, "pruned": pruned, "higher_is_better": directions}
+        write_text(Path(run_dir) / OBJECTIVE, json.dumps(content) + "\n")
 
 
 @contextmanager

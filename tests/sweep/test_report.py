@@ -96,6 +96,20 @@ def test_another_metric_is_the_last_that_was_logged(folder):
         compare(folder, "val/lots")
 
 
+def test_a_score_is_compared_in_the_direction_that_its_run_has_written(tmp_path):
+    """By its kind and not by its name; the score of a group in that of the score it extends."""
+    for number, mae in enumerate((3.0, 2.0)):
+        run = write_job(tmp_path, number, [f"mapper={'ab'[number]}"], 1.0, config={"monitor": "val/r2"})
+        (run / "csv").mkdir()
+        (run / "csv" / "metrics.csv").write_text(f"step,test/area_mae,test/area_mae_big\n1,{mae},{mae}\n")
+        content = {"value": 1.0, "pruned": False, "higher_is_better": {"test/area_mae": False, "val/r2": True}}
+        (run / "objective.json").write_text(json.dumps(content))
+    for name in ("test/area_mae", "test/area_mae_big"):
+        sweep = compare(tmp_path, name)
+        assert sweep.lower_is_better
+        assert [each.label for each in sweep.set_ups] == ["mapper=b", "mapper=a"]
+
+
 def test_the_page_is_self_contained(folder, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     add_sweep(parser)

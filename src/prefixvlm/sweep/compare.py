@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prefixvlm.metrics.score_kind import kind_of
 from prefixvlm.sweep.jobs import Job
 
 SEED = "seed"
@@ -66,8 +67,10 @@ def choose_metric(jobs: Sequence[Job], name: str | None) -> tuple[str, bool]:
     metric = name or objectives[0]
     if metric in objectives[:1]:
         return metric, jobs[0].lower_is_better
-    # Only the objective has a direction in the configuration.
-    return metric, "loss" in metric or "perplexity" in metric
+    kinds = {name: kind for job in jobs for name, kind in job.kinds.items()}
+    if (kind := kind_of(metric, kinds)) is not None:
+        return metric, kind.higher_is_better is False
+    return metric, "loss" in metric or "perplexity" in metric  # no job has ended, or only with former versions
 
 
 def set_ups(jobs: Sequence[Job], metric: str, lower_is_better: bool) -> list[SetUp]:

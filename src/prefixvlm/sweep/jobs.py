@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from prefixvlm.metrics.score_kind import ScoreKind
+
 PRUNER = "callbacks.pruner"  # set by the sweeper, with the number of each trial
 Points = list[tuple[float, float]]
 
@@ -20,7 +22,7 @@ class Job:
     """A run of a sweep.
 
     options: the overrides of its command. state: done, pruned or unfinished. objective: its returned values by name.
-    curves: (step, value) pairs by metric.
+    kinds: directions of the scores, known when the run has ended. curves: (step, value) pairs by metric.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Job:
     state: str
     objective: Mapping[str, float]
     lower_is_better: bool
+    kinds: Mapping[str, ScoreKind] = field(default_factory=dict)
     curves: Mapping[str, Points] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
@@ -53,7 +56,7 @@ def _job(run: Path, folder: Path) -> Job:
     overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
     config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text(encoding="utf-8")) or {}
     path = run / "objective.json"  # written when a run has ended
-    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"value": None}
+    written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"value": None}
     values = written["value"] if isinstance(written["value"], list) else [written["value"]]
     names = config.get("objectives") or [config.get("monitor") or "value"]
     return Job(
@@ -62,6 +65,7 @@ def _job(run: Path, folder: Path) -> Job:
         state="pruned" if written.get("pruned") else "done" if path.is_file() else "unfinished",
         objective={name: value for name, value in zip(names, values, strict=False) if value is not None},
         lower_is_better=config.get("monitor_mode", "min") == "min",
+        kinds={name: ScoreKind(higher) for name, higher in written.get("higher_is_better", {}).items()},
         curves=_curves(run),
     )
 
