@@ -74,11 +74,10 @@ def words(line: Prediction) -> list[WordView]:
 
 
 def score_table(scored: Mapping[str, Any]) -> list[ScoreTableRow]:
-    """Return the rows of the table in which a task arranges its scores; empty for most tasks."""
+    """Return the rows of the table in which a task arranges its scores, in their order; empty for most tasks."""
     rows: dict[str, dict[str, tuple[float, float | None]]] = {}
     blind = scored.get("blind") or {}
     for name, (row, column) in (scored.get("tables") or {}).items():
         if name in scored["scores"]:
             rows.setdefault(row, {})[column] = (scored["scores"][name], blind.get(name))
-    # Columns are numbers, such as K of recall at K. As texts they would be in the order 1, 10, 5.
-    return [ScoreTableRow(row, dict(sorted(values.items(), key=lambda v: float(v[0])))) for row, values in rows.items()]
+    return [ScoreTableRow(row, values) for row, values in rows.items()]

@@ -44,5 +44,5 @@ def in_recall_tables(scores: Mapping[str, Score], scorer: str = "") -> dict[str,
     for name, score in scores.items():
         direction, _, k = name.partition("_recall_")
         row = f"{scorer}: {DIRECTIONS[direction]}" if scorer else DIRECTIONS[direction]
-        in_tables[f"{scorer}_{name}" if scorer else name] = replace(score, table=(row, k))
+        in_tables[f"{scorer}_{name}" if scorer else name] = replace(score, table=(row, f"% right among the first {k}"))
     return in_tables
