@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -88,17 +89,16 @@ def _worker_error(pool: Collection[BaseProcess]) -> OSError:
 def _work(connection: Connection, function: Callable[[Any], Iterator[Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    while True:
-        try:
+    # The other end of the connection is closed when the tasks are done or the parent was killed.
+    with suppress(EOFError, ConnectionError):
+        while True:
             task = connection.recv()
-        except EOFError:
-            return
-        try:
-            for result in function(task):
-                connection.send(result)
-            connection.send(None)
-        except Exception as error:
-            connection.send(error)
+            try:
+                for result in function(task):
+                    connection.send(result)
+                connection.send(None)
+            except Exception as error:
+                connection.send(error)
 
 
 def _end_with_parent() -> None:
