@@ -16,13 +16,14 @@ PLUGINS = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
 
 # What each file and folder at the top may import of the package, besides itself, BASE and its own folder.
-BASE = {"atomic", "plugins", "precision"}
+BASE = {"atomic", "plugins", "precision", "strict_json"}
 STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
     "__init__": set(),
     "atomic": set(),
     "plugins": set(),
     "precision": set(),
+    "strict_json": set(),
     "component_check": set(),
     "errors": {"component_check"},
     "resumable_stages": set(),

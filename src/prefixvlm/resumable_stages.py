@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefixvlm import strict_json
 from prefixvlm.atomic import write_text
 
 
@@ -37,7 +38,7 @@ def run_stages(stages: Mapping[str, Sequence[str]], out: Path, again: str) -> di
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object; empty if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return strict_json.read_json(path, dict[str, Any], "a JSON object") if path.exists() else {}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -250,6 +250,10 @@ def npy_of_objects(path: Path) -> bytes:
 CONTENT: dict[str, tuple[dict[str, bytes], str]] = {
     "PNG bomb": ({"png": bomb()}, "could be decompression bomb"),
     "deep JSON": ({"png": png(), "json": b"[" * 10**6}, "the json member does not parse"),
+    "JSON of 500 levels": ({"png": png(), "json": b'{"x": ' * 500 + b"1" + b"}" * 500}, "nested more than 100 levels"),
+    "401 digits": ({"png": png(), "json": b'{"values": {"a": 1%s}}' % (b"0" * 400)}, "a number has 401 digits"),
+    "5000 digits": ({"png": png(), "json": b'{"values": {"a": 1%s}}' % (b"0" * 4999)}, "a number has 5000 digits"),
+    "infinite": ({"png": png(), "json": b'{"values": {"a": 1e999}}'}, "values has inf; it must be a number"),
     "lone surrogate": ({"png": png(), "json": b'{"captions": ["\\ud800"]}'}, "not valid Unicode"),
     "not UTF-8": ({"png": png(), "txt": b"\xff\xfe"}, "the txt member is not UTF-8"),
     "PostScript": ({"png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, "the image does not decode"),

@@ -41,7 +41,7 @@ def test_missing_images_are_left_out_and_too_many_stop(tmp_path: Path, command: 
 
 QUESTION = {"image_id": 1, "question": "what?", "question_id": 2}
 MALFORMED = [
-    ("coco", {"annotations": "{"}, "cannot be read as JSON"),
+    ("coco", {"annotations": "{"}, "is not JSON (Expecting"),
     ("coco", {"annotations": []}, "holds a list and not a dict; it must be dataset_coco.json: Karpathy's splits"),
     ("coco", {"annotations": {"images": {}}}, "'images' is {}, which is no list"),
     ("coco", {"annotations": {"images": [{}]}}, "'split' is missing in {}"),

@@ -217,7 +217,7 @@ def test_a_table(tmp_path: Path, command: Command, kind: str) -> None:
         ("t.csv", "image,split\na.jpg,val\na.jpg,train", "row 2: the image a.jpg is in train and in val"),
         ("t.csv", "image,label\na.jpg,x\na.jpg,y", "row 2: the image a.jpg has the labels x, y"),
         ("t.csv", "image\n", "has no rows"),
-        ("t.jsonl", '{"image": "a.jpg"}\n{', "cannot be read (line 2, column 2: Expecting"),
+        ("t.jsonl", '{"image": "a.jpg"}\n{', "cannot be read (line 2: Expecting"),
         ("t.csv", "image\n/a.jpg", "row 1: the image is '/a.jpg'; paths must be of files, relative to --images"),
         ("t.jsonl", '{"image": "."}', "line 1: the image is '.'; paths must be of files, relative to --images"),
         ("t.jsonl", "[]", "line 1: [] is no object"),

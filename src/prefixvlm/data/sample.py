@@ -15,10 +15,10 @@ from prefixvlm.data.schema import (
     Box,
     Question,
     Tagged,
+    json_member,
     list_field,
     number_fields,
     parse_box,
-    parse_json,
     parse_question,
     parse_tagged,
     parse_texts,
@@ -88,7 +88,7 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         images = [extension for extension in members if extension in VISUAL_EXTENSIONS]
         if len(images) != 1:
             raise ValueError(f"it needs exactly one of .{', .'.join(VISUAL_EXTENSIONS)}, but has {len(images)}")
-        content = parse_json(members)
+        content = json_member(members)
         return Sample(
             key,
             _decode_visual(images[0], members) if image is None else image,

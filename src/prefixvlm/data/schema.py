@@ -1,10 +1,12 @@
 """Fields of a sample's json member: parsing and validation."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from prefixvlm.strict_json import parse_json
 
 BIO = re.compile(r"O|[BI]-\S+")
 
@@ -48,11 +50,11 @@ class Tagged:
     tags: tuple[str, ...]
 
 
-def parse_json(members: Mapping[str, bytes]) -> dict[str, object]:
+def json_member(members: Mapping[str, bytes]) -> dict[str, object]:
     """Return the object in the json member, {} without one."""
     try:
-        content = json.loads(members.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
+        content: object = parse_json(members.get("json", b"{}"), Any)
+    except ValueError as error:
         raise ValueError(f"the json member does not parse ({error})") from error
     if not isinstance(content, dict):
         raise ValueError(f"the json member holds a {type(content).__name__}; it must hold an object")

@@ -12,10 +12,9 @@ from filelock import FileLock, Timeout
 
 from prefixvlm.atomic import write_bytes
 from prefixvlm.data.remote import PATIENCE, MissingError, Patience, UnreachableError, download, exists, without_query
-from prefixvlm.data.shards.manifest import MANIFEST
+from prefixvlm.data.shards.manifest import MANIFEST, MAX_MANIFEST
 
 DEFAULT_FOLDER = "~/.cache/prefixvlm/shards"
-MAX_MANIFEST = 2**30  # bytes
 logger = logging.getLogger(__name__)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from prefixvlm.encoder.interface import Identity, ImageEncoder
+from prefixvlm.strict_json import read_json
 
 IDENTITY, BLACK = "features.json", "black.float16"
 HOW_TO_MAKE = "make it with `prefixvlm shards features --shards DIR --encoder NAME --out DIR`"
@@ -86,7 +87,7 @@ def read_identity(shards: str) -> Identity | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = read_json(path, dict[str, Any], "a valid identity of features")
         if (grid := content.get("grid")) is not None:
             content["grid"] = _read_grid(grid, content["num_features"])
         identity = Identity(**content)
@@ -96,7 +97,9 @@ def read_identity(shards: str) -> Identity | None:
             raise TypeError("fingerprint and transform must be strings, num_features and feature_width numbers")
         if not isinstance(identity.encoder, dict):
             raise TypeError("encoder must be an object")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except ValueError as error:
+        raise ValueError(f"{error}; {HOW_TO_MAKE}") from error
+    except (TypeError, KeyError) as error:
         raise ValueError(f"{path} is not a valid identity of features ({error}); {HOW_TO_MAKE}") from error
     return identity
 

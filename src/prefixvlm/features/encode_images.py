@@ -105,8 +105,8 @@ def _replace_images(members: Mapping[str, bytes], encoded: Mapping[bytes, bytes 
         result[name] = stored
     if b'"support"' in members.get("json", b""):
         try:
-            result["json"] = rename_support(members["json"], {name: _stored_name(name) for name in members})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            result["json"] = rename_support(members, {name: _stored_name(name) for name in members})
+        except ValueError:
             return result  # write_tar checks the member and reports what is wrong with it
     return result
 

@@ -3,7 +3,6 @@
 Every function raises ValueError, with the path, for a file that does not have the described form.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from prefixvlm.metrics.pairs import some
 from prefixvlm.metrics.vqa.report import Annotation
+from prefixvlm.strict_json import parse_json, read_json
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,17 @@ class ItemScores:
 
     variant: str
     items: dict[str, tuple[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What is read of a line of predictions.jsonl."""
+
+    task: str
+    id: str
+    key: str
+    scores: dict[str, float]
+    variant: str
 
 
 def read_references(path: Path) -> dict[int | str, list[str]]:
@@ -66,10 +77,10 @@ def read_scores(path: Path) -> dict[str, ItemScores]:
         # Not splitlines: it also splits at the line separators of Unicode, which JSON strings may hold unescaped.
         for line in path.read_text(encoding="utf-8").split("\n"):
             if line.strip():
-                entry = json.loads(line)
-                tasks.setdefault(entry["task"], []).append((entry["id"], (entry["key"], entry["scores"])))
-                variants[entry["task"]] = entry["variant"]
-    except (ValueError, KeyError, TypeError) as error:
+                entry = parse_json(line, _Line)
+                tasks.setdefault(entry.task, []).append((entry.id, (entry.key, entry.scores)))
+                variants[entry.task] = entry.variant
+    except ValueError as error:
         raise ValueError(f"{path} is not predictions of eval.py ({error}); give its predictions.jsonl") from error
     if not tasks:
         raise ValueError(f"{path} holds no predictions")
@@ -86,11 +97,7 @@ def check_questions(questions: set[int | str], annotations: Mapping[int | str, A
 
 def _entries(path: Path, name: str | None = None) -> list[Any]:
     """Read the file's non-empty list. name: the key of the list, for a file that is an object."""
-    try:
-        # utf-8-sig: editors on Windows write a byte order mark, which json refuses.
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # a deeply nested file exhausts Python's stack
-        raise ValueError(f"{path} is not a JSON file ({error})") from error
+    content: Any = read_json(path, Any, "a JSON file")
     expected = f"an object with a list of {name}" if name else "a list of predictions"
     if name:
         content = content.get(name) if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import random
 import subprocess
 import sys
@@ -158,7 +159,9 @@ def test_a_file_that_is_not_a_manifest(make_shards, content: str) -> None:
 def test_a_manifest_names_files_of_its_own_folder_only(make_shards) -> None:
     folder = make_shards(train=2)
     (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace("train-000000", "../train-000000"))
-    with pytest.raises(ValueError, match="not in the folder itself"):
+    with pytest.raises(
+        ValueError, match="the name of a shard is '../train-000000.tar', which is not that of a file in the folder"
+    ):
         read_manifest(folder)
 
 
@@ -173,3 +176,66 @@ def test_verify(make_shards) -> None:
     (folder / "train-000000.tar").unlink()
     with pytest.raises(ValueError, match=r"train-000000.tar is missing"):
         verify(folder)
+
+
+GOOD_SHARD = {"name": "train-000000.tar", "samples": 2, "bytes": 10240, "sha256": "0" * 64}
+
+
+def hostile_manifest(shards: object, **more: object) -> str:
+    content = {"totals": {}, "source": "a test", "licence": "none", "samples_per_shard": 5}
+    return json.dumps(content | {"splits": {"train": {"shards": shards}}} | more)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        *((hostile_manifest([GOOD_SHARD | change]), reason) for change, reason in (
+            ({"samples": -5}, "Expected `int` >= 0 - at `splits[...].shards[0].samples`"),
+            ({"samples": 10**12}, "Expected `int` <= 1000000000 - at `splits[...].shards[0].samples`"),
+            ({"samples": 10**30}, "Expected `int` <= 1000000000 - at `splits[...].shards[0].samples`"),
+            ({"samples": 10**400}, "a number has 401 digits"),
+            ({"samples": 10**9}, "the 1000000000 samples of train-000000.tar do not fit in its 10240 bytes"),
+            ({"samples": float("nan")}, "got `float` - at `splits[...].shards[0].samples`"),
+            ({"samples": float("inf")}, "got `float` - at `splits[...].shards[0].samples`"),
+            ({"samples": "2"}, "got `str` - at `splits[...].shards[0].samples`"),
+            ({"samples": True}, "got `bool` - at `splits[...].shards[0].samples`"),
+            ({"bytes": -1}, "Expected `int` >= 0 - at `splits[...].shards[0].bytes`"),
+            ({"bytes": 2**63}, "at `splits[...].shards[0].bytes`"),
+            ({"sha256": None}, "got `null` - at `splits[...].shards[0].sha256`"),
+            ({"text_lengths": [3, -1]}, "Expected `int` >= 0 - at `splits[...].shards[0].text_lengths[1]`"),
+            ({"name": ["a"]}, "got `array` - at `splits[...].shards[0].name`"),
+            *(({"name": name}, "the name of a shard is") for name in (
+                "", ".", "..", "../a.tar", "/etc/passwd", "a/b.tar", "http://host/a.tar", "file:a.tar", "a\\b.tar",
+                "a.tar?x", "a\0.tar", "a\n.tar", "\ud800.tar", "a" * 300,
+            )),
+        )),
+        (hostile_manifest([GOOD_SHARD, GOOD_SHARD]), "it has the shard train-000000.tar twice"),
+        (hostile_manifest({}), "Expected `array`, got `object` - at `splits[...].shards`"),
+        (hostile_manifest([3]), "Expected `object`, got `int` - at `splits[...].shards[0]`"),
+        (hostile_manifest([], samples_per_shard=-1), "at `samples_per_shard`"),
+        (hostile_manifest([], source=3), "at `source`"),
+        (hostile_manifest([], splits=[]), "at `splits`"),
+        ("[" * 10**5, "nested more than 100 levels"),
+        ('{"options": ' * 200 + "1" + "}" * 200, "nested more than 100 levels"),
+    ],
+)  # fmt: skip
+def test_a_hostile_manifest_is_one_sentence_with_the_file_and_the_field(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(
+        ValueError, match=r"manifest.json is not a manifest of shards \(.*; make the shards ag"
+    ) as error:
+        resolve_shards(str(tmp_path), "train")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_is_large_or_not_utf8(tmp_path: Path) -> None:
+    with (tmp_path / MANIFEST).open("wb") as file:
+        file.truncate(2**30)  # sparse
+    with pytest.raises(ValueError, match="it has more than 268435456 bytes"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(hostile_manifest([]).encode("utf-16"))
+    with pytest.raises(ValueError, match="'utf-8' codec"):
+        read_manifest(tmp_path)

@@ -139,7 +139,9 @@ def test_wrong_totals_and_a_file_that_is_not_a_manifest(make_shards: Make, comma
     (folder / MANIFEST).write_text(text.replace('"samples": 5', '"samples": 6', 1))
     assert "its totals are {'samples': 6, " in problems(folder)[0]
     (folder / MANIFEST).write_text("[]")
-    assert "is not a manifest of shards (it holds a list, not an object)" in command("verify", folder, code=2, out=None)
+    assert "is not a manifest of shards (Expected `object`, got `array`); make the shards again" in command(
+        "verify", folder, code=2, out=None
+    )
     path = folder / "train-000000.tar"
     assert f"{path} is a file; give its folder" in command("verify", path, code=2, out=None)
 

@@ -1,8 +1,8 @@
 """Build a folder of shards from existing tars: hard links to them, and a manifest."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefixvlm.data.sample import BLACK_IMAGE, decode
@@ -12,6 +12,15 @@ from prefixvlm.data.shards.reencode import ReencodeOptions
 from prefixvlm.data.shards.staging import StagingFolder
 from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, text_length
 from prefixvlm.data.shards.write import make_shards
+from prefixvlm.strict_json import read_json
+
+
+@dataclass
+class _Stats:
+    """The numbers of images that img2dataset requested, and that it wrote."""
+
+    count: int
+    successes: int
 
 
 def link_tars(splits: Mapping[str, Sequence[Path]], out: Path, source: str, licence: str, workers: int) -> Manifest:
@@ -70,8 +79,8 @@ def _missing_samples(path: Path, samples: int) -> str:
     stats = path.with_name(f"{path.stem}_stats.json")
     if not stats.is_file():
         return "" if samples else "it holds no samples"
-    content = json.loads(stats.read_bytes())
-    requested, written = content.get("count"), content.get("successes")
+    content = read_json(stats, _Stats, "img2dataset's statistics of a shard")
+    requested, written = content.count, content.successes
     if written != samples:
         raise ValueError(f"it holds {samples} samples, but {stats.name} says {written}; download it again")
     if requested == written:

@@ -6,9 +6,13 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from tarfile import BLOCKSIZE
+from typing import Annotated, Any
 
 import braceexpand
+from msgspec import Meta
+
+from prefixvlm.strict_json import read_json
 
 MANIFEST = "manifest.json"
 HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` and set data.shards to their folder"
@@ -16,6 +20,10 @@ OTHER_SPLITS = {
     "val": "make them again with this split, as by --val-share",
     "test": "make them again with this split, as by --test-share, or train with test=false",
 }
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+Bytes = Annotated[int, Meta(ge=0, le=2**40)]
+MAX_MANIFEST = 2**28  # bytes: some 50 million samples
+_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:?#\x00-\x1f\x7f\ud800-\udfff]{1,255}")  # within the folder, and no URL
 
 
 @dataclass
@@ -27,10 +35,10 @@ class Shard:
     """
 
     name: str
-    samples: int
-    bytes: int
+    samples: Count
+    bytes: Bytes
     sha256: str
-    text_lengths: list[int] = field(default_factory=list)
+    text_lengths: list[Count] = field(default_factory=list)
 
 
 @dataclass
@@ -47,7 +55,7 @@ class Manifest:
 
     source: str
     licence: str
-    samples_per_shard: int
+    samples_per_shard: Count
     splits: dict[str, Split]
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -71,6 +79,11 @@ class Manifest:
         return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda match: "".join(match[0].split()), text)  # on one line
 
 
+@dataclass
+class _Totals:
+    totals: dict[str, int]
+
+
 def read_manifest(folder: Path, check_totals: bool = False) -> Manifest | None:
     """Return the manifest of a folder of shards, None if there is none.
 
@@ -80,21 +93,29 @@ def read_manifest(folder: Path, check_totals: bool = False) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not an object")
-        totals = content.pop("totals")
-        splits = {name: Split([Shard(**shard) for shard in split.pop("shards")], **split)
-                  for name, split in content.pop("splits").items()}  # fmt: skip
-        shards = [shard for split in splits.values() for shard in split.shards]
-        if not all(Path(shard.name).name == shard.name and isinstance(shard.samples, int) for shard in shards):
-            raise ValueError("a shard is not in the folder itself, or its number of samples is not a number")
-        manifest = Manifest(splits=splits, **content)
-        if check_totals and totals != manifest.totals():
-            raise ValueError(f"its totals are {totals}, but those of its shards {manifest.totals()}")
-        return manifest
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a manifest of shards ({error}); make the shards again") from error
+        manifest = read_json(path, Manifest, "a manifest of shards", MAX_MANIFEST)
+        totals = read_json(path, _Totals, "a manifest of shards", MAX_MANIFEST).totals if check_totals else None
+        if problem := _problem(manifest, totals):
+            raise ValueError(f"{path} is not a manifest of shards ({problem})")
+    except ValueError as error:
+        raise ValueError(f"{error}; make the shards again") from error
+    return manifest
+
+
+def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
+    names = set[str]()
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        if not _NAME.fullmatch(shard.name):
+            return f"the name of a shard is {shard.name!r:.80}, which is not that of a file in the folder itself"
+        if shard.name in names:
+            return f"it has the shard {shard.name} twice"
+        # A sample takes a header and a block of the tar, which bounds what a false count can make us allocate.
+        if 2 * BLOCKSIZE * shard.samples > shard.bytes:
+            return f"the {shard.samples} samples of {shard.name} do not fit in its {shard.bytes} bytes"
+        names.add(shard.name)
+    if totals not in (None, manifest.totals()):
+        return f"its totals are {totals}, but those of its shards {manifest.totals()}"
+    return ""
 
 
 def verify(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 
 from prefixvlm.data.sample import TEXT_EXTENSIONS, decode_image
+from prefixvlm.data.schema import json_member, list_field
 
 QUALITY = 90
 
@@ -41,7 +42,7 @@ class ReencodeOptions:
             names.get(name, name): self._encode(data) if name in names else data for name, data in members.items()
         }
         if any(name[0].isdigit() for name in names):
-            encoded["json"] = rename_support(members["json"], names)
+            encoded["json"] = rename_support(members, names)
         return encoded
 
     def _encode(self, data: bytes) -> bytes:
@@ -61,9 +62,10 @@ def _jpg_name(name: str) -> str:
     return ".".join([*name.split(".")[:-1], "jpg"])
 
 
-def rename_support(text: bytes, names: Mapping[str, str]) -> bytes:
+def rename_support(members: Mapping[str, bytes], names: Mapping[str, str]) -> bytes:
     """Return the json member with new names of the images of the support."""
-    content = json.loads(text)
-    for each in content.get("support", []):
-        each["image"] = names.get(each["image"], each["image"])
+    content = json_member(members)
+    for each in list_field(content, "support"):
+        if isinstance(each, dict) and isinstance(name := each.get("image"), str):  # else decode() refuses the sample
+            each["image"] = names.get(name, name)
     return json.dumps(content).encode()

@@ -12,6 +12,7 @@ from prefixvlm.atomic import replacing_file, write_text
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.manifest import Shard
 from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.strict_json import read_json
 
 Members = dict[str, bytes | Path]  # by extension; a Path is read when the shard is written
 SampleOrError = tuple[str, Members | ValueError]  # a key with its members, or with the reason why it is left out
@@ -60,10 +61,9 @@ def fingerprint(candidates: Sequence[SampleOrError]) -> str:
 def finished(job: ShardJob) -> ShardRecord | None:
     """Return the record of a former run if it finished this shard from the same candidates."""
     try:
-        content = json.loads(job.sidecar.read_text())
-        record = ShardRecord(shard=Shard(**content.pop("shard")), **content)
+        record = read_json(job.sidecar, ShardRecord, "the record of a shard")
         whole = not record.shard.samples or job.path.stat().st_size == record.shard.bytes
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError):
         return None
     return record if whole and record.fingerprint == job.fingerprint else None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prefixvlm import strict_json
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shards.tar_writer import Members, SampleOrError
 
@@ -92,9 +93,11 @@ def read_required(path: Path | None, argument: str, kind: type[T], descriptions:
 def read_json(path: Path, kind: type[T], description: str) -> T:
     """Return the content of a JSON file. kind: dict or list. description: what the file must be."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); it must be {description}") from error
+        content = strict_json.read_json(path, Any, "JSON")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); it must be {description}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}; it must be {description}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a {type(content).__name__} and not a {kind.__name__}; it must be {description}")
     return content

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from prefixvlm.data.shards.tar_writer import Members
+from prefixvlm.strict_json import read_json
 
 SOURCE = "easy-VQA 1.0 by Victor Zhou, https://github.com/vzhou842/easy-VQA, from the PyPI package easy-vqa, annotated"
 LICENCE = "MIT, by the package's classifier (its licence field says UNKNOWN)"
@@ -48,7 +49,7 @@ def samples(split: str) -> Iterator[tuple[str, Members]]:
     published = "test" if split == "test" else "train"
     folder = _folder() / published
     questions: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for question, answer, image in json.loads((folder / "questions.json").read_text()):
+    for question, answer, image in read_json(folder / "questions.json", list[Any], "the questions of easy-VQA"):
         questions[image].append((question, answer))
     for image in _images(split, questions):
         key = f"{published}-{image:04d}"

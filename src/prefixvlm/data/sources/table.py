@@ -14,13 +14,13 @@ in the manifest.
 """
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefixvlm.data.sources import _own
 from prefixvlm.data.sources._files import Record, Samples, samples_of
+from prefixvlm.strict_json import parse_json
 
 SOURCE = "A table of one's own"
 LICENCE = "one's own"
@@ -116,9 +116,9 @@ def _rows(table: Path) -> Iterator[tuple[str, Row]]:
 
 def _parse_line(line: str, number: int) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        return parse_json(line, Any)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def _checked(row: object, where: str) -> Row:

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefixvlm.atomic import write_bytes
 from prefixvlm.metrics.captions.ngrams import MAX_ORDER, NGram, NGrams, count_ngrams
 from prefixvlm.metrics.pairs import Id, check_ids
 from prefixvlm.metrics.ptb.tokenizer import ptb_tokenize
+from prefixvlm.strict_json import parse_json
 
 # Standard deviation of the Gaussian penalty on the difference in length, in words. CIDEr-D has it, and CIDEr does not,
 # because a caption could gain by repeating words of which it is sure.
@@ -57,7 +59,7 @@ class DocumentFrequencies:
         try:
             data = Path(path).read_bytes()
             # By gzip's magic bytes, not by the name: files are renamed.
-            content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+            content = parse_json(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, Any)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"the document frequencies {path} cannot be read: {error}") from None
         if not isinstance(content, dict) or content.keys() != {"num_images", "counts"}:

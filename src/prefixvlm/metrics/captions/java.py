@@ -12,9 +12,11 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefixvlm.metrics.captions.words import PTB, Words
 from prefixvlm.metrics.pairs import Id
+from prefixvlm.strict_json import read_json
 
 _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
@@ -88,7 +90,8 @@ def spice(
         files = [str(inputs), "-cache", str(cache), "-out", str(outputs)]
         _run("SPICE", ["java", "-Xmx8G", "-jar", str(_spice("spice-1.0.jar")), *files, "-subset", "-silent"], timeout)
         try:
-            scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in json.loads(outputs.read_text())}
+            written = read_json(outputs, list[Any], "the output of SPICE")
+            scores = {row["image_id"]: float(row["scores"]["All"]["f"]) for row in written}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"SPICE wrote no readable scores: {error!r}") from None
     # json reads NaN as a number, and one of them would make the mean NaN.
