@@ -14,12 +14,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from prefixvlm.atomic import write_bytes, write_text
+from prefixvlm.atomic import write_text
 from prefixvlm.distributed.signals import StoppedBySignal
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
 from prefixvlm.model.trained_state import count_parameters, named_parts
-from prefixvlm.training.checkpoint_file import LAST
+from prefixvlm.training.checkpoint_file import FOR_EVALUATION, LAST
 
 OBJECTIVE = "objective.json"
 
@@ -91,8 +91,8 @@ def finish_fit(
     if monitor not in trainer.callback_metrics:
         trainer.validate(module, data, verbose=False)
     best = last.with_name("best.ckpt")
-    if trainer.is_global_zero and _monitoring(trainer) and not best.exists():  # there is only one checkpoint
-        write_bytes(best, last.read_bytes())
+    if trainer.strategy.broadcast(bool(_monitoring(trainer)) and not best.exists()):  # there is only one checkpoint
+        trainer.save_checkpoint(best, storage_options=FOR_EVALUATION)
     value = trainer.callback_metrics.get(monitor)
     return None if value is None else float(value)
 

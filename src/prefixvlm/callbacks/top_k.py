@@ -1,10 +1,10 @@
 """Keeps the k best checkpoints beside the single best one."""
 
-from lightning.pytorch.callbacks import ModelCheckpoint
+from prefixvlm.callbacks.best_checkpoint import BestCheckpoint
 
 
-class TopK(ModelCheckpoint):
-    """Lightning's ModelCheckpoint under a second name.
+class TopK(BestCheckpoint):
+    """BestCheckpoint under a second name.
 
     Lightning stores callbacks' states by class name and options, and refuses two of one class with the same monitor.
     """

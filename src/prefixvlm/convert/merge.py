@@ -9,11 +9,10 @@ from prefixvlm.atomic import replacing_folder
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.lm.saving import save_pretrained
 from prefixvlm.model.trained_state import fingerprint
-from prefixvlm.training.checkpoint import KEY, lineage
+from prefixvlm.training.checkpoint import KEY, for_evaluation, lineage
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 
 MODEL, CHECKPOINT = "lm", "merged.ckpt"
-KEPT = ("epoch", "global_step", "pytorch-lightning_version")  # no state of an optimizer: it cannot be resumed
 
 
 def merge(path: Path, out: Path, build_merged: Callable[[dict[str, Any]], Any]) -> None:
@@ -37,8 +36,7 @@ def merge(path: Path, out: Path, build_merged: Callable[[dict[str, Any]], Any]) 
         "lineage": lineage(path, checkpoint),
     }
     state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("model.lm.")}
-    callbacks = {name: value for name, value in checkpoint["callbacks"].items() if name == "History"}  # for the report
-    merged = {key: checkpoint[key] for key in KEPT} | {"state_dict": state, "callbacks": callbacks, KEY: ours | changed}
+    merged = for_evaluation(checkpoint | {"state_dict": state, KEY: ours | changed})
     with replacing_folder(out) as folder:
         save_pretrained(lm.model, lm.tokenizer, folder / MODEL)
         AtomicCheckpointIO().save_checkpoint(merged, folder / CHECKPOINT)

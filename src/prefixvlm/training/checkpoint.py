@@ -23,8 +23,8 @@ def checkpoint_content(
 ) -> dict[str, Any]:
     """Return our own entries of a checkpoint, all of them plain data.
 
-    Beside them Lightning's checkpoint holds the trained tensors (`state_dict`, without what is frozen), optimizer,
-    schedule, loops, callbacks, and the place in the data.
+    Beside them Lightning's checkpoint holds the trained tensors (`state_dict`, without what is frozen) and, for a run
+    to resume from, optimizer, schedule, loops, callbacks, and the place in the data.
     config: builds the module again. identity: fingerprints of the frozen parts. lineage: the checkpoints that the run
     started from. provenance: commit, versions and command. rng: random states by rank. cut_texts: counted so far.
     """
@@ -39,6 +39,19 @@ def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]
     # The hash identifies the file wherever it is moved.
     parent = {"checkpoint": str(path), "sha256": sha256(Path(path)), "step": checkpoint["global_step"]}
     return [*checkpoint[KEY].get("lineage", []), parent]
+
+
+def for_evaluation(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a checkpoint that an evaluation reads; without optimizer, loops and place in the data."""
+    kept = {key: checkpoint[key] for key in ("epoch", "global_step", "pytorch-lightning_version", "state_dict")}
+    callbacks = {name: state for name, state in checkpoint["callbacks"].items() if name == "History"}  # for the report
+    ours = {key: value for key, value in checkpoint[KEY].items() if key != "rng"}
+    return {**kept, "callbacks": callbacks, KEY: ours}
+
+
+def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint holds what a run resumes from."""
+    return "optimizer_states" in checkpoint
 
 
 def history(checkpoint: Mapping[str, Any]) -> Mapping[str, list[dict[str, Any]]]:

@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from prefixvlm.atomic import link_or_copy, replacing_file
-from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint import KEY, for_evaluation
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
+FOR_EVALUATION = "for_evaluation"  # a storage option of Trainer.save_checkpoint: write only what an evaluation needs
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -22,6 +23,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
+        if storage_options == FOR_EVALUATION:
+            checkpoint = for_evaluation(checkpoint)
         buffer = io.BytesIO()  # torch.save can fail silently on a full disk; writing bytes raises OSError
         torch.save(checkpoint, buffer)
         with replacing_file(path) as file:

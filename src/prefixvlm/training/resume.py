@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prefixvlm.training.checkpoint import is_resumable
 from prefixvlm.training.checkpoint_file import LAST, PREVIOUS, read
 
 RESUME = ("auto", "must", "never")
@@ -42,10 +43,15 @@ def newest(folder: Path) -> Path | None:
     for path in (folder / LAST, folder / PREVIOUS):
         if path.is_file():
             try:
-                read(path)
+                checkpoint = read(path)
             except ValueError as error:
                 problems.append(str(error))
             else:
+                if not is_resumable(checkpoint):
+                    raise ValueError(
+                        f"{path} is a best checkpoint, without the optimizer's state, and no run resumes from it; put "
+                        "the last.ckpt of its run there, or begin a new run from its weights with init_from"
+                    )
                 for problem in problems:
                     print(f"{problem}; the run resumes from {path.name}, the one before it", file=sys.stderr)
                 return path
