@@ -61,6 +61,12 @@ def main(cfg: DictConfig) -> Any:
         redact_dumps(cfg.run_dir, Path(cfg.run_dir).parent)
     OmegaConf.resolve(cfg)
     plugins.enable(cfg.plugins)
+    with run.only_run(cfg.run_dir):
+        return start(cfg)
+
+
+def start(cfg: DictConfig) -> Any:
+    """Train in this process, or in one for each device."""
     if (count := world.num_processes(cfg.trainer)) > 1:
         # All processes share the run folder, in which this one has already written .hydra/.
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]

@@ -1,10 +1,13 @@
 """Files and folders are replaced whole or not at all."""
 
 import os
+import resource
+import signal
+from contextlib import contextmanager
 
 import pytest
 
-from prefixvlm.atomic import link_or_copy, replacing_file, replacing_folder, write_text
+from prefixvlm.atomic import link_or_copy, replacing_file, replacing_folder, write_text, write_texts
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
@@ -65,3 +68,27 @@ def test_a_link_or_a_copy_replaces_a_file(tmp_path, monkeypatch, has_links):
     assert (tmp_path / "other").read_text() == "new"
     assert (tmp_path / "other").samefile(tmp_path / "new") == has_links
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@contextmanager
+def full_disk(limit):
+    """Let no file grow beyond a size, as on a full disk: a write raises OSError."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("large", ["a", "b", "c"])
+def test_several_files_are_replaced_or_none_of_them(tmp_path, large):
+    paths = {name: tmp_path / name for name in "abc"}
+    write_texts(dict.fromkeys(paths.values(), "one"))
+    texts = {path: "two" * (100_000 if name == large else 1) for name, path in paths.items()}
+    with full_disk(10_000), pytest.raises(OSError, match=rf"File too large: '{paths[large]}'"):
+        write_texts(texts)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("abc", "one")
+    write_texts(texts)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == texts

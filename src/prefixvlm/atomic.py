@@ -6,8 +6,8 @@ A kill or a full disk leaves the former file or folder as it was. What a kill le
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
@@ -45,6 +45,22 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
 def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
     """Replace a file by one with this text in UTF-8. errors: as of str.encode."""
     write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_texts(texts: Mapping[Path, str], errors: str = "strict") -> None:
+    """Replace several files by ones with these texts, or none of them if one cannot be written.
+
+    The first file is replaced last. Raises OSError with the name of the file that cannot be written.
+    """
+    with ExitStack() as files:
+        for path, text in texts.items():
+            file = files.enter_context(replacing_file(path))
+            try:
+                file.write(text.encode("utf-8", errors))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:  # named here: it passes through the contexts of the other files
+                raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def link_or_copy(path: Path, other: Path) -> None:

@@ -93,6 +93,7 @@ class Batch:
     image_index: int[R], the image of each run of IMAGE_ID, in reading order over all rows.
     rows: in evaluation, the Rows of each of the S rows of tensors, without their images. Rows with equal input share
     one, such as "what colour is it?" about every image of a blind evaluation. Empty in training.
+    keys: in training, the key of each row's sample.
     task: name of the rows' task; of one of the tasks if several share the batch.
     head_targets: float32[S, K], in training. tags: int64[S, T], at the last token of each tagged text, IGNORE_INDEX
     elsewhere. target_image_index: int[S], which of the B images is the target image of each row. All three are None if
@@ -109,10 +110,11 @@ class Batch:
     head_targets: Tensor | None = None
     tags: Tensor | None = None
     target_image_index: Tensor | None = None
+    keys: list[str] = field(default_factory=list)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, rows=self.rows, task=self.task, **tensors)
+        return replace(self, rows=self.rows, task=self.task, keys=self.keys, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -145,6 +147,7 @@ class Batch:
             None if self.head_targets is None else self.head_targets[chosen],
             None if self.tags is None else self.tags[chosen, :width],
             None if self.target_image_index is None else index[num_runs:],
+            [self.keys[row] for row in rows] if self.keys else [],
         )
 
     def _runs_of_rows(self) -> list[Tensor]:

@@ -5,7 +5,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from prefixvlm.atomic import write_text
+from prefixvlm.distributed import launch
 from prefixvlm.distributed.signals import StoppedBySignal
+from prefixvlm.distributed.world import rank
+from prefixvlm.lock import only_process
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
 from prefixvlm.model.trained_state import count_parameters, named_parts
@@ -34,6 +37,14 @@ def quiet_known_warnings() -> None:
         r"It is recommended to use `self.log\('(test|val)/",  # rank 0 has computed the value from all ranks
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def only_run(run_dir: str) -> AbstractContextManager[None]:
+    """Lock the folder of a run, on behalf of all its processes. Raises ValueError if another run is going on in it."""
+    if rank() or launch.is_launched():
+        return nullcontext()
+    refusal = f"another process is training in {run_dir}; wait for it, stop it, or set another hydra.run.dir"
+    return only_process(Path(run_dir), refusal)
 
 
 def check_monitor(monitor: str, mode: str, kinds: Mapping[str, ScoreKind]) -> None:

@@ -91,6 +91,7 @@ class Collator:
             head_targets=None if head_targets is None else torch.tensor(head_targets),
             tags=_pad([row.tags for row in tokens], width, IGNORE_INDEX) if unique[0].tags else None,
             target_image_index=torch.tensor(target_image_index) if target_image_index else None,
+            keys=[row.key for row in rows] if supervised else [],
         )
 
     def _pixel_values(self, images: Sequence[ImageOrFeatures]) -> Tensor:

@@ -59,6 +59,15 @@ def on_rank_zero(function: Callable[[], T], elsewhere: T | None = None) -> T:
     return message[0] if elsewhere is None else result
 
 
+def from_all_ranks(value: T) -> list[T]:
+    """Return the values of all ranks, on each of them. Every rank must call it."""
+    values: list[Any] = [value]
+    if _distributed():
+        values = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
 def _gather(predictions: list[Prediction]) -> list[list[Prediction]]:
     if not _distributed():
         return [predictions]

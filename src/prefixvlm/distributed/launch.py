@@ -105,6 +105,11 @@ def _first_failed(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return min(failed, key=lambda number: processes[number].returncode) if failed else None
 
 
+def is_launched() -> bool:
+    """Return whether `launch` in another process has started this one."""
+    return PARENT in os.environ
+
+
 def exit_with_parent() -> None:
     """Exit when the launcher of this process ends: a launcher that was killed cannot end its processes."""
     if parent := os.environ.get(PARENT):

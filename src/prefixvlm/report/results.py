@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from prefixvlm.atomic import write_text
+from prefixvlm.atomic import write_texts
 from prefixvlm.report.gallery import gallery_keys
-from prefixvlm.report.html import write_report
+from prefixvlm.report.html import render
 
 
 class Predicted(Protocol):
@@ -99,12 +99,15 @@ def write_results(
     history: Mapping[str, Sequence[dict[str, Any]]],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
 ) -> None:
-    """Write metrics.json, predictions.jsonl and, last, report.html to `out`.
+    """Write metrics.json, predictions.jsonl and report.html to `out`: all of them, or none if the disk is full.
 
     history: `records` and `examples` of the History callback. images: returns the encoded images of keys.
     """
-    write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n", errors="replace")
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text(out / "predictions.jsonl", text, errors="replace")
     shown = images(gallery_keys(lines))
-    write_report(out / "report.html", result, lines, history["records"], history["examples"], shown)
+    texts = {
+        "metrics.json": json.dumps(result, indent=1, ensure_ascii=False) + "\n",
+        "predictions.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+        "report.html": render(result, lines, history["records"], history["examples"], shown),
+    }
+    # Lone surrogates of a broken caption become "?".
+    write_texts({out / name: text for name, text in texts.items()}, errors="replace")

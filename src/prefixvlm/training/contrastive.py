@@ -87,7 +87,8 @@ class ContrastiveModule(LightningModule):
         transform = image_transform_v2(self.preprocess, is_train=False)
         collate = PairCollate(transform, tokenizer, self.classes)
         self.collates = Collates(collate, collate)
-        self.val_loss, self.zero_shot_accuracy = MeanMetric(), MeanMetric()
+        # NaN counts; by default it would be left out.
+        self.val_loss, self.zero_shot_accuracy = MeanMetric("disable"), MeanMetric("disable")
 
     def setup(self, stage: str) -> None:
         # local_loss: a rank compares its own samples with those of all ranks, in place of all with all. Its gradients

@@ -62,7 +62,7 @@ class PrefixModule(LightningModule):
         trained = trained_state(self).keys()
         frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
         self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric("disable")  # NaN counts; by default it would be left out
         self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.scoring = TaskScoring(self.tasks)
 
@@ -122,13 +122,17 @@ class PrefixModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.scoring.start(as_list(self.trainer.val_dataloaders)[1:])
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
+        """Return the sum of the losses of the batch, for callbacks; None for a batch that is predicted."""
         if dataloader_idx:
             self.scoring.predict(self.model, batch, dataloader_idx - 1)
-            return
+            return None
+        total = self.val_loss.weight.new_zeros(())
         for each in batch:
             losses = self.tasks[each.task].losses(self.model, each)
-            self.val_loss.update(losses.mean(), weight=len(losses))
+            self.val_loss.update(losses)
+            total = total + losses.sum()
+        return total
 
     def on_validation_epoch_end(self) -> None:
         # MeanMetric sums losses and weights over ranks. self.log(sync_dist=True) would take the mean of the means of

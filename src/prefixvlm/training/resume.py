@@ -7,12 +7,11 @@ callbacks/last_checkpoint.py saves where Lightning resumes right.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from prefixvlm.distributed.gather import from_all_ranks
 from prefixvlm.training.checkpoint import is_resumable
 from prefixvlm.training.checkpoint_file import LAST, PREVIOUS, read
 
@@ -66,11 +65,7 @@ def rng_states() -> list[dict[str, Tensor]]:
     mine = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         mine["cuda"] = torch.cuda.get_rng_state()  # of the current device: a process has one GPU
-    gathered: list[Any] = [mine]
-    if dist.is_available() and dist.is_initialized():
-        gathered = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, mine)
-    return gathered
+    return from_all_ranks(mine)
 
 
 def restore_rng(stored: list[dict[str, Tensor]], rank: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from prefixvlm.lock import only_process
 
 
 class StagingFolder:
@@ -57,39 +57,20 @@ def staging_folder(out: Path) -> Iterator[StagingFolder]:
     Raises ValueError if another process has locked it.
     """
     staging = StagingFolder(out.with_name(f".{out.name}.partial"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(staging.folder, out)
-    try:
-        yield staging
-    except ValueError:
-        if not staging.has_other_plan:
-            shutil.rmtree(staging.folder, ignore_errors=True)
-        raise
-    except KeyboardInterrupt:
-        if not staging.empty:
-            print(
-                f"\nFinished shards are kept in {staging.folder}; the same command goes on from them.", file=sys.stderr
-            )
-        raise
-    finally:
-        if not staging.shards.is_dir() or staging.empty:
-            shutil.rmtree(staging.folder, ignore_errors=True)
-        lock.release()
-
-
-def _lock(folder: Path, out: Path) -> FileLock:
-    """Make the folder and lock it. Another process may remove it at any time, until it is locked."""
-    lock = FileLock(folder / "lock", timeout=0)
-    while True:
-        folder.mkdir(exist_ok=True)
+    with only_process(staging.folder, f"another process is writing {out}; wait for it or give another --out"):
         try:
-            lock.acquire()
-        except FileNotFoundError:  # the folder has been removed
-            continue
-        except Timeout as error:
-            if Path(lock.lock_file).exists():
-                raise ValueError(f"another process is writing {out}; wait for it or give another --out") from error
-            continue
-        if Path(lock.lock_file).exists():
-            return lock
-        lock.release()
+            yield staging
+        except ValueError:
+            if not staging.has_other_plan:
+                shutil.rmtree(staging.folder, ignore_errors=True)
+            raise
+        except KeyboardInterrupt:
+            if not staging.empty:
+                print(
+                    f"\nFinished shards are kept in {staging.folder}; the same command goes on from them.",
+                    file=sys.stderr,
+                )
+            raise
+        finally:
+            if not staging.shards.is_dir() or staging.empty:
+                shutil.rmtree(staging.folder, ignore_errors=True)
