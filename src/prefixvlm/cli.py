@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm import plugins
-from prefixvlm.data.shards.command import add_shards
+from prefixvlm.data.image import ImageDecoder
+from prefixvlm.data.shards.command import add_image_options, add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
 from prefixvlm.serve.command import add_predict
@@ -86,6 +87,7 @@ def _add_features(names: Any) -> None:
     command.add_argument("--texts", action="store_true", help=texts)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
+    add_image_options(command)
     command.set_defaults(run=_features)
 
 
@@ -116,7 +118,8 @@ def _features(arguments: argparse.Namespace) -> None:
         from prefixvlm.features.encode_captions import caption_encoder_for
 
         texts = caption_encoder_for(encoder, node, *options)
-    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts)
+    decoder = ImageDecoder(arguments.background, arguments.max_pixels)
+    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts, decoder)
     for split in manifest.splits:
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
               f"{encoder.feature_width} features")  # fmt: skip

@@ -1,11 +1,9 @@
 """Logs the validation predictions as wandb tables."""
 
-import io
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from PIL import Image
 
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.logger.wandb import log_table
 from prefixvlm.training.module import PrefixModule
 
@@ -26,10 +24,11 @@ class PredictionTable(Callback):
         import wandb
 
         keys = [p.key for predictions in pl_module.predictions.values() for p in predictions]
-        images = trainer.datamodule.images(keys, "val")  # type: ignore[attr-defined]
+        data: ShardDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        images = data.images(keys, "val")
         for task, predictions in pl_module.predictions.items():
             rows = [
-                [wandb.Image(Image.open(io.BytesIO(images[p.key]))) if p.key in images else None, p.prompt,
+                [wandb.Image(data.decoder(images[p.key])) if p.key in images else None, p.prompt,
                  p.prediction, " | ".join(p.references), p.correct] for p in predictions
             ]  # fmt: skip
             log_table(trainer, f"val/{task}_predictions", COLUMNS, rows)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lightning.pytorch import LightningDataModule
 
+from prefixvlm.data.image import MAX_PIXELS, ImageDecoder
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import Shards, find_sources
 from prefixvlm.data.loading.planned_batches import Collate
@@ -40,6 +41,7 @@ class ShardDataModule(LightningDataModule):
     limit_val, limit_test: use only the first images of the split.
     limit_val_predictions: the number of images, the first of the split, with predictions at each validation.
     test_split: the split to test on.
+    background: the colour behind transparent pixels. max_pixels: larger images are bad samples.
     blind: evaluate with black images. train_blind: train and validate with black images.
     cache_dir: where downloaded shards are kept. cache_limit: the size of that folder in GB.
     """
@@ -61,6 +63,8 @@ class ShardDataModule(LightningDataModule):
         test_split: str = "test",
         blind: bool = False,
         train_blind: bool = False,
+        background: str = "white",
+        max_pixels: int = MAX_PIXELS,
         cache_dir: str = DEFAULT_FOLDER,
         cache_limit: float | None = None,
         collates: Collates | None = None,
@@ -72,7 +76,7 @@ class ShardDataModule(LightningDataModule):
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
         self.epoch_samples, self.bucket_batches, self.max_bad_fraction = epoch_samples, bucket_batches, max_bad_fraction
         self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
-        self.train_blind = train_blind
+        self.train_blind, self.decoder = train_blind, ImageDecoder(background, max_pixels)
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
         self.cache = ShardCache(cache_dir, cache_limit)
         self._train_loader: TrainLoader | None = None
@@ -157,4 +161,10 @@ class ShardDataModule(LightningDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return {"num_workers": self.num_workers, "seed": self.seed, "rank": rank, "world": world}
+        return {
+            "num_workers": self.num_workers,
+            "seed": self.seed,
+            "rank": rank,
+            "world": world,
+            "decoder": self.decoder,
+        }

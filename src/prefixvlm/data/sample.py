@@ -1,16 +1,14 @@
 """A sample of a shard: decoding and validation of its members."""
 
-import io
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
-from prefixvlm.data.feature_codec import MAX_BYTES, decode_npy, decode_safetensors
+from prefixvlm.data.feature_codec import decode_npy, decode_safetensors
+from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.schema import (
     Box,
     Question,
@@ -35,7 +33,6 @@ VISUAL_EXTENSIONS = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
 TEXT_EXTENSIONS = ("json", "txt")
 # "0.jpg" is the first image of the support.
 EXTENSION = re.compile(rf"(\d+\.)?({'|'.join(VISUAL_EXTENSIONS)})|{'|'.join(TEXT_EXTENSIONS)}")
-MAX_PIXELS = 50_000_000  # a 17 kB PNG can decompress to gigabytes; PIL warns from 89 million pixels on
 # The image of blind evaluations, and of samples with images that need not be decoded. As one object it is encoded once
 # a batch, see Collator.
 BLACK_IMAGE = Image.new("RGB", (64, 64))
@@ -75,15 +72,25 @@ class Sample:
         return self.image
 
 
-def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image | None = None) -> Sample:
+def decode(
+    key: str,
+    members: dict[str, bytes],
+    where: str,
+    image: Image.Image | None = None,
+    decoder: ImageDecoder = decode_image,
+) -> Sample:
     """Decode the members of a sample, bytes by extension. Pickles are never loaded, formats never guessed.
 
     A sample has one image or features member. Its texts are in a json member with the fields of Sample, all optional
     and others ignored, `support` as [{"image": "0.jpg", "text": ...}] with the image in that member. Or it has one
     caption in a txt member (img2dataset, where the json is only metadata).
-    image: replaces the images of the sample, which are then not decoded.
+    image: replaces the images of the sample, which are then not decoded. decoder: of its images otherwise.
     Raises ValueError that begins with `where` and the key.
     """
+
+    def visual(name: str) -> "ImageOrFeatures":
+        return _decode_visual(name, members, decoder) if image is None else image
+
     try:
         images = [extension for extension in members if extension in VISUAL_EXTENSIONS]
         if len(images) != 1:
@@ -91,12 +98,12 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         content = json_member(members)
         return Sample(
             key,
-            _decode_visual(images[0], members) if image is None else image,
+            visual(images[0]),
             _captions(content, members),
             tuple(parse_question(each) for each in list_field(content, "questions")),
             text_fields(content, "labels"),
             text_fields(content, "groups"),
-            tuple(_support(each, members, image) for each in list_field(content, "support")),
+            tuple(_support(each, members, visual) for each in list_field(content, "support")),
             text_list_fields(content, "label_sets"),
             number_fields(content, "values"),
             tuple(parse_box(each) for each in list_field(content, "boxes")) if "boxes" in content else None,
@@ -106,34 +113,9 @@ def decode(key: str, members: dict[str, bytes], where: str, image: Image.Image |
         raise ValueError(f"{where}, sample {key}: {error}") from error
 
 
-def _decode_visual(name: str, members: Mapping[str, bytes]) -> "ImageOrFeatures":
+def _decode_visual(name: str, members: Mapping[str, bytes], decoder: ImageDecoder) -> "ImageOrFeatures":
     decoders = {"npy": decode_npy, "safetensors": decode_safetensors}
-    return decoders.get(name.rpartition(".")[2], decode_image)(members[name])
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an RGB image. Raises ValueError if it is not JPEG, PNG or WebP, is damaged or exceeds the size limits."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"the image has {len(data)} bytes; at most {MAX_BYTES} are read")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
-            return _to_rgb(image)
-    except Exception as error:  # on damaged bytes PIL raises OSError, SyntaxError, struct.error and many others
-        # PIL names the buffer by its address, which would make the same error differ from run to run.
-        reason = re.sub(r" <.* at 0x[0-9a-f]+>", "", " ".join(str(error).split()))
-        raise ValueError(f"the image does not decode ({reason})") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # PIL's own conversion of 16-bit grey clips it to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns if a transparent palette is converted to RGB directly
-    return image.convert("RGB")
+    return decoders.get(name.rpartition(".")[2], decoder)(members[name])
 
 
 def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -147,11 +129,13 @@ def _captions(content: Mapping[str, object], members: Mapping[str, bytes]) -> tu
     return (text,) if text else ()
 
 
-def _support(content: object, members: Mapping[str, bytes], image: Image.Image | None) -> "tuple[ImageOrFeatures, str]":
+def _support(
+    content: object, members: Mapping[str, bytes], visual: "Callable[[str], ImageOrFeatures]"
+) -> "tuple[ImageOrFeatures, str]":
     name = content.get("image") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(name, str) or name not in members:
         raise ValueError(
             f"a support is {content!r:.80}; it must be an object with text and the name of an image member"
         )
     (text,) = parse_texts([content.get("text")], "the text of a support")
-    return _decode_visual(name, members) if image is None else image, text
+    return visual(name), text

@@ -30,7 +30,7 @@ def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -
     if not few_shot.shots:
         return Demonstrations(few_shot)
     pool = DemonstrationPool(
-        data.paths("train"), few_shot.pool_size, few_shot.seed, BLACK_IMAGE if data.blind else None
+        data.paths("train"), few_shot.pool_size, few_shot.seed, BLACK_IMAGE if data.blind else None, data.decoder
     )
     # Black images are all equally near; and a choice by the real images would give the model a hint of them.
     if few_shot.choice != "nearest" or data.blind or len(pool) <= few_shot.shots:

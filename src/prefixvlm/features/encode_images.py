@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefixvlm.data.feature_codec import encode_npy
-from prefixvlm.data.sample import BLACK_IMAGE, IMAGE_EXTENSIONS, decode_image
+from prefixvlm.data.image import ImageDecoder, decode_image
+from prefixvlm.data.sample import BLACK_IMAGE, IMAGE_EXTENSIONS
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.reencode import rename_support
 from prefixvlm.data.shards.tar_writer import Members, SampleOrError
@@ -42,8 +43,8 @@ class EncodedShard(Sequence[SampleOrError]):
 class ImageShardEncoder:
     """Replaces images by their features: decodes in threads and encodes in batches, each image of a batch once."""
 
-    def __init__(self, encoder: ImageEncoder, batch_size: int) -> None:
-        self.encoder, self.batch_size = encoder, batch_size
+    def __init__(self, encoder: ImageEncoder, batch_size: int, decoder: ImageDecoder = decode_image) -> None:
+        self.encoder, self.batch_size, self.decoder = encoder, batch_size, decoder
         self.device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
 
     def samples(self, path: Path) -> Iterator[SampleOrError]:
@@ -69,7 +70,7 @@ class ImageShardEncoder:
 
     def _prepare(self, data: bytes) -> Tensor | ValueError:
         try:
-            return self.encoder.transform(decode_image(data))
+            return self.encoder.transform(self.decoder(data))
         except ValueError as error:
             return error
 

@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.mixture import Shards
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, sha256
 from prefixvlm.data.shards.read import count_samples
@@ -28,22 +30,22 @@ def write_features(
     batch_size: int = 64,
     device: str = "auto",
     captions: Samples | None = None,
+    decoder: ImageDecoder = decode_image,
 ) -> Manifest:
     """Write the shards of `shards` to `out`, with an npy member, float16[N, D], in the place of each image.
 
     Names, keys and texts stay. `out` appears when it is complete; an interrupted run continues after its last shard.
-
     node: the configuration that the encoder was built from.
-    captions: yields samples to write instead; see features/encode_captions.py.
+    captions: yields samples to write instead; see features/encode_captions.py. decoder: of the images.
     Raises ValueError if the encoder is trained or reads features itself, or if `shards` has no image shards.
     """
     _check_arguments(encoder, shards, batch_size)
     images = read_manifest(shards) or _manifest_of(shards)
-    encode = ImageShardEncoder(encoder.eval().to(device_of(device)), batch_size)
+    encode = ImageShardEncoder(encoder.eval().to(device_of(device)), batch_size, decoder)
     identity = identify(encoder, node)
     mark = _mark(identity, shards, images, captions is not None)
     source = f"features {mark} of{' the captions of' if captions else ''}: {images.source}"
-    expected = Manifest(source, images.licence, images.samples_per_shard, {split: Split() for split in images.splits})
+    expected = replace(images, source=source, splits={s: Split() for s in images.splits}, options=decoder.changes())
 
     def jobs(folder: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():

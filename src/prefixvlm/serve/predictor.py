@@ -8,7 +8,8 @@ from PIL import Image
 
 from prefixvlm.batch import Row
 from prefixvlm.build import rebuild
-from prefixvlm.data.sample import BLACK_IMAGE, decode_image
+from prefixvlm.data.image import ImageDecoder, read_image
+from prefixvlm.data.sample import BLACK_IMAGE
 from prefixvlm.serve.request import Request, check_num_images, choose_task
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
@@ -37,6 +38,7 @@ class Predictor:
     def __init__(self, checkpoint: str | Path) -> None:
         content = load(checkpoint)
         self.module = rebuild(content[KEY]["config"], content).eval()
+        self.decoder = ImageDecoder.of(content[KEY]["config"].get("data") or {})
 
     def __call__(self, images: Sequence[Path], question: str | None = None) -> list[str]:
         """Return a caption or an answer for each image. Raises ValueError as `answers` does."""
@@ -58,9 +60,16 @@ class Predictor:
             return self._answers(task, [(None, BLACK_IMAGE)], request.texts)
         answers = []
         for first in range(0, len(images), MAX_IMAGES):
-            batch = [(path, _read_image(path)) for path in images[first : first + MAX_IMAGES]]
+            batch = [(path, self._read_image(path)) for path in images[first : first + MAX_IMAGES]]
             answers += self._answers(task, batch, request.texts)
         return answers
+
+    def _read_image(self, path: Path) -> Image.Image:
+        data = read_image(path)
+        try:
+            return self.decoder(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _answers(
         self, task: Task, images: Sequence[tuple[Path | None, Image.Image]], texts: Sequence[str]
@@ -95,10 +104,3 @@ class Predictor:
         batch = self.module.collate(rows, False, task.name).to(self.module.device)
         predictions = {prediction.id: prediction for prediction in task.predict(self.module.model, batch)}
         return [predictions[id] for id in dict.fromkeys(row.id for row in rows)]
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        return decode_image(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error

@@ -65,7 +65,7 @@ class EvalLoader(ShardLoader):
             for raw in read_shard(path)
         )
         for shard, raw in islice(samples, self.num_samples):
-            yield decode_from(shard, raw, image)
+            yield decode_from(shard, raw, image, self.decoder)
 
     def __iter__(self) -> Iterator[Any]:
         batches = [np.arange(start, min(start + self.batch_size, self.num_samples)) for start in self._starts]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
 from prefixvlm.data.loading.planned_batches import Collate, PlannedBatches
@@ -18,7 +19,7 @@ class ShardLoader:
     collate: makes a batch of samples. It runs in the workers, so it must be picklable. Its random generator depends
         only on (seed, epoch, step), not on the number of workers or ranks.
     rank, world: must be those of the main process, because a spawned worker has no process group.
-    blind: replace all images by one black image; none is decoded.
+    blind: replace all images by one black image; none is decoded. decoder: of the images otherwise.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class ShardLoader:
         rank: int = 0,
         world: int = 1,
         blind: bool = False,
+        decoder: ImageDecoder = decode_image,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; set them to 1 and 0 or more")
@@ -41,7 +43,7 @@ class ShardLoader:
                 raise ValueError(f"the shards {paths} hold no samples; set data.shards to others")
         self.num_samples = sum(source.num_samples for source in sources)
         self.batch_size, self.collate, self.num_workers, self.seed = batch_size, collate, num_workers, seed
-        self.rank, self.world, self.blind = rank, world, blind
+        self.rank, self.world, self.blind, self.decoder = rank, world, blind, decoder
 
     def _read(
         self,
@@ -52,7 +54,7 @@ class ShardLoader:
         on_bad: str,
     ) -> Iterator[Any]:
         loader = DataLoader(
-            PlannedBatches(read_orders, batches, seeds, self.collate, self.blind, on_bad),
+            PlannedBatches(read_orders, batches, seeds, self.collate, self.blind, on_bad, self.decoder),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

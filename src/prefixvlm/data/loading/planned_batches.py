@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from prefixvlm.batch import NothingToLearnError
+from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import Bad
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
 from prefixvlm.data.loading.rank_worker_split import batches_of_worker
@@ -43,9 +44,10 @@ class PlannedBatches(IterableDataset):
         collate: Collate,
         blind: bool,
         on_bad: str,
+        decoder: ImageDecoder = decode_image,
     ) -> None:
         self.read_orders, self.batches, self.seeds, self.collate = read_orders, batches, seeds, collate
-        self.on_bad, self.image = on_bad, BLACK_IMAGE if blind else None
+        self.on_bad, self.image, self.decoder = on_bad, BLACK_IMAGE if blind else None, decoder
 
     def __iter__(self) -> Iterator[Any]:
         own = batches_of_worker()
@@ -65,7 +67,7 @@ class PlannedBatches(IterableDataset):
         bad: list[Bad] = []
         for shard, raw in samples:
             try:
-                decoded.append((shard, raw[0], decode_from(shard, raw, self.image)))
+                decoded.append((shard, raw[0], decode_from(shard, raw, self.image, self.decoder)))
             except ValueError as error:
                 if self.on_bad == FAIL:
                     raise
@@ -108,9 +110,11 @@ def _sample_name(shard: ShardRef, key: str) -> str:
     return f"{shard.prefix}{shard.path.name}: {key}"
 
 
-def decode_from(shard: ShardRef, raw: RawSample, image: Image.Image | None = None) -> Sample:
+def decode_from(
+    shard: ShardRef, raw: RawSample, image: Image.Image | None = None, decoder: ImageDecoder = decode_image
+) -> Sample:
     """Decode a sample of a shard. Raises ValueError that names shard and key if the sample is bad."""
-    sample = decode(*raw, f"shard {shard.path}", image)
+    sample = decode(*raw, f"shard {shard.path}", image, decoder)
     if not shard.prefix:
         return sample
     questions = tuple(replace(question, id=shard.prefix + question.id) for question in sample.questions)

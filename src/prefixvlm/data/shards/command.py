@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.data import sources
+from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.shards.worker_pool import default_workers
 
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
@@ -53,10 +54,19 @@ def _add_source(names: Any, name: str) -> None:
         command.add_argument("--image-size", type=int, metavar="S", help=size)
         quality = "re-encode images as JPEG of this quality, 1 to 100 (with --image-size, 90 by default)"
         command.add_argument("--image-quality", type=int, metavar="Q", help=quality)
+        add_image_options(command)
         command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="default: 1000")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
     _add_workers(command)
     command.set_defaults(run=_write, source=name)
+
+
+def add_image_options(command: argparse.ArgumentParser) -> None:
+    """Add --background and --max-pixels, the options of ImageDecoder."""
+    background = "the colour behind transparent pixels, as '#808080' (%(default)s)"
+    command.add_argument("--background", default=decode_image.background, metavar="COLOUR", help=background)
+    most = "larger images are left out (%(default)s)"
+    command.add_argument("--max-pixels", type=int, default=decode_image.max_pixels, metavar="N", help=most)
 
 
 def _positive(text: str) -> int:
@@ -133,6 +143,7 @@ def _write(arguments: argparse.Namespace) -> None:
         from prefixvlm.data.shards.reencode import ReencodeOptions
         from prefixvlm.data.shards.write import write_shards
 
+        decoder = ImageDecoder(arguments.background, arguments.max_pixels)
         manifest = write_shards(
             {split: source.samples(split, **given) for split in splits},
             arguments.out,
@@ -140,7 +151,7 @@ def _write(arguments: argparse.Namespace) -> None:
             source.LICENCE,
             arguments.samples_per_shard,
             arguments.workers,
-            ReencodeOptions(arguments.image_size, arguments.image_quality),
+            ReencodeOptions(arguments.image_size, arguments.image_quality, decoder),
         )
     thing = "tars are incomplete or" if sources.provides_tars(source) else "samples are"
     for split, content in manifest.splits.items():

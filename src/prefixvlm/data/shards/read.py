@@ -10,7 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from prefixvlm.data.sample import EXTENSION, MAX_BYTES, TEXT_EXTENSIONS, VISUAL_EXTENSIONS
+from prefixvlm.data.feature_codec import MAX_BYTES
+from prefixvlm.data.sample import EXTENSION, TEXT_EXTENSIONS, VISUAL_EXTENSIONS
 from prefixvlm.data.shards.manifest import MANIFEST, Shard, read_manifest
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members by extension

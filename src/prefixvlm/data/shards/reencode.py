@@ -4,10 +4,12 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from prefixvlm.data.sample import TEXT_EXTENSIONS, decode_image
+from prefixvlm.data.image import ImageDecoder, decode_image
+from prefixvlm.data.sample import TEXT_EXTENSIONS
 from prefixvlm.data.schema import json_member, list_field
 
 QUALITY = 90
@@ -15,27 +17,36 @@ QUALITY = 90
 
 @dataclass(frozen=True)
 class ReencodeOptions:
-    """How images are re-encoded; not at all if neither option is set.
+    """How images are re-encoded; not at all if neither size nor quality is set.
 
     image_size: the shorter side in pixels; smaller images keep their size. image_quality: of the JPEG, 1 to 100.
+    decoder: of the images that are read, also to check them.
     """
 
     image_size: int | None = None
     image_quality: int | None = None
+    decoder: ImageDecoder = decode_image
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"the image size is {self.image_size}; set --image-size to 1 or more")
         if self.image_quality is not None and not 1 <= self.image_quality <= 100:
             raise ValueError(f"the image quality is {self.image_quality}; set --image-quality to 1 ... 100")
+        if "background" in self.decoder.changes() and not self.reencodes:
+            raise ValueError("--background is of images that are re-encoded; give --image-size or --image-quality too")
 
-    def options(self) -> dict[str, int]:
+    @property
+    def reencodes(self) -> bool:
+        return self.image_size is not None or self.image_quality is not None
+
+    def options(self) -> dict[str, Any]:
         """Return the options that are set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        set_ = {"image_size": self.image_size, "image_quality": self.image_quality}
+        return {name: value for name, value in set_.items() if value is not None} | self.decoder.changes()
 
     def __call__(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
         """Re-encode the images in the members. Raises ValueError if one does not decode."""
-        if not self.options():
+        if not self.reencodes:
             return dict(members)
         names = {name: _jpg_name(name) for name in members if name not in TEXT_EXTENSIONS}
         encoded = {
@@ -46,7 +57,7 @@ class ReencodeOptions:
         return encoded
 
     def _encode(self, data: bytes) -> bytes:
-        image = ImageOps.exif_transpose(decode_image(data))
+        image = self.decoder(data)
         shorter = min(image.size)
         if self.image_size is not None and shorter > self.image_size:
             width, height = (max(1, round(side * self.image_size / shorter)) for side in image.size)

@@ -1,12 +1,11 @@
 """Statistics of the samples of a split, in memory that does not grow with their number."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
-from PIL import Image
-
+from prefixvlm.data.image import decode_image
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, Sample
 
 MAX_TEXTS = 100_000  # at twice as many, only the most frequent are kept
@@ -62,9 +61,10 @@ class Statistics:
             return
         for name, data in members.items():
             if name in IMAGE_EXTENSIONS:
-                width, height = Image.open(io.BytesIO(data)).size  # reads the header only
-                self.width.add(width)
-                self.height.add(height)
+                with suppress(ValueError):  # the texts alone have been decoded
+                    header = decode_image.header(data)
+                    self.width.add(header.width)
+                    self.height.add(header.height)
         self.captions.add(len(sample.captions))
         self.questions.add(len(sample.questions))
         for caption in sample.captions:

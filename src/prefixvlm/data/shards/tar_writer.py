@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefixvlm.atomic import replacing_file, write_text
+from prefixvlm.data.image import read_image
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.manifest import Shard
 from prefixvlm.data.shards.reencode import ReencodeOptions
@@ -75,13 +76,13 @@ def write_tar(job: ShardJob) -> Iterator[int | ShardRecord]:
     """
     left_out: dict[str, str] = {}
     text_lengths = []
-    image = BLACK_IMAGE if job.encoding.options() else None  # re-encoding has decoded the images already
+    image = BLACK_IMAGE if job.encoding.reencodes else None  # re-encoding has decoded the images already
     with replacing_file(job.path) as file:
         with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as tar:
             for key, candidate in job.candidates:
                 try:
                     members = job.encoding(_read(candidate))
-                    sample = decode(key, members, job.split, image)
+                    sample = decode(key, members, job.split, image, job.encoding.decoder)
                 except ValueError as error:
                     left_out[key] = str(error)
                 else:
@@ -118,7 +119,7 @@ def _read(members: Members | ValueError) -> dict[str, bytes]:
     if isinstance(members, ValueError):
         raise members
     try:
-        return {name: each.read_bytes() if isinstance(each, Path) else each for name, each in members.items()}
+        return {name: read_image(each) if isinstance(each, Path) else each for name, each in members.items()}
     except OSError as error:
         raise ValueError(f"the image {error.filename} cannot be read ({error.strerror})") from error
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from prefixvlm.data.image import decode_image
 from prefixvlm.data.shards.tar_writer import Members
 from prefixvlm.strict_json import read_json
 
@@ -70,7 +70,7 @@ def annotations(key: str, path: Path, facts: dict[str, str]) -> dict[str, Any]:
     facts: `color` and `shape`, if known. The tagged text names the shape and another one, in random order seeded by the
     key; the shape in the image is tagged.
     """
-    pixels = np.asarray(Image.open(path).convert("RGB"))
+    pixels = np.asarray(decode_image(path.read_bytes()))
     colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
     mask = (pixels != colours[counts.argmax()]).any(-1)  # the background has the most pixels
     columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
