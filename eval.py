@@ -25,8 +25,9 @@ from prefixvlm.provenance.redaction import redact
 from prefixvlm.report.results import check_writable, describe, write_results
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
-from prefixvlm.training.checkpoint import KEY, history
+from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
+from prefixvlm.training.run_history import history
 
 CONF = Path(__file__).parent / "conf"
 

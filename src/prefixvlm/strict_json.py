@@ -18,15 +18,20 @@ def read_json(path: Path, schema: type[T], what: str, max_bytes: int = MAX_BYTES
     Raises ValueError, as "PATH is not WHAT (REASON)", or OSError if the file cannot be opened.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ValueError("a pipe or a device")  # which would be read without end
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise ValueError(f"it has more than {max_bytes} bytes")
-        return parse_json(data, schema)
+        return parse_json(read_limited(path, max_bytes), schema)
     except ValueError as error:
         raise ValueError(f"{path} is not {what} ({error})") from error
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a file. Raises ValueError if there are more, and OSError if it cannot be opened."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("a pipe or a device")  # which would be read without end
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes} bytes")
+    return data
 
 
 def parse_json(data: bytes | str, schema: type[T]) -> T:
@@ -37,9 +42,15 @@ def parse_json(data: bytes | str, schema: type[T]) -> T:
         content = json.loads(text, parse_int=_integer)
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(content)
-        return content if schema is Any else msgspec.convert(content, schema)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep") from error
+    return convert(content, schema)
+
+
+def convert(content: Any, schema: type[T]) -> T:
+    """Return plain content as the schema. Raises ValueError with the reason and the field."""
+    try:
+        return content if schema is Any else msgspec.convert(content, schema)
     except msgspec.ValidationError as error:  # its path to the field begins with $
         raise ValueError(str(error).replace("`$.", "`")) from error
 

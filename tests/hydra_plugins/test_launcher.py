@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hydra_plugins.prefixvlm._processes import failure, least_used, visible_gpus
-from hydra_plugins.prefixvlm.launcher import read_objective
+from prefixvlm.sweep.job_files import Objective, read_objective
 from tests.hydra_plugins.conftest import alive
 
 
@@ -22,7 +22,7 @@ def test_a_failed_job_is_reported_and_the_others_go_on(sweep):
     assert "error: 1 of 3 jobs failed: 1; see job.log of each in " in out.splitlines()[-1]
     assert "Traceback" not in out
     assert "thirteen" in (grid.job(1) / "job.log").read_text()
-    assert [read_objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
+    assert [read_objective(grid.job(n)) for n in range(3)] == [Objective(1), None, Objective(1)]
     assert grid.starts(2)[0][3] == "a=b, c"
 
 
@@ -144,7 +144,7 @@ def test_submitit_runs_the_same_sweeps(sweep):
     pytest.importorskip("submitit", reason="pip install submitit hydra-submitit-launcher")
     grid = sweep("hydra/launcher=submitit_local", "x=2,13,4")
     assert "error: thirteen brings bad luck" in grid.end(code=2)
-    assert [read_objective(grid.job(n)) for n in range(3)] == [(1, False), (None, False), (1, False)]
+    assert [read_objective(grid.job(n)) for n in range(3)] == [Objective(1), None, Objective(1)]
 
 
 def test_the_description_of_a_failure(tmp_path):
@@ -157,6 +157,6 @@ def test_the_description_of_a_failure(tmp_path):
 
 
 def test_an_objective_that_is_not_there_is_none(tmp_path):
-    assert read_objective(tmp_path) == (None, False)
+    assert read_objective(tmp_path) is None
     (tmp_path / "objective.json").write_text(json.dumps({"value": [1, 2], "pruned": True}))
-    assert read_objective(tmp_path) == ([1, 2], True)
+    assert read_objective(tmp_path) == Objective([1, 2], True)

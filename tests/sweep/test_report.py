@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 
 def test_set_ups_are_means_over_seeds_the_best_first(folder):
-    jobs = read_jobs(folder)
+    jobs, _ = read_jobs(folder)
     assert [job.name for job in jobs] == ["0", "1", "2", "3", "10"]
     assert varied(jobs) == ["mapper", "seed"]
     found = set_ups(jobs, "val/loss", lower_is_better=True)
@@ -61,7 +61,7 @@ def test_set_ups_are_means_over_seeds_the_best_first(folder):
 
 
 def test_the_share_of_the_variance(folder):
-    mapper, seed = effects(read_jobs(folder), "val/loss")
+    mapper, seed = effects(read_jobs(folder)[0], "val/loss")
     assert (mapper.option, mapper.eta_squared) == ("mapper", pytest.approx(0.9))
     assert (seed.option, seed.eta_squared) == ("seed", pytest.approx(0.1))
     assert mapper.num_jobs == seed.num_jobs == 4  # without the pruned one
@@ -71,7 +71,7 @@ def test_the_share_of_the_variance(folder):
 def test_many_numbers_are_cut_into_quarters(tmp_path):
     for number in range(16):
         write_job(tmp_path, number, [f"optim.lr={10 ** -(number / 4)}", "seed=1"], float(number // 4))
-    (effect,) = effects(read_jobs(tmp_path), "val/loss")
+    (effect,) = effects(read_jobs(tmp_path)[0], "val/loss")
     assert (effect.option, effect.num_values, effect.num_jobs) == ("optim.lr", 4, 16)
     assert effect.eta_squared == pytest.approx(1)
     assert effect.by_chance == pytest.approx(3 / 15)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from prefixvlm.sweep.job_files import LOG, last_error, last_lines
+
 GUARD = Path(__file__).with_name("_guard.py")
-LOG = "job.log"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal of the sweep was closed
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 POLL, GRACE = 0.05, 60.0  # seconds
@@ -165,8 +165,6 @@ def failure(code: int, log: Path) -> str:
     """Describe in a line how a job failed: its exit code and the last error, or else the last line, of its log."""
     if code == 137 or code == -signal.SIGKILL:
         return "was killed (out of memory?)"
-    text = log.read_text(encoding="utf-8", errors="replace")[-20_000:]
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    errors = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b", line)]
-    reason = (errors or lines or ["no output"])[-1]
+    lines = last_lines(log)
+    reason = last_error(lines) or (lines or ["no output"])[-1]
     return f"failed with exit code {code}: {reason[:300]}"

@@ -1,12 +1,10 @@
 """Hydra launcher that runs each job of a sweep as a process with its own run folder."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -19,8 +17,8 @@ from tqdm import tqdm
 from hydra_plugins.prefixvlm._lock import only_sweep
 from hydra_plugins.prefixvlm._processes import Job, failure, run, visible_gpus
 from prefixvlm.errors import quoted
+from prefixvlm.sweep.job_files import OBJECTIVE, Objective, read_objective
 
-OBJECTIVE = "objective.json"
 SWEEP_ONLY = ("mode", "sweep", "launcher", "run.", "job.num", "job.id")  # options of hydra.* that jobs do not get
 PRUNER = "+callbacks.pruner"  # an override of a job that changes when the job is repeated
 
@@ -170,21 +168,11 @@ def _outcome(job: Job, code: int) -> tuple[JobReturn, str, bool]:
     if code:
         result.status = JobStatus.FAILED
         return result, "was stopped" if job.stopped else failure(code, job.log), False
-    value, pruned = read_objective(job.folder)
-    result.status, result.return_value = JobStatus.COMPLETED, value
-    values = value if isinstance(value, list) else [] if value is None else [value]
+    written = read_objective(job.folder) or Objective(None)
+    result.status, result.return_value = JobStatus.COMPLETED, written.value
     names = cfg.get("objectives") or [cfg.get("monitor") or "value"]
-    figures = [f"{name} {value:.4g}" for name, value in zip(names, values, strict=False)]
-    return result, ", ".join(["pruned" if pruned else "done", *figures]), pruned
-
-
-def read_objective(folder: Path) -> tuple[Any, bool]:
-    """Return the value of a run, a float, a list or None if it has none, and whether it was pruned."""
-    path = folder / OBJECTIVE
-    if not path.is_file():
-        return None, False
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return written["value"], bool(written.get("pruned"))
+    figures = [f"{name} {value:.4g}" for name, value in zip(names, written.values, strict=False)]
+    return result, ", ".join(["pruned" if written.pruned else "done", *figures]), written.pruned
 
 
 def _set_errors(results: dict[int, JobReturn], sweep_dir: Path) -> None:

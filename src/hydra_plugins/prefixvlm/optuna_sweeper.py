@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.prefixvlm._experiment import experiment
 from hydra_plugins.prefixvlm._lock import only_sweep
-from hydra_plugins.prefixvlm.launcher import PRUNER, ProcessLauncher, read_objective, say
+from hydra_plugins.prefixvlm.launcher import PRUNER, ProcessLauncher, say
 from prefixvlm.atomic import write_text
 from prefixvlm.errors import quoted
+from prefixvlm.sweep.job_files import Objective, read_objective
 
 
 @dataclass
@@ -150,10 +151,10 @@ class OptunaSweeper(Sweeper):
                 returned = self._launcher.launch([overrides for _, overrides, _ in jobs], initial_job_idx=jobs[0][0])
                 for (number, _, _), result in zip(jobs, returned, strict=True):
                     assert result.hydra_cfg
-                    value, pruned = read_objective(Path(result.hydra_cfg.hydra.runtime.output_dir))
+                    written = read_objective(Path(result.hydra_cfg.hydra.runtime.output_dir)) or Objective(None)
                     if result.status == JobStatus.COMPLETED and result.return_value is None:
-                        result.return_value = value
-                    self._tell(number, result, pruned)
+                        result.return_value = written.value
+                    self._tell(number, result, written.pruned)
                 results += returned
         return results
 

@@ -51,6 +51,7 @@ MACHINE = {  # the speed of the run and the data that it lost
 }
 LAST = ("_vocabulary", "_mean_length")
 MAX_POINTS, MAX_PANELS = 500, 18
+MAX_VALUE = 1e100  # the axis of larger ones overflows
 LARGE, SMALL = (4.8, 2.9), (3.2, 1.9)  # inches
 
 History = Sequence[dict[str, Any]]
@@ -78,9 +79,9 @@ def _panels(history: History) -> dict[str, dict[str, Points]]:
     """Return the points of each logged name, by quantity."""
     panels: dict[str, dict[str, Points]] = {}
     for entry in history:
-        if isinstance(entry["value"], int | float) and math.isfinite(entry["value"]):
-            quantity = _quantity(entry["name"])
-            panels.setdefault(quantity, {}).setdefault(entry["name"], []).append((entry["step"], entry["value"]))
+        if abs(entry["value"]) < MAX_VALUE:
+            name = _drawable(entry["name"])
+            panels.setdefault(_quantity(name), {}).setdefault(name, []).append((entry["step"], entry["value"]))
     panels.pop("epoch", None)
     return panels
 
@@ -107,9 +108,14 @@ def confusion(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]
 
 
 def _short(label: str) -> str:
-    """Shorten a label for an axis and replace lone surrogates, which matplotlib cannot draw, by "?"."""
-    whole = label.encode("utf-8", "replace").decode() or "(empty)"
+    """Shorten a label for an axis."""
+    whole = _drawable(label) or "(empty)"
     return whole if len(whole) <= 22 else f"{whole[:21]}…"
+
+
+def _drawable(text: str) -> str:
+    """Replace lone surrogates, which matplotlib cannot draw, by "?"."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _quantity(name: str) -> str:

@@ -96,7 +96,7 @@ def write_results(
     out: Path,
     result: dict[str, Any],
     lines: Sequence[dict[str, Any]],
-    history: Mapping[str, Sequence[dict[str, Any]]],
+    history: Mapping[str, Any],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
 ) -> None:
     """Write metrics.json, predictions.jsonl and report.html to `out`: all of them, or none if the disk is full.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefixvlm.metrics.score_kind import kind_of
-from prefixvlm.sweep.jobs import Job
+from prefixvlm.sweep.jobs import MAX_VALUE, Job
 
 SEED = "seed"
 BINS = 4  # an option with more numbers than this is cut into quarters
@@ -61,7 +61,10 @@ def choose_metric(jobs: Sequence[Job], name: str | None) -> tuple[str, bool]:
     objectives = list(dict.fromkeys(name for job in jobs for name in job.objective))
     names = sorted({name for job in jobs for name in job.curves} | set(objectives))
     if name is None and not objectives:
-        raise ValueError("no job has ended; name what they have logged so far with --metric NAME, as val/loss")
+        failed = [f" (job {job.name} failed: {job.problem})" for job in jobs if job.state == "failed"]
+        raise ValueError(
+            f"no job has ended{''.join(failed[:1])}; name what they have logged so far with --metric NAME, as val/loss"
+        )
     if name is not None and name not in names:
         raise ValueError(f"no job has logged {name}; logged are {', '.join(names)}")
     metric = name or objectives[0]
@@ -110,9 +113,10 @@ def effects(jobs: Sequence[Job], metric: str) -> list[Effect]:
 def number_of(text: str | None) -> float | None:
     """Return the number that a text is, or None."""
     try:
-        return float(text or "")
+        number = float(text or "")
     except ValueError:
         return None
+    return number if abs(number) < MAX_VALUE else None  # and not NaN
 
 
 def _groups(jobs: Sequence[Job], option: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Plots of a sweep: learning curves side by side, and the metric against the values of an option."""
 
+import statistics
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from prefixvlm.report.plots import GRID, INK, MAX_POINTS, MUTED, SERIES, plot_se
 from prefixvlm.sweep.compare import SetUp, number_of
 from prefixvlm.sweep.jobs import Job
 
-COLUMNS, MAX_PANELS, MAX_LINES = 4, 12, 4
+COLUMNS, MAX_PANELS, MAX_LINES, MAX_TICKS = 4, 12, 4, 5
 
 
 def side_by_side(set_ups: Sequence[SetUp], metric: str) -> Markup | None:
@@ -56,24 +57,27 @@ def by_option(jobs: Sequence[Job], option: str, metric: str) -> Markup:
     points = [
         (job.options.get(option, ""), v) for job in jobs if job.state == "done" and (v := job.value(metric)) is not None
     ]
-    texts = list(dict.fromkeys(text for text, _ in points))
-    numbers = [number_of(text) for text in texts]
-    known = [number for number in numbers if number is not None]
-    numeric = len(known) == len(texts) > 4  # fewer values are categories
+    texts = sorted(
+        dict.fromkeys(text for text, _ in points), key=lambda text: (number_of(text) is None, number_of(text) or 0)
+    )
+    known = [number for text in texts if (number := number_of(text)) is not None]
+    numeric = len(known) == len(texts)  # otherwise they are categories, the numbers in front
     with plot_settings():
         figure = Figure(figsize=(4.2, 2.7))
         axes = figure.add_subplot()
         x = dict(zip(texts, known if numeric else range(len(texts)), strict=True))
         axes.plot([x[text] for text, _ in points], [v for _, v in points], "o", ms=4, color=SERIES[0], alpha=0.7)
+        if len(texts) < len(points):
+            means = [statistics.fmean(value for other, value in points if other == text) for text in texts]
+            axes.plot([x[text] for text in texts], means, "_", ms=22, mew=2, color=SERIES[1])
         if numeric:
             if min(known) > 0 and max(known) > 10 * min(known):
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter("{x:g}")
                 axes.xaxis.set_minor_formatter("")
+            if len(texts) <= MAX_TICKS:
+                axes.set_xticks(known, texts)
         else:
-            for text in texts:
-                values = [value for other, value in points if other == text]
-                axes.plot([x[text] - 0.25, x[text] + 0.25], [sum(values) / len(values)] * 2, color=SERIES[1], lw=2)
             axes.set_xticks(range(len(texts)), [text[:30] or "(not given)" for text in texts])
             if max(map(len, texts)) > 8:
                 axes.tick_params("x", rotation=20)

@@ -1,6 +1,6 @@
 """Report of a sweep: a table for the terminal and a self-contained HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,25 @@ MAX_OPTIONS, MAX_SCORES = 8, 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """The set-ups of a sweep and the effects of its options, by one metric."""
+    """The set-ups of a sweep and the effects of its options, by one metric.
+
+    damaged: by name, why a job cannot be read.
+    """
 
     folder: Path
     metric: str
     lower_is_better: bool
     jobs: Sequence[Job]
+    damaged: Mapping[str, str]
     set_ups: Sequence[SetUp]
     effects: Sequence[Effect]
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each job that failed or is damaged."""
+        left_out = [f"job {name} is left out: {problem}" for name, problem in self.damaged.items()]
+        states = {"failed": "failed", "done": "is done", "pruned": "was pruned", "unfinished": "is unfinished"}
+        return [f"job {job.name} {states[job.state]}: {job.problem}" for job in self.jobs if job.problem] + left_out
 
 
 def compare(folder: Path, metric: str | None = None) -> Comparison:
@@ -32,9 +43,9 @@ def compare(folder: Path, metric: str | None = None) -> Comparison:
 
     Raises ValueError if there are no jobs, or none with this metric.
     """
-    jobs = read_jobs(folder)
+    jobs, damaged = read_jobs(folder)
     name, lower = choose_metric(jobs, metric)
-    return Comparison(folder, name, lower, jobs, set_ups(jobs, name, lower), effects(jobs, name))
+    return Comparison(folder, name, lower, jobs, damaged, set_ups(jobs, name, lower), effects(jobs, name))
 
 
 def text_report(sweep: Comparison) -> str:
@@ -55,7 +66,7 @@ def text_report(sweep: Comparison) -> str:
             for e in sweep.effects
         ]
         text += "\n\n" + _table(heads, lines, 1)
-    return text
+    return "\n".join([text, *([""] if sweep.problems else []), *sweep.problems])
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], num_words: int) -> str:

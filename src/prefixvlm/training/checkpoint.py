@@ -54,11 +54,6 @@ def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
     return "optimizer_states" in checkpoint
 
 
-def history(checkpoint: Mapping[str, Any]) -> Mapping[str, list[dict[str, Any]]]:
-    """Return the `records` of scalars and the `examples` of predictions that the History callback has stored."""
-    return {"records": [], "examples": [], **checkpoint["callbacks"].get("History", {})}
-
-
 def check_tensors(trained: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the trained tensors of the model and of the file have the same names and shapes."""
     # load_state_dict(strict=False), which the missing frozen tensors require, ignores a renamed trained tensor.
