@@ -239,3 +239,21 @@ def test_a_manifest_that_is_large_or_not_utf8(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes(hostile_manifest([]).encode("utf-16"))
     with pytest.raises(ValueError, match="'utf-8' codec"):
         read_manifest(tmp_path)
+
+
+def test_hidden_members_are_passed_over_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As tar on macOS adds them: ./._a.png beside ./a.png."""
+    hidden = ["./._a.png", "__MACOSX/._a.png", "__MACOSX/a.png", ".DS_Store", "x/.ipynb_checkpoints/a.png"]
+    members = [*((name, b"metadata") for name in hidden), ("./a.png", png()), ("./._a.txt", b"x"), ("./a.txt", b"A")]
+    for number in range(2):
+        path = write_tar(tmp_path / f"train-{number}.tar", members)
+        assert [(key, list(found)) for key, found in read_shard(path)] == [("./a", ["png", "txt"])]
+        assert count_samples(path) == 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith("shard train-0.tar: hidden members, as ./._a.png, are passed over")
+
+
+@pytest.mark.parametrize("name", ["README", "./README", "docs/README.md", "a.cls", "v1.0.0000.jpg"])
+def test_a_member_that_is_not_accepted_is_named_as_in_the_tar(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"x.tar: member '{name}' is not KEY.EXTENSION with one of"):
+        list(read_shard(write_tar(tmp_path / "x.tar", [*GOOD, (name, b"")])))

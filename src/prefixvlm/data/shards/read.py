@@ -1,5 +1,6 @@
 """Read webdataset tars, and find what is wrong with one."""
 
+import logging
 import re
 import tarfile
 from collections.abc import Callable, Container, Iterator
@@ -18,6 +19,8 @@ RawSample = tuple[str, dict[str, bytes]]  # a key and its members by extension
 OnProblem = Callable[[str], None]
 MAX_HEADER = 2**20  # bytes of a long name or of the PAX fields of a member
 MAX_SAMPLE = 4 * MAX_BYTES
+logger = logging.getLogger(__name__)
+_said = set[Path]()  # the folders whose hidden members were mentioned
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 
 
@@ -76,9 +79,9 @@ def split_name(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", "")
 
 
-def check_member(key: str, extension: str) -> None:
-    """Raise ValueError if the key or the extension of a member is not accepted."""
-    name = f"{key}.{extension}"
+def check_member(key: str, extension: str, name: str = "") -> None:
+    """Raise ValueError if the key or the extension of a member is not accepted. name: as it stands in the tar."""
+    name = name or f"{key}.{extension}"
     if split_name(name) != (key, extension) or not EXTENSION.fullmatch(extension.lower()):
         accepted = ", ".join((*VISUAL_EXTENSIONS, *TEXT_EXTENSIONS))
         raise ValueError(f"member {name!r} is not KEY.EXTENSION with one of {accepted}")
@@ -156,9 +159,12 @@ def _members(tar: _Tar, on_problem: OnProblem) -> Iterator[tuple[str, str, tarfi
         offset = info.offset
         if info.isdir():
             continue
+        if any(part == "__MACOSX" or re.match(r"\.[^./]", part) for part in info.name.split("/")):
+            _say_hidden(path.parent, path.name, info.name)
+            continue
         key, extension = split_name(info.name)
         try:
-            check_member(key, extension)
+            check_member(key, extension, info.name)
         except ValueError as error:
             on_problem(f"shard {path}: {error}")
             continue
@@ -167,6 +173,12 @@ def _members(tar: _Tar, on_problem: OnProblem) -> Iterator[tuple[str, str, tarfi
             continue
         yield key, extension.lower(), info
     _check_end(tar)
+
+
+def _say_hidden(folder: Path, shard: str, member: str) -> None:
+    if folder not in _said:  # once for a folder of shards, not for each of thousands of members
+        _said.add(folder)
+        logger.warning("shard %s: hidden members, as %s, are passed over in all shards of the folder", shard, member)
 
 
 def _next(tar: _Tar) -> tarfile.TarInfo | None:
