@@ -18,6 +18,8 @@ from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps
+from prefixvlm.training import finished
+from prefixvlm.training.changes import check_resumed
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.resume import checkpoint_to_resume
 
@@ -29,7 +31,7 @@ def train(cfg: DictConfig) -> Any:
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     kinds = score_kinds(cfg)
-    run.check_monitor(cfg.monitor, cfg.monitor_mode, kinds)
+    run.check_options(cfg, kinds)
     resume = checkpoint_to_resume(cfg.run_dir, cfg.resume)
     check_data(cfg, "fit", *(["test"] if cfg.test and cfg.task else []))
     module = build_module(cfg, provenance())
@@ -38,6 +40,8 @@ def train(cfg: DictConfig) -> Any:
     torch.manual_seed(cfg.seed + world.rank())  # the same initial weights on all ranks, but different dropout
     data, trainer = build_data(cfg, module), build_trainer(cfg)
     with run.finish_run(trainer, cfg.run_dir):
+        if resume:
+            check_resumed(resume, module, trainer)
         run.print_summary(module, redact(plain(cfg)), trainer)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         value = run.finish_fit(trainer, module, data, cfg.run_dir, cfg.monitor)
@@ -48,7 +52,7 @@ def train(cfg: DictConfig) -> Any:
             run.print_scores(module)
         if cfg.objectives:
             value = run.logged_values(cfg.objectives, logged | dict(trainer.callback_metrics))
-        run.write_objective(cfg.run_dir, value, trainer, kinds)
+        run.write_objective(plain(cfg), value, trainer, kinds)
         if trainer.is_global_zero:
             print(f"Run folder: {cfg.run_dir}")
     return value
@@ -66,7 +70,11 @@ def main(cfg: DictConfig) -> Any:
 
 
 def start(cfg: DictConfig) -> Any:
-    """Train in this process, or in one for each device."""
+    """Train in this process, or in one for each device, unless the run is finished."""
+    if finished.is_finished(cfg.run_dir, plain(cfg)):
+        if world.rank() == 0:
+            print(f"The run in {cfg.run_dir} is finished. To train more, set an option, or hydra.run.dir.")
+        return finished.read(cfg.run_dir)["value"]
     if (count := world.num_processes(cfg.trainer)) > 1:
         # All processes share the run folder, in which this one has already written .hydra/.
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
@@ -76,7 +84,7 @@ def start(cfg: DictConfig) -> Any:
             if is_worker:
                 raise ValueError(f"one of the job's {count} processes failed with exit code {code}")
             sys.exit(code)
-        return run.read_objective(cfg.run_dir)
+        return finished.read(cfg.run_dir)["value"]
     with signals.installed():
         return train(cfg)
 

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "report": {"data", "metrics"},
     "distributed": {"errors", "task"},
     "features": {"data", "encoder", "model"},
-    "training": STAGES | {"distributed"},
+    "training": STAGES | {"component_check", "distributed"},
     "convert": {"encoder", "mapper", "lm", "model", "training"},
     "logger": {"provenance"},
     "sweep": {"metrics", "report", "training"},

@@ -1,5 +1,7 @@
 """The summary of a run, and the check of its monitored value."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,11 @@ from prefixvlm.run import check_monitor, summary_of
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
+from prefixvlm.training.run_options import check_known, check_length
 from prefixvlm.tune.adapters import Adapters
 from tests.conftest import MeanEncoder, TinyMapper, tiny_lm
+
+ROOT = Path(__file__).parents[1]
 
 
 class WithHead(Captioning):
@@ -61,6 +66,35 @@ def test_the_wrong_monitor_mode_is_an_error(monitor, right, wrong):
 def test_an_unknown_value_may_have_either_mode(mode):
     check_monitor("val/captioning_mean_length", mode, kinds_of("val/captioning_mean_length"))
     check_monitor("val/something", mode, kinds_of("val/captioning_x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("val/captioning_cidr", "did you mean val/captioning_cider?"),
+        ("val/los", "did you mean val/loss?"),
+        ("val_loss", "did you mean val/loss?"),
+        ("val/vqa_accuracy", "accepted are"),
+    ],
+)
+def test_a_misspelt_monitor_is_refused_before_training(name, hint):
+    kinds = score_kinds(compose_run(["task=captioning"]))
+    with pytest.raises(ValueError, match=f"^monitor is {name}, which no run with these tasks logs; ") as raised:
+        check_known("monitor", name, kinds)
+    assert hint in str(raised.value) or name == "val/vqa_accuracy"
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")))
+def test_every_task_may_monitor_its_main_score(task):
+    kinds = score_kinds(compose_run([f"task={task}"]))
+    for name in (*kinds, "val/prefix_cosine", "train/grad_norm_mapper", "train/lr_mapper"):
+        check_known("monitor", name, kinds, ("val", "train", "test"))
+
+
+@pytest.mark.parametrize("key", ["max_steps", "max_epochs"])
+def test_a_run_of_no_steps_is_refused(key):
+    with pytest.raises(ValueError, match=rf"^trainer.{key} is 0, so that nothing is trained; set it to 1 or more"):
+        check_length({key: 0})
 
 
 def test_a_frozen_part_has_no_learning_rate():

@@ -1,6 +1,6 @@
 """A training run before and after Lightning's fit: resuming, the summary, the monitored value, and the end."""
 
-import json
+import math
 import signal
 import sys
 import warnings
@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from prefixvlm.atomic import write_text
 from prefixvlm.distributed import launch
 from prefixvlm.distributed.signals import StoppedBySignal
 from prefixvlm.distributed.world import rank
@@ -22,9 +21,9 @@ from prefixvlm.lock import only_process
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
 from prefixvlm.model.trained_state import count_parameters, named_parts
+from prefixvlm.training import finished
 from prefixvlm.training.checkpoint_file import FOR_EVALUATION, LAST
-
-OBJECTIVE = "objective.json"
+from prefixvlm.training.run_options import check_known, check_length
 
 
 def quiet_known_warnings() -> None:
@@ -45,6 +44,19 @@ def only_run(run_dir: str) -> AbstractContextManager[None]:
         return nullcontext()
     refusal = f"another process is training in {run_dir}; wait for it, stop it, or set another hydra.run.dir"
     return only_process(Path(run_dir), refusal)
+
+
+def check_options(cfg: Any, kinds: Mapping[str, ScoreKind]) -> None:
+    """Raise ValueError if a run would train nothing, or wait for a value that it never logs."""
+    check_length(cfg.trainer)
+    check_monitor(cfg.monitor, cfg.monitor_mode, kinds)
+    if not cfg.plugins:  # which may log anything
+        check_known("monitor", cfg.monitor, kinds)
+        for name, node in (cfg.callbacks or {}).items():
+            if node and node.get("monitor"):
+                check_known(f"callbacks.{name}.monitor", node["monitor"], kinds)
+        for name in cfg.objectives or ():
+            check_known("objectives", name, kinds, ("val", "train", "test"))
 
 
 def check_monitor(monitor: str, mode: str, kinds: Mapping[str, ScoreKind]) -> None:
@@ -105,6 +117,10 @@ def finish_fit(
     if trainer.strategy.broadcast(bool(_monitoring(trainer)) and not best.exists()):  # there is only one checkpoint
         trainer.save_checkpoint(best, storage_options=FOR_EVALUATION)
     value = trainer.callback_metrics.get(monitor)
+    if value is None and trainer.limit_val_batches:
+        raise ValueError(
+            f"monitor is {monitor}, which was not logged; logged are {', '.join(trainer.callback_metrics)}"
+        )
     return None if value is None else float(value)
 
 
@@ -133,20 +149,20 @@ def logged_values(names: Sequence[str], logged: Mapping[str, Any]) -> list[float
     return [float(logged[name]) for name in names]
 
 
-def read_objective(run_dir: str) -> Any:
-    """Return the value that write_objective has written in another process."""
-    return json.loads((Path(run_dir) / OBJECTIVE).read_text())["value"]
+def write_objective(config: Mapping[str, Any], value: Any, trainer: Trainer, kinds: Mapping[str, ScoreKind]) -> None:
+    """Write the value of the run and the directions of its scores to objective.json on rank 0, for a sweep.
 
-
-def write_objective(
-    run_dir: str, value: float | list[float] | None, trainer: Trainer, kinds: Mapping[str, ScoreKind]
-) -> None:
-    """Write the value of the run and the directions of its scores to run_dir/objective.json on rank 0, for a sweep."""
+    value: a number, several or None; written as null if it is not finite.
+    """
     if trainer.is_global_zero:
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         directions = {name: kind.higher_is_better for name, kind in kinds.items()}
-        content = {"value": value, "pruned": pruned, "higher_is_better": directions}
-        write_text(Path(run_dir) / OBJECTIVE, json.dumps(content) + "\n")
+        value = [_finite(each) for each in value] if isinstance(value, list) else _finite(value)
+        finished.write(config["run_dir"], config, value=value, pruned=pruned, higher_is_better=directions)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def without_other_heads(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]
 
 
 def check_tasks(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
-    """Raise ValueError if a run would resume with other tasks than it started with."""
+    """Raise ValueError if a run would resume with other tasks, or other outputs of a head, than it started with."""
     trained = _trained_tasks(checkpoint)
     # The optimizer's state belongs to the parameters of all heads, so that a head cannot come or go in a resumed run.
     if trained and trained.keys() != tasks.keys():
@@ -44,6 +44,9 @@ def check_tasks(checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> Non
             f"the run in this folder trains task {', '.join(trained)}, not {', '.join(tasks)}; set hydra.run.dir to "
             "another folder, or resume=never"
         )
+    for name, task in tasks.items():
+        if task.has_head:
+            _check_options(name, task, trained.get(name) or {})
 
 
 def new_heads(state: Mapping[str, Tensor], checkpoint: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from prefixvlm.model.trained_state import fingerprint, trained_state
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows, collator_for
+from prefixvlm.training.changes import resumed_lineage
 from prefixvlm.training.checkpoint import AVERAGED, KEY, check_identity, check_tensors, checkpoint_content, lineage
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.heads import check_tasks, new_heads, without_other_heads
@@ -67,8 +68,7 @@ class PrefixModule(LightningModule):
         self.scoring = TaskScoring(self.tasks)
 
     @property
-    def predictions(self) -> dict[str, list[Prediction]]:
-        """The predictions of the last validation or test by task, on rank 0."""
+    def predictions(self) -> dict[str, list[Prediction]]:  # of the last validation or test by task, on rank 0
         return self.scoring.predictions
 
     @property
@@ -178,7 +178,7 @@ class PrefixModule(LightningModule):
         check_tasks(checkpoint, self.tasks)
         self._check(checkpoint)
         restore_rng(checkpoint[KEY]["rng"], self.global_rank)  # dropout continues where it stopped
-        self.lineage = checkpoint[KEY]["lineage"]
+        self.lineage = resumed_lineage(checkpoint, self.record.config)
         self.cut_texts = torch.tensor(checkpoint[KEY].get("cut_texts", 0))
 
     def load_trained(self, checkpoint: dict[str, Any]) -> None:

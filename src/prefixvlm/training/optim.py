@@ -11,6 +11,18 @@ from torch.optim.lr_scheduler import LambdaLR
 SCHEDULES = ("constant", "linear", "cosine")
 
 
+class Schedule(LambdaLR):
+    """LambdaLR whose loaded state is the step alone, so that a resumed run has the learning rates of its options."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        base = self.base_lrs
+        super().load_state_dict({**state_dict, "base_lrs": base})
+        rates = [lr * factor(self.last_epoch) for lr, factor in zip(base, self.lr_lambdas, strict=True)]
+        for group, lr, rate in zip(self.optimizer.param_groups, base, rates, strict=True):
+            group["initial_lr"], group["lr"] = lr, rate
+        self._last_lr = rates
+
+
 class Optim:
     """Builds the optimizer and the learning-rate schedule of a model.
 
@@ -72,7 +84,15 @@ class Optim:
     def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
         """Return the value of LightningModule.configure_optimizers. num_steps: optimizer steps of the whole run."""
         optimizer = self.optimizer(self.groups(named_parameters))
-        scheduler = LambdaLR(optimizer, lambda step: self.factor(step, num_steps))
+        options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+        def keep_options(optimizer: Optimizer) -> None:
+            for group, own in zip(optimizer.param_groups, options, strict=True):
+                group.update(own)
+
+        # A state that is loaded would bring the options of the former run back: learning rate, decay, betas.
+        optimizer.register_load_state_dict_post_hook(keep_options)
+        scheduler = Schedule(optimizer, lambda step: self.factor(step, num_steps))
         # By default Lightning advances a scheduler once an epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

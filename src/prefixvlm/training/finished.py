@@ -1,0 +1,37 @@
+"""objective.json: the value of a finished run, and whether the same command would add anything to it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefixvlm.atomic import write_text
+
+OBJECTIVE = "objective.json"
+
+
+def write(run_dir: str, config: Mapping[str, Any], **content: Any) -> None:
+    """Write the content and the hash of the configuration."""
+    write_text(Path(run_dir) / OBJECTIVE, json.dumps({**content, "options": options_hash(run_dir, config)}) + "\n")
+
+
+def read(run_dir: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(run_dir) / OBJECTIVE).read_text())
+    return content
+
+
+def is_finished(run_dir: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a run with exactly these options has come to its end in the folder."""
+    if config["resume"] == "never" or not (Path(run_dir) / OBJECTIVE).is_file():
+        return False
+    has_checkpoint = (Path(run_dir) / "checkpoints" / "last.ckpt").is_file()
+    return has_checkpoint and read(run_dir).get("options") == options_hash(run_dir, config)
+
+
+def options_hash(run_dir: str, config: Mapping[str, Any]) -> str:
+    """Return a hash of the configuration that is the same wherever the folder is moved."""
+    kept = {key: value for key, value in config.items() if key != "resume"}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in ("devices", "num_nodes")}
+    text = json.dumps(kept, sort_keys=True, default=str).replace(str(run_dir), "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
