@@ -2,34 +2,28 @@
 
 import hashlib
 import http.client
+import logging
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import Any, BinaryIO, NamedTuple
 
 from prefixvlm.atomic import replacing_file
+from prefixvlm.data.web import WEB, MissingError, Opened, TransientError, open_web, reason, without_query
 
 MAX_SHARD = 64 * 2**30  # bytes
 CHUNK = 2**20
-WEB = ("http", "https")
 STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "oss", "hf", "memory")  # read through fsspec
-RETRIED = (408, 425, 429)  # HTTP statuses below 500 that a later request may not get again
+
+
+logger = logging.getLogger(__name__)
 
 
 class UnreachableError(ValueError):
     """Every attempt failed because of the network or the server."""
-
-
-class MissingError(ValueError):
-    """The server answered and does not provide the file."""
-
-
-class _TransientError(Exception):
-    """Another attempt may succeed."""
 
 
 class Patience(NamedTuple):
@@ -62,11 +56,6 @@ def is_remote(shards: str) -> bool:
             "the environment, and give the URL without them"
         )
     return True
-
-
-def without_query(url: str) -> str:
-    """Return the URL without its query, which may hold a signature."""
-    return url.partition("?")[0]
 
 
 def download(
@@ -106,7 +95,7 @@ def _retry(attempt: Callable[[], None], url: str, patience: Patience) -> None:
             time.sleep(patience.pause * 2 ** (number - 1))
         try:
             return attempt()
-        except _TransientError as error:
+        except TransientError as error:
             reason = str(error)
     raise UnreachableError(
         f"{without_query(url)} was not fetched in {patience.tries} tries ({reason}); is the network there?"
@@ -115,62 +104,69 @@ def _retry(attempt: Callable[[], None], url: str, patience: Patience) -> None:
 
 def _copy(url: str, target: BinaryIO, size: int | None, sha256: str | None, timeout: float, max_size: int) -> None:
     name = without_query(url)
-    with _open(url, timeout) as (source, length):
+    with _open(url, timeout) as (source, length, stated):
         expected = length if length is not None else size
         if size is not None and expected != size:
             raise ValueError(f"{name} has {length} bytes and its manifest says {size}; it was replaced or truncated")
         if (expected or 0) > max_size:
             raise ValueError(f"{name} has {expected} bytes; at most {max_size} are fetched")
-        digest, done = hashlib.sha256(), 0
+        digest, other, done = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         while chunk := _read(source):
             done += len(chunk)
             # Checked at every chunk: a server may send more than it announced, without end.
             if done > (max_size if expected is None else expected):
                 raise ValueError(f"{name} has more bytes than were announced, or than the {max_size} allowed")
             digest.update(chunk)
+            other.update(chunk)
             target.write(chunk)
         if expected is not None and done != expected:
-            raise _TransientError(f"it broke off after {done} of {expected} bytes")
+            raise TransientError(f"it broke off after {done} of {expected} bytes")
         if sha256 is not None and digest.hexdigest() != sha256:
-            raise _TransientError("its sha256 is not what its manifest says")
+            raise TransientError("its sha256 is not what its manifest says")
+        if stated is not None and stated not in (digest.digest(), other.digest()):
+            raise TransientError("its bytes do not have the checksum that the server states")
+        if sha256 is None and name.endswith(".tar"):
+            _check_end(target, done)
+            if stated is None:
+                _say_unchecked(name.rpartition("/")[0])
+
+
+def _check_end(tar: BinaryIO, size: int) -> None:
+    """Raise TransientError unless the tar ends as one does, with two blocks of zeros: a length may lack or be wrong."""
+    tar.seek(max(0, size - 2 * BLOCKSIZE))
+    if size % BLOCKSIZE or tar.read() != bytes(2 * BLOCKSIZE):
+        raise TransientError(f"its {size} bytes do not end as a tar does, so it is cut short or no tar")
+
+
+@lru_cache(maxsize=64)
+def _say_unchecked(folder: str) -> None:
+    logger.warning(
+        "the shards of %s have no manifest, nor does the server state checksums: that they are whole is known, "
+        "but not whether a byte was changed",
+        folder,
+    )
 
 
 def _read(source: Any) -> bytes:
     try:
         return source.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _TransientError(_reason(error)) from error
+        raise TransientError(reason(error)) from error
 
 
 @contextmanager
-def _open(url: str, timeout: float) -> Iterator[tuple[Any, int | None]]:
-    """Open a remote file. Yields a readable object and the number of bytes, None if the server does not announce it."""
-    source, length = (_open_web if url.startswith(("http://", "https://")) else _open_store)(url, timeout)
-    with source:
-        yield source, length
+def _open(url: str, timeout: float) -> Iterator[Opened]:
+    opened = (open_web if url.startswith(("http://", "https://")) else _open_store)(url, timeout)
+    with opened.file:
+        yield opened
 
 
-def _open_web(url: str, timeout: float) -> tuple[Any, int | None]:
-    request = urllib.request.Request(url, headers={"User-Agent": "prefixvlm"})
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code >= 500 or error.code in RETRIED:
-            raise _TransientError(f"{error.code} {error.reason}") from error
-        raise MissingError(f"{without_query(url)}: {error.code} {error.reason}; correct data.shards") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _TransientError(_reason(error)) from error
-    length = response.headers.get("Content-Length", "")
-    return response, int(length) if length.isdigit() else None
-
-
-def _open_store(url: str, timeout: float) -> tuple[Any, int | None]:
+def _open_store(url: str, timeout: float) -> Opened:
     import fsspec
 
     try:
         files, path = fsspec.core.url_to_fs(url)
-        return files.open(path, "rb"), files.info(path).get("size")
+        return Opened(files.open(path, "rb"), files.info(path).get("size"))
     except ImportError as error:
         scheme = url.partition("://")[0]
         package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "its fsspec package")
@@ -180,9 +176,4 @@ def _open_store(url: str, timeout: float) -> tuple[Any, int | None]:
             f"{without_query(url)}: {type(error).__name__}; correct data.shards or its credentials"
         ) from error
     except Exception as error:  # each store raises its own errors, and their texts may hold credentials
-        raise _TransientError(type(error).__name__) from error
-
-
-def _reason(error: Exception) -> str:
-    inner = getattr(error, "reason", error)
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+        raise TransientError(type(error).__name__) from error
