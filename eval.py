@@ -6,6 +6,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+from prefixvlm.distributed.signals import exit_on_signals, signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # before the imports that take seconds
+
 import hydra
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -15,7 +20,6 @@ from prefixvlm import config, plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
-from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence
 from prefixvlm.evaluation.config import check_benchmark, check_options, evaluation_config
 from prefixvlm.evaluation.evaluate import Evaluator
@@ -55,6 +59,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     )  # fmt: skip
     clip = make("clip_scorer", cfg.clip_scorer) if cfg.clip_scorer else None
     data_of = partial(build_data, evaluated, module)
+    world.tell_if_waiting()
     evaluator = Evaluator(module, trainer, data_of, few_shots, clip, cfg.java, scored=cfg.submission is None)
     result, lines = evaluator.run(cfg.blind)
     if not trainer.is_global_zero:

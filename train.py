@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.distributed.signals import exit_on_signals, signals
+
+if __name__ == "__main__":
+    exit_on_signals()  # before the imports that take seconds
+
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from prefixvlm import config, plugins, run
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain, score_kinds
 from prefixvlm.distributed import launch, world
-from prefixvlm.distributed.signals import signals
 from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.training.checkpoint import KEY, history
+from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
+from prefixvlm.training.run_history import history
 from tests.conftest import tiny_lm
 from tests.forked import FORKED
 

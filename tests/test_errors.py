@@ -6,12 +6,14 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -273,3 +275,27 @@ def test_make_says_the_same():
     lines = made.stderr.splitlines()
     assert "***" in lines.pop()  # make: or, under another make, make[1]:
     assert_coco_is_explained(made.returncode, "\n".join(lines))
+
+
+def test_a_data_worker_that_was_killed_is_an_error_with_what_to_do(capsys):
+    class Killed(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(SystemExit) as end:
+        one_sentence(lambda: list(torch.utils.data.DataLoader(Killed(), num_workers=1)))()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: a data worker was killed (DataLoader worker (pid")
+    assert "mostly for want of memory; set data.num_workers or data.batch_size to less" in error
+
+
+def test_a_runtime_error_of_our_own_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("frozen weights changed in training")
+
+    with pytest.raises(RuntimeError, match="frozen weights"):
+        one_sentence(fail)()

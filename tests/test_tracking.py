@@ -10,8 +10,9 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from prefixvlm.training.checkpoint import KEY, history
+from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
+from prefixvlm.training.run_history import history
 from tests.logger.test_wandb import nested, records
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
 

@@ -28,6 +28,8 @@ P = ParamSpec("P")
 ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 USAGE = 2  # exit code for bad input, as in argparse
 
+DEAD_WORKER = "DataLoader worker"  # in torch's message about a worker that was killed
+
 _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -46,8 +48,8 @@ def one_sentence(function: Callable[P, Any], conf: Path | None = None) -> Callab
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command again.", file=sys.stderr)
             sys.exit(130)
-        except ERRORS as error:
-            if _wants_traceback:
+        except Exception as error:
+            if _wants_traceback or not is_expected(error):
                 raise
             _print(error, conf)
             sys.exit(USAGE)
@@ -66,15 +68,22 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        # All paths of a command are of the folder where it was given, whatever hydra.job.chdir is.
+        os.chdir(HydraConfig.get().runtime.cwd)
         try:
             return function(*args, **kwargs)
-        except ERRORS as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN or _wants_traceback:
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN or _wants_traceback or not is_expected(error):
                 raise
             _print(error)
             sys.exit(USAGE)
 
     return wrapped
+
+
+def is_expected(error: Exception) -> bool:
+    """Return whether an error is one of the user's input or machine, and not of our own."""
+    return isinstance(error, ERRORS) or (isinstance(error, RuntimeError) and DEAD_WORKER in str(error))
 
 
 def environment() -> dict[str, str]:
@@ -104,6 +113,11 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
     if isinstance(error, OverrideParseException):
         return _parse_error(error.override)
     message = str(error)
+    if isinstance(error, RuntimeError) and DEAD_WORKER in message:
+        return (
+            f"a data worker was killed ({message.split('. ')[0]}), mostly for want of memory; set data.num_workers or "
+            "data.batch_size to less, or give the job more memory and /dev/shm"
+        )
     if match := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(match[1], conf)
     if match := re.search(r"Missing mandatory value: (\S+)", message):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from prefixvlm.distributed import launch
 from prefixvlm.distributed.signals import StoppedBySignal
-from prefixvlm.distributed.world import rank
+from prefixvlm.distributed.world import rank, tell_if_waiting
 from prefixvlm.lock import only_process
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
@@ -152,17 +152,14 @@ def logged_values(names: Sequence[str], logged: Mapping[str, Any]) -> list[float
 def write_objective(config: Mapping[str, Any], value: Any, trainer: Trainer, kinds: Mapping[str, ScoreKind]) -> None:
     """Write the value of the run and the directions of its scores to objective.json on rank 0, for a sweep.
 
-    value: a number, several or None; written as null if it is not finite.
+    value: a number, several or None; None is written if one is not finite.
     """
     if trainer.is_global_zero:
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         directions = {name: kind.higher_is_better for name, kind in kinds.items()}
-        value = [_finite(each) for each in value] if isinstance(value, list) else _finite(value)
+        if value is not None and not all(map(math.isfinite, value if isinstance(value, list) else [value])):
+            value = None
         finished.write(config["run_dir"], config, value=value, pruned=pruned, higher_is_better=directions)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 @contextmanager
@@ -170,6 +167,7 @@ def finish_run(trainer: Trainer, run_dir: str) -> Iterator[None]:
     """Finish the loggers however the block ends, and turn Lightning's configuration errors into ValueError."""
     # An unfinished run of wandb would continue in the next job of the process (wandb #1314).
     code, preempted = 1, False
+    tell_if_waiting()
     try:
         yield
         code = 0

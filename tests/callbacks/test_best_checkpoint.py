@@ -12,9 +12,10 @@ from prefixvlm.callbacks.history import History
 from prefixvlm.callbacks.last_checkpoint import LastCheckpoint
 from prefixvlm.callbacks.top_k import TopK
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.training.checkpoint import KEY, history
+from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 from prefixvlm.training.resume import newest
+from prefixvlm.training.run_history import history
 from tests.training.test_module import data_of, module_of, shards, trainer_of  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of Lightning

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from prefixvlm.callbacks.history import History
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.training.checkpoint import history
+from prefixvlm.training.run_history import history
 from tests.training.test_module import (  # noqa: F401
     data_of,
     fit_with_two_validations,

@@ -1,10 +1,14 @@
 """Signals that stop a run, deferred until the current training step is saved."""
 
+import math
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+GRACE = 3.0  # seconds
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SIGUSR1: SLURM's --signal, before the time limit
 
 
@@ -15,18 +19,30 @@ class StoppedBySignal(SystemExit):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(130 if signum == signal.SIGINT else 143)
+        super().__init__(exit_code(signum))
         self.signum = signum
+
+
+def exit_code(signum: int) -> int:
+    return 130 if signum == signal.SIGINT else 143
+
+
+def exit_on_signals() -> None:
+    """Exit at once and quietly on SIGNALS, until other handlers are installed: while modules are imported, say."""
+    # Python's own handler of Ctrl-C would print where in the imports it was, or be ignored by a library.
+    for signum in SIGNALS:
+        signal.signal(signum, lambda number, frame: os._exit(exit_code(number)))
 
 
 class Signals:
     """Handles SIGNALS by raising StoppedBySignal, or by setting `pending` while `defer` is set.
 
-    A second signal raises at once.
+    A second signal raises at once. Where the main thread waits in native code, as for ranks that were never started,
+    no handler of Python's can run: a thread then ends the process, unless `defer` is set.
     """
 
     def __init__(self) -> None:
-        self.pending, self.defer = 0, False
+        self.pending, self.defer, self.last_handled = 0, False, -math.inf
 
     def install(self) -> None:
         """Install the handlers, in the main thread only; again where Lightning has replaced them."""
@@ -41,14 +57,31 @@ class Signals:
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         self.pending, self.defer = 0, False
         self.install()
+        is_main = threading.current_thread() is threading.main_thread()
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False) if is_main else -1
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         try:
             yield
         finally:
-            if threading.current_thread() is threading.main_thread():
+            os.close(writer)  # ends the thread
+            if is_main:
+                signal.set_wakeup_fd(former)
                 for signum, handler in before.items():
                     signal.signal(signum, handler)
 
+    def _watch(self, reader: int) -> None:
+        """Read the numbers of arriving signals, and exit if one of SIGNALS is not handled in time."""
+        with open(reader, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                time.sleep(GRACE)
+                in_time = time.monotonic() - self.last_handled < 2 * GRACE
+                if number[0] in SIGNALS and not in_time and not self.defer:
+                    os._exit(exit_code(number[0]))
+
     def _handle(self, signum: int, frame: object) -> None:
+        self.last_handled = time.monotonic()
         if not self.defer or self.pending:
             raise StoppedBySignal(signum)
         self.pending = signum

@@ -1,6 +1,9 @@
 """Rank and number of processes of this run, from the environment of torchrun, SLURM or our launcher."""
 
 import os
+import sys
+import threading
+import time
 from collections.abc import MutableMapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -81,6 +84,26 @@ def run_id() -> str:
     # The clocks of torchrun's processes may differ by a second: the first to store its time decides.
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return torch.distributed.TCPStore(address, port, is_master=False).compare_set(RUN_ID_KEY, "", now).decode()
+
+
+def tell_if_waiting(seconds: float = 15.0) -> None:
+    """Print what is missing if the other processes of this run have not come after some seconds."""
+    world = started_world()
+    count = world.get("devices", 1) * world.get("num_nodes", 1)
+    if count > 1:
+        threading.Thread(target=_tell_if_waiting, args=(count, seconds), daemon=True).start()
+
+
+def _tell_if_waiting(count: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not torch.distributed.is_initialized():
+        if time.monotonic() > deadline:
+            missing = f"process {rank()} of {count} waits for the others"
+            if SLURMEnvironment.detect():
+                missing += "; SLURM starts all of them with `srun python ...`, and a single one with --ntasks=1"
+            print(missing, file=sys.stderr, flush=True)
+            return
+        time.sleep(0.2)
 
 
 def single_process_environ() -> dict[str, str]:

@@ -16,11 +16,12 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from prefixvlm.atomic import write_text
+from prefixvlm.logger.safe import SafeLogger
 
 SHARED_COLUMNS = ("epoch", "step")  # of every row, so that they do not tell what was logged
 
 
-class CsvLogger(Logger):
+class CsvLogger(SafeLogger, Logger):
     """Writes SAVE_DIR/NAME/metrics.csv, a row for each call, at once, so that a kill loses nothing.
 
     resume: "never" drops the rows of a former run; other values continue them.
@@ -97,7 +98,7 @@ class CsvLogger(Logger):
         write_text(self._file, file.getvalue())
 
 
-class ContinuedTensorBoardLogger(TensorBoardLogger):
+class ContinuedTensorBoardLogger(SafeLogger, TensorBoardLogger):
     """Lightning's TensorBoardLogger with a single folder per run. resume: see CsvLogger."""
 
     def __init__(self, save_dir: str, name: str = "tensorboard", resume: str = "auto", **kwargs: Any) -> None:

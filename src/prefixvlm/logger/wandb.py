@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from prefixvlm.atomic import write_text
+from prefixvlm.logger.safe import SafeLogger
 from prefixvlm.provenance.redaction import redact
 
 ID_FILE = "wandb_id"  # in the folder of a run
@@ -31,13 +32,25 @@ def is_logged_in() -> bool:
         return False
 
 
+class RunLogger(SafeLogger, WandbLogger):
+    """Lightning's WandbLogger, which finishes its wandb run at the end of ours."""
+
+    def close(self, code: int, preempted: bool) -> None:
+        import wandb
+
+        if wandb.run is not None and preempted:
+            wandb.run.mark_preempting()
+        # WandbLogger does not finish its run: the next run of this process would continue it (wandb #1314).
+        wandb.finish(exit_code=code)
+
+
 def wandb_logger(
     save_dir: str,
     project: str = "prefixvlm",
     name: str | None = None,
     offline: bool | None = None,
     resume: str = "auto",
-) -> WandbLogger:
+) -> RunLogger:
     """Return a logger. Only rank 0 writes.
 
     offline: None for online if the user is logged in, else offline. WANDB_MODE=offline and disabled come first.
@@ -60,7 +73,9 @@ def wandb_logger(
             print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")
     # wandb records the command line itself, secrets included; the logged configuration has it in redacted form.
     settings = {"silent": offline, "x_disable_meta": redact(sys.argv) != sys.argv}
-    return WandbLogger(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
+    # Where wandb stages tables until they are uploaded: by default in the home, which a cluster may not let it write.
+    os.environ.setdefault("WANDB_DATA_DIR", str(Path(save_dir, "wandb").absolute()))
+    return RunLogger(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
 
 
 def _run_id(folder: Path, new: bool) -> str:
@@ -82,13 +97,8 @@ def finish(loggers: Iterable[Logger], code: int, preempted: bool = False) -> Non
         return
     for logger in loggers:
         logger.finalize("success" if code == 0 else "failed")
-        if isinstance(logger, WandbLogger):
-            import wandb
-
-            if wandb.run is not None and preempted:
-                wandb.run.mark_preempting()
-            # WandbLogger does not finish its run: the next run of this process would continue it (wandb #1314).
-            wandb.finish(exit_code=code)
+        if isinstance(logger, RunLogger):
+            logger.close(code, preempted)
 
 
 def log_table(trainer: Trainer, name: str, columns: list[str], rows: list[list[Any]]) -> None:

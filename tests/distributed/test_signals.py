@@ -1,0 +1,50 @@
+"""Signals from a program's first line on: while it imports, and while it waits in native code."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from prefixvlm.distributed import world
+
+IMPORTING = """
+from prefixvlm.distributed.signals import exit_on_signals
+exit_on_signals()
+print("ready", flush=True)
+import time
+time.sleep(60)
+"""
+# As rank 0 of two, of which the other is not started: the handlers of Python cannot run.
+WAITING = """
+import torch.distributed as dist
+from prefixvlm.distributed import signals
+signals.GRACE = 0.1
+with signals.signals.installed():
+    print("ready", flush=True)
+    dist.TCPStore("127.0.0.1", 0, 2, is_master=True)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("program", [IMPORTING, WAITING])
+def test_a_signal_ends_a_program_that_imports_or_waits_quietly(program, number, code):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **options) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error) == (code, "")
+
+
+def test_a_process_that_waits_for_others_of_slurm_says_what_is_missing(monkeypatch, capsys):
+    for name, value in {"NTASKS": 2, "PROCID": 0, "JOB_ID": 7, "JOB_NAME": "train", "NNODES": 1}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    world._tell_if_waiting(2, 0.0)
+    assert "process 0 of 2 waits for the others; SLURM starts all of them with `srun python" in capsys.readouterr().err
+
+
+def test_a_single_process_waits_for_nobody(monkeypatch, capsys):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(world, "_tell_if_waiting", lambda *args: pytest.fail("it waits"))
+    world.tell_if_waiting(0.0)
