@@ -128,6 +128,26 @@ def assert_raises_one_sentence(decode, data, reason):
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (257, 64), (10**5, 2)])
+def test_numpy_reads_a_member_with_a_checksum(shape):
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+    data = encode_npy(array)
+    assert np.array_equal(np.load(io.BytesIO(data)), array)
+    assert np.array_equal(decode_npy(data), array)
+    assert len(data) - array.nbytes == 128  # as numpy.save
+    assert np.array_equal(decode_npy(npy(array)), array)  # of a former version, without a checksum
+
+
+def test_no_flipped_byte_is_read_as_other_values():
+    data = encode_npy(GOOD)
+    for place in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(ValueError, match="npy member"):
+                decode_npy(bytes(flipped))
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_a_mutated_member_decodes_or_raises_one_sentence(seed):
     rng = np.random.default_rng(seed)

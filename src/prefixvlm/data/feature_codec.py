@@ -1,28 +1,34 @@
 """Encoding and decoding of stored image features: npy and safetensors members."""
 
-import io
 import math
 import re
+import zlib
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
 MAX_BYTES = 64 * 2**20  # a member
-# The header that numpy.save writes for such an array. numpy.load would unpickle, and parse the header as Python.
+# The header that numpy.save writes for such an array. numpy.load would unpickle, and parse the header as Python. Ours
+# has a checksum of shape and array in a comment, which numpy passes over; those of former versions have none.
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00(?P<length>..)"
-    rb"\{'descr': '<f(?P<size>[24])', 'fortran_order': False, 'shape': \((?P<rows>\d{1,8}), (?P<columns>\d{1,8})\), \}"
-    rb" *\n",
+    rb"(?P<array>\{'descr': '<f(?P<size>[24])', 'fortran_order': False, "
+    rb"'shape': \((?P<rows>\d{1,8}), (?P<columns>\d{1,8})\), \})"
+    rb"(?: # crc32 (?P<crc32>[0-9a-f]{8}))? *\n",
     re.DOTALL,
 )
+ALIGNMENT = 64  # of the array in the file, in bytes; of numpy's format
 NAME = "features"  # the one tensor in a safetensors member
 MAX_HEADER = 4096  # bytes; safetensors itself would parse 100 MB
 ACCEPTED = "a float16 or float32 array of 2 dimensions"
 
 
 def encode_npy(features: NDArray[np.floating]) -> bytes:
-    """Encode features, float[N, D], as an npy member in float16. Raises ValueError for values beyond float16."""
+    """Encode features, float[N, D], as an npy member in float16 with a checksum.
+
+    Raises ValueError for values beyond float16.
+    """
     with np.errstate(over="ignore"):
         small = np.ascontiguousarray(features, np.dtype("<f2"))
     if not np.isfinite(small).all():
@@ -30,9 +36,14 @@ def encode_npy(features: NDArray[np.floating]) -> bytes:
             f"features go up to {np.abs(features).max():.3g} and are stored in float16, which ends at 65504; set "
             "encoder.normalize=true"
         )
-    buffer = io.BytesIO()
-    np.save(buffer, small, allow_pickle=False)
-    return buffer.getvalue()
+    array, data = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {small.shape}, }}".encode(), small.tobytes()
+    header = b"%s # crc32 %08x" % (array, _checksum(array, data))
+    header = header.ljust(-(len(header) + 11) % ALIGNMENT + len(header)) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def _checksum(array: bytes, data: bytes | memoryview) -> int:
+    return zlib.crc32(data, zlib.crc32(array))
 
 
 def decode_npy(data: bytes) -> NDArray[np.floating]:
@@ -46,6 +57,8 @@ def decode_npy(data: bytes) -> NDArray[np.floating]:
     expected, size = math.prod(shape) * dtype.itemsize, len(data) - header.end()
     if expected != size:
         raise ValueError(f"the npy member is cut short or damaged: {shape} needs {expected} bytes, it has {size}")
+    if header["crc32"] and int(header["crc32"], 16) != _checksum(header["array"], memoryview(data)[header.end() :]):
+        raise ValueError("the npy member is damaged: its checksum is not that of its bytes")
     return _checked(np.frombuffer(data, dtype, offset=header.end()).reshape(shape))
 
 
