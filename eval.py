@@ -71,7 +71,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     write_results(out, result, lines, history(checkpoint), evaluator.data.images)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)
-    print(text_table(result))
+    print(text_table(result), *result["notes"], sep="\n")
     print(f"Report: {out / 'report.html'}")
 
 

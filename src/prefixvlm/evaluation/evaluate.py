@@ -10,6 +10,7 @@ from prefixvlm.encoder.clip import Clip
 from prefixvlm.evaluation.clip_scorer import ClipScorer
 from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.evaluation.module import EvaluationModule
+from prefixvlm.evaluation.notes import notes, scorable
 from prefixvlm.evaluation.scorers import extra_scorers
 from prefixvlm.evaluation.trials import merge_trials
 from prefixvlm.metrics.captions.java import unavailable
@@ -43,8 +44,9 @@ class Evaluator:
         self.module, self.trainer, self.build_data, self.few_shots = module, trainer, build_data, few_shots
         self.java, self.scored = java, scored
         self.data = build_data()
-        samples = lambda: self.data.test_dataloader()[0].samples(images=True)  # noqa: E731
-        self.clip_scorer = ClipScorer(clip, samples) if clip else None
+        loader = self.data.test_dataloader()[0]
+        self.tasks = scorable(module.tasks, loader.samples) if scored else dict(module.tasks)
+        self.clip_scorer = ClipScorer(clip, lambda: loader.samples(images=True)) if clip else None
 
     def run(self, blind: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the entries of metrics.json about tasks and scorers, and the lines of predictions.jsonl.
@@ -55,12 +57,13 @@ class Evaluator:
         if not self.trainer.is_global_zero:
             return {}, []
         result, lines = join(*seen, *black)
+        result["notes"] = notes([name for name in self.module.tasks if name not in self.tasks], result["tasks"])
         result["clip_scorer"] = self.clip_scorer and self.clip_scorer.describe(self.module.model.encoder)
         result["missing"] = unavailable() if self.java else dict.fromkeys(("meteor", "spice"), "left out by java=false")
         return result, lines
 
     def _trials(self, blind: bool) -> Reports:
-        scorers = extra_scorers(self.module.tasks, self.clip_scorer, blind, self.java)
+        scorers = extra_scorers(self.tasks, self.clip_scorer, blind, self.java)
         trials = [self._trial(few_shot, blind, scorers) for few_shot in self.few_shots]
         return merge_trials(trials)
 
@@ -69,9 +72,9 @@ class Evaluator:
         demonstrations = draw_demonstrations(self.module, self.build_data(**options), few_shot)
         prompts = {
             name: PromptRows(task, self.module.collate, demonstrations, self.scored)
-            for name, task in self.module.tasks.items()
+            for name, task in self.tasks.items()
         }
-        evaluation = EvaluationModule(self.module, scorers, self.scored)
+        evaluation = EvaluationModule(self.module, scorers, self.scored, self.tasks)
         data = self.build_data(collates=Collates(test=prompts), **options)
         self.trainer.test(evaluation, data, verbose=False)
         reports, predictions = evaluation.scoring.reports, evaluation.scoring.predictions

@@ -5,20 +5,24 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from prefixvlm.task.interface import Scorer
+from prefixvlm.task.interface import Scorer, Task
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.scoring import TaskScoring
 
 
 class EvaluationModule(LightningModule):
-    """Evaluates a PrefixModule; see TaskScoring for the arguments."""
+    """Evaluates tasks of a PrefixModule, by default all; see TaskScoring for the arguments."""
 
     def __init__(
-        self, module: PrefixModule, extra_scorers: Mapping[str, Sequence[Scorer]] | None = None, scored: bool = True
+        self,
+        module: PrefixModule,
+        extra_scorers: Mapping[str, Sequence[Scorer]] | None = None,
+        scored: bool = True,
+        tasks: Mapping[str, Task] | None = None,
     ) -> None:
         super().__init__()
         self.model = module.model
-        self.scoring = TaskScoring(module.tasks, extra_scorers, scored)
+        self.scoring = TaskScoring(module.tasks if tasks is None else tasks, extra_scorers, scored)
 
     def on_test_epoch_start(self) -> None:
         self.scoring.start(self.trainer.test_dataloaders)

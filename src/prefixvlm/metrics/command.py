@@ -10,7 +10,7 @@ from typing import Any
 from prefixvlm.metrics import files
 from prefixvlm.metrics.captions import java
 from prefixvlm.metrics.captions.caption_scores import caption_scores
-from prefixvlm.metrics.captions.cider import DocumentFrequencies
+from prefixvlm.metrics.captions.cider import OF_ONE_IMAGE, DocumentFrequencies
 from prefixvlm.metrics.captions.diversity import diversity
 from prefixvlm.metrics.captions.words import words_of
 from prefixvlm.metrics.paired import paired_test
@@ -79,7 +79,9 @@ def _captions(arguments: argparse.Namespace) -> None:
         if name not in missing:
             scores[name] = metric(predictions, references)[0]
     scores |= diversity(list(predictions.values()), words)
-    facts = {"num_images": len(predictions), "variant": result.variant, "missing": missing}
+    facts: dict[str, Any] = {"num_images": len(predictions), "variant": result.variant, "missing": missing}
+    if len(references) == 1 and not saved:
+        facts["note"] = OF_ONE_IMAGE
     _show(arguments, scores | facts, [(name, f"{value:.4f}") for name, value in scores.items()], facts)
 
 

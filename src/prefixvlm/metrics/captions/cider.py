@@ -23,6 +23,10 @@ from prefixvlm.strict_json import parse_json
 # because a caption could gain by repeating words of which it is sure.
 SIGMA = 6.0
 
+OF_ONE_IMAGE = (
+    "CIDEr of a single image is 0 by definition, whatever its caption: every n-gram is in all of the references' images"
+)
+
 
 @dataclass(frozen=True)
 class DocumentFrequencies:
