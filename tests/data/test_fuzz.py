@@ -35,6 +35,11 @@ def plain(samples: list[Sample], rng: random.Random) -> list[tuple[str, tuple[tu
     return [(sample.key, (sample.captions, sample.picture.tobytes())) for sample in samples]
 
 
+def every_field(samples: list[Sample], rng: random.Random) -> list[tuple[str, object]]:
+    """As a task that uses all fields."""
+    return plain([sample.check() for sample in samples], rng)
+
+
 def member(name: str, data: bytes, **fields: Any) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = len(data)
@@ -267,7 +272,7 @@ def test_hostile_content_is_skipped_and_counted(tmp_path: Path, attack: str) -> 
     path = tmp_path / "x.tar"
     good = member("good.png", png()) + member("good.txt", b"a caption")
     path.write_bytes(b"".join(member(f"bad.{name}", data) for name, data in members.items()) + good + END)
-    loader = EvalLoader([ShardSource([ShardRef(path)])], 2, plain, max_bad_fraction=1)
+    loader = EvalLoader([ShardSource([ShardRef(path)])], 2, every_field, max_bad_fraction=1)
     assert [key for batch in loader for key, _ in batch] == ["good"]
     (reason_of_skip,) = loader.bad_samples.bad.values()
     assert reason_of_skip.startswith(f"shard {path}, sample bad: ")

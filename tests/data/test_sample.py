@@ -162,7 +162,7 @@ def questions(*content: object) -> dict[str, bytes]:
 )
 def test_bad_samples_are_one_sentence_with_shard_and_key(members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(ValueError, match=r"^shard a.tar, sample k7: ") as error:
-        decode("k7", members, "shard a.tar")
+        decode("k7", members, "shard a.tar").check()
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
 from prefixvlm.data.feature_codec import decode_npy, decode_safetensors
-from prefixvlm.data.image import ImageDecoder, decode_image
+from prefixvlm.data.image import ImageDecoder, decode_image, reason_of
 from prefixvlm.data.schema import (
     Box,
     Question,
@@ -27,6 +28,7 @@ from prefixvlm.data.schema import (
 if TYPE_CHECKING:  # importing it imports torch: a second and 200 MB in every process that writes shards
     from prefixvlm.batch import ImageOrFeatures
 
+T = TypeVar("T")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 FEATURE_EXTENSIONS = ("npy", "safetensors")  # an encoder's output, instead of an image
 VISUAL_EXTENSIONS = (*IMAGE_EXTENSIONS, *FEATURE_EXTENSIONS)
@@ -42,6 +44,9 @@ BLACK_IMAGE = Image.new("RGB", (64, 64))
 class Sample:
     """An image (RGB) or its stored features (float[N, D]), with the texts that belong to it.
 
+    A decoded sample parses a field when it is first read: a task checks only the fields that it uses, because tars of
+    others may use the same names for something else. Reading a field that is not valid raises ValueError.
+
     labels: the class by classification task, as {"shape": "circle"}.
     label_sets: the classes by multi-label task, as {"seen": ["circle", "red"]}.
     groups: scores are also reported by these, as {"domain": "near"}.
@@ -52,15 +57,32 @@ class Sample:
 
     key: str
     image: "ImageOrFeatures"
-    captions: tuple[str, ...] = ()
-    questions: tuple[Question, ...] = ()
+    # Factories, because a default of the class would be found before __getattr__ is called.
+    captions: tuple[str, ...] = field(default_factory=tuple)
+    questions: tuple[Question, ...] = field(default_factory=tuple)
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
-    support: "tuple[tuple[ImageOrFeatures, str], ...]" = ()
+    support: "tuple[tuple[ImageOrFeatures, str], ...]" = field(default_factory=tuple)
     label_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
-    boxes: tuple[Box, ...] | None = None
-    tagged: tuple[Tagged, ...] = ()
+    boxes: tuple[Box, ...] | None = field(default_factory=lambda: None)
+    tagged: tuple[Tagged, ...] = field(default_factory=tuple)
+
+    if not TYPE_CHECKING:  # mypy would accept any name
+
+        def __getattr__(self, name: str) -> object:
+            if name not in self.__dict__.get("_parsers", ()):
+                raise AttributeError(f"Sample has no {name!r}")
+            object.__setattr__(self, name, self._parsers[name]())
+            return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def check(self) -> "Sample":
+        """Return the sample. Raises ValueError if any field is not valid."""
+        _ = self.__getstate__()
+        return self
 
     @property
     def picture(self) -> Image.Image:
@@ -78,6 +100,7 @@ def decode(
     where: str,
     image: Image.Image | None = None,
     decoder: ImageDecoder = decode_image,
+    prefix: str = "",
 ) -> Sample:
     """Decode the members of a sample, bytes by extension. Pickles are never loaded, formats never guessed.
 
@@ -85,32 +108,56 @@ def decode(
     and others ignored, `support` as [{"image": "0.jpg", "text": ...}] with the image in that member. Or it has one
     caption in a txt member (img2dataset, where the json is only metadata).
     image: replaces the images of the sample, which are then not decoded. decoder: of its images otherwise.
-    Raises ValueError that begins with `where` and the key.
+    prefix: of the key and of the ids of its questions.
+    Raises ValueError that begins with `where` and the key, as does reading one of its fields.
     """
 
     def visual(name: str) -> "ImageOrFeatures":
         return _decode_visual(name, members, decoder) if image is None else image
 
-    try:
+    def parse(parser: Callable[[], T]) -> T:
+        try:
+            return parser()
+        except Exception as error:  # MemoryError, RecursionError, OverflowError: all that one sample raises is its own
+            raise ValueError(f"{where}, sample {key}: {reason_of(error)}") from error
+
+    def header() -> "tuple[dict[str, object], ImageOrFeatures]":
         images = [extension for extension in members if extension in VISUAL_EXTENSIONS]
         if len(images) != 1:
             raise ValueError(f"it needs exactly one of .{', .'.join(VISUAL_EXTENSIONS)}, but has {len(images)}")
-        content = json_member(members)
-        return Sample(
-            key,
-            visual(images[0]),
-            _captions(content, members),
-            tuple(parse_question(each) for each in list_field(content, "questions")),
-            text_fields(content, "labels"),
-            text_fields(content, "groups"),
-            tuple(_support(each, members, visual) for each in list_field(content, "support")),
-            text_list_fields(content, "label_sets"),
-            number_fields(content, "values"),
-            tuple(parse_box(each) for each in list_field(content, "boxes")) if "boxes" in content else None,
-            tuple(parse_tagged(each) for each in list_field(content, "tagged")),
-        )
-    except ValueError as error:
-        raise ValueError(f"{where}, sample {key}: {error}") from error
+        return json_member(members), visual(images[0])
+
+    content, visible = parse(header)
+    parsers = _parsers(content, members, visual, prefix)
+    sample = object.__new__(Sample)
+    sample.__dict__.update(key=prefix + key, image=visible)
+    sample.__dict__["_parsers"] = {name: partial(parse, parser) for name, parser in parsers.items()}
+    return sample
+
+
+def _parsers(
+    content: Mapping[str, object], members: Mapping[str, bytes], visual: "Callable[[str], ImageOrFeatures]", prefix: str
+) -> dict[str, Callable[[], object]]:
+    """Return what parses each field of Sample."""
+
+    def question(each: object) -> Question:
+        parsed = parse_question(each)
+        return replace(parsed, id=prefix + parsed.id)
+
+    def listed(name: str, parse: Callable[[object], object]) -> tuple[object, ...]:
+        return tuple(parse(each) for each in list_field(content, name))
+
+    return {
+        "captions": lambda: _captions(content, members),
+        "questions": lambda: listed("questions", question),
+        "labels": lambda: text_fields(content, "labels"),
+        "groups": lambda: text_fields(content, "groups"),
+        "support": lambda: listed("support", lambda each: _support(each, members, visual)),
+        "label_sets": lambda: text_list_fields(content, "label_sets"),
+        "values": lambda: number_fields(content, "values"),
+        "boxes": lambda: listed("boxes", parse_box) if "boxes" in content else None,
+        "tagged": lambda: listed("tagged", parse_tagged),
+    }
 
 
 def _decode_visual(name: str, members: Mapping[str, bytes], decoder: ImageDecoder) -> "ImageOrFeatures":

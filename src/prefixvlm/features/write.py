@@ -52,7 +52,7 @@ def write_features(
             for shard in content.shards:
                 encoded = EncodedShard(captions or encode.samples, shards / shard.name, shard.samples)
                 path, sidecar = folder.shards / shard.name, folder.done / f"{shard.name}.json"
-                yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256))
+                yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
     if existing := existing_manifest(out, expected, "features", IDENTITY):
         return existing

@@ -1,5 +1,6 @@
 """Bad samples: training skips and counts them up to a limit, a test raises an error."""
 
+import json
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.rows.loader_rows import TrainingRows
 from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of
-from tests.data.conftest import raw_samples, write_tar
+from tests.data.conftest import png, raw_samples, write_tar
 from tests.training.test_module import data_of, module_of, trainer_of
 
 Make = Callable[..., Path]
@@ -166,7 +167,7 @@ def test_a_sample_without_the_texts_of_the_task_is_bad(
     assert [len(batch) for batch in alone] == [1] * 24, "an empty batch is replaced"
     ranks = [list(train(folder, 1, collate=rows, rank=rank, world=2)) for rank in range(2)]
     assert [batch for step in zip(*ranks, strict=True) for batch in step] == alone
-    sentence = r"^shard .*\.tar: .*'(train|x).* has no (caption|answer).*; bad samples: 1, more than"
+    sentence = r"^shard .*\.tar(: |, sample ).*'(train|x).* has no (caption|answer).*; bad samples: 1, more than"
     with pytest.raises(ValueError, match=sentence):
         list(train(folder, fraction=0.001, collate=rows))
     all_bad = partly_annotated(tmp_path / "all", [f"train{n:03d}" for n in range(24)])
@@ -179,7 +180,7 @@ def test_validation_skips_samples_without_a_caption_and_a_test_raises(tmp_path: 
     loader = EvalLoader(sources, 4, CAPTIONS, max_bad_fraction=0.1)
     assert [key for batch in loader for key in batch] == [f"val{n:03d}" for n in range(24) if n != 3]
     assert list(loader.bad_samples.bad) == ["val-000000.tar: val003"]
-    with pytest.raises(ValueError, match="^sample 'val003' has no caption"):
+    with pytest.raises(ValueError, match=r"^shard .*val-000000.tar: sample 'val003' has no caption"):
         list(EvalLoader(sources, 4, CAPTIONS))
 
 
@@ -267,3 +268,51 @@ def test_a_run_logs_padding_bad_samples_and_cut_texts_and_resumes_them(make_shar
     module, logged = run(max_epochs=2)
     assert logged["train/bad_samples"] == 3
     assert logged["train/cut_texts"] == 2 * cut
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OverflowError("too large"), RecursionError("deep"), SyntaxError("no TIFF")]
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whatever_a_sample_raises_is_its_own(make_shards: Make, error: Exception, workers: int, caplog) -> None:
+    def collate(samples: list[Sample], rng: random.Random) -> list[str]:
+        if any(sample.key == "train003" for sample in samples):
+            raise error  # as the transform of an image might
+        return keys(samples, rng)
+
+    folder = make_shards(train=24)
+    loader = train(folder, collate=collate, num_workers=workers)
+    assert sorted(key for batch in loader for key in batch) == [f"train{n:03d}" for n in range(24) if n != 3]
+    assert list(loader.bad_samples.bad) == ["train-000000.tar: train003"]
+    reason = f"sample train003: {type(error).__name__}"
+    assert reason in caplog.text
+    with pytest.raises(ValueError, match=f"^shard .*train-000000.tar, {reason}") as raised:
+        list(EvalLoader(find_sources(str(folder), "train", ShardCache()), 4, collate, num_workers=workers))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_the_whole_batch_is_no_bad_sample(make_shards: Make) -> None:
+    def collate(samples: list[Sample], rng: random.Random) -> list[str]:
+        if len(samples) > 1:
+            raise TypeError("our own mistake")
+        return keys(samples, rng)
+
+    with pytest.raises(TypeError, match="our own mistake"):
+        list(train(make_shards(train=24), collate=collate))
+
+
+def test_a_task_reads_only_its_own_fields(tmp_path: Path) -> None:
+    """As img2dataset's columns: labels is a text there, and captioning does not need it."""
+    content = {"labels": "square,shape", "boxes": 3, "values": "high", "groups": {}, "captions": ["a square"]}
+    samples = [(f"{n:03d}.{kind}", data) for n in range(4)
+               for kind, data in (("png", png()), ("json", json.dumps(content).encode()))]  # fmt: skip
+    write_tar(tmp_path / "train-000000.tar", samples)
+    assert [len(batch) for batch in train(tmp_path, 2, 0, CAPTIONS)] == [2, 2]
+    mixed = {"a": {"shards": str(tmp_path), "weight": 1}}
+    sources = find_sources(mixed, "train", ShardCache())
+    assert next(sample.key for sample in next(iter(EvalLoader(sources, 4, lambda samples, rng: samples)))) == "a/000"
+    (sample, *_) = EvalLoader(sources, 4, keys).samples()
+    with pytest.raises(ValueError, match=r"^shard .*, sample 000: labels is 'square,shape'; it must be an object"):
+        _ = sample.labels
+    with pytest.raises(ValueError, match="boxes is 3; it must be a list|values is 'high'|labels is"):
+        sample.check()

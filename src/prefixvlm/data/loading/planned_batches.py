@@ -3,7 +3,6 @@
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from prefixvlm.batch import NothingToLearnError
-from prefixvlm.data.image import ImageDecoder, decode_image
+from prefixvlm.data.image import ImageDecoder, decode_image, reason_of
 from prefixvlm.data.loading.bad_samples import Bad
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
 from prefixvlm.data.loading.rank_worker_split import batches_of_worker
@@ -77,9 +76,8 @@ class PlannedBatches(IterableDataset):
                 return self._collate([sample for _, _, sample in decoded], seed), bad
         except NothingToLearnError as error:
             return str(error), bad
-        except ValueError:
-            if self.on_bad == FAIL:
-                raise
+        except Exception:  # whatever it was: an error of the batch itself is raised again below
+            pass
         # The batch does not collate; samples that do not collate alone are bad.
         good = []
         for shard, key, sample in decoded:
@@ -88,8 +86,10 @@ class PlannedBatches(IterableDataset):
                 good.append(sample)
             except NothingToLearnError:
                 continue
-            except ValueError as error:
-                bad.append((_sample_name(shard, key), f"shard {shard.path}: {error}"))
+            except Exception as error:  # a transform may raise MemoryError, a field of the sample OverflowError
+                bad.append((_sample_name(shard, key), reason := _reason(shard, key, error)))
+                if self.on_bad == FAIL:
+                    raise ValueError(reason) from error
         return (self._collate(good, seed) if good else bad[0][1]), bad
 
     def _collate(self, samples: list[Sample], seed: str) -> Any:
@@ -106,6 +106,13 @@ class PlannedBatches(IterableDataset):
         raise ValueError(f"{reason}; the same holds for its whole batch and the {len(candidates)} samples after it")
 
 
+def _reason(shard: ShardRef, key: str, error: Exception) -> str:
+    reason = reason_of(error)
+    if reason.startswith("shard "):
+        return reason
+    return f"shard {shard.path}: {reason}" if key in reason else f"shard {shard.path}, sample {key}: {reason}"
+
+
 def _sample_name(shard: ShardRef, key: str) -> str:
     return f"{shard.prefix}{shard.path.name}: {key}"
 
@@ -114,11 +121,7 @@ def decode_from(
     shard: ShardRef, raw: RawSample, image: Image.Image | None = None, decoder: ImageDecoder = decode_image
 ) -> Sample:
     """Decode a sample of a shard. Raises ValueError that names shard and key if the sample is bad."""
-    sample = decode(*raw, f"shard {shard.path}", image, decoder)
-    if not shard.prefix:
-        return sample
-    questions = tuple(replace(question, id=shard.prefix + question.id) for question in sample.questions)
-    return replace(sample, key=shard.prefix + sample.key, questions=questions)
+    return decode(*raw, f"shard {shard.path}", image, decoder, shard.prefix)
 
 
 def _planned_samples(read_orders: list[ReadOrder], batches: list[Numbers]) -> Iterator[tuple[ShardRef, RawSample]]:

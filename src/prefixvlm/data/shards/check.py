@@ -57,7 +57,7 @@ def check_shard(check: ShardCheck) -> Iterator[int | tuple[Path, Findings]]:
             count, keys = findings.texts.get(texts, (0, []))
             findings.texts[texts] = (count + 1, [*keys, key][:MAX_PROBLEMS])
             try:
-                sample = decode(key, members, f"shard {name}", None if check.decode else BLACK_IMAGE)
+                sample = decode(key, members, f"shard {name}", None if check.decode else BLACK_IMAGE).check()
                 findings.question_ids.extend(hash64(question.id) for question in sample.questions)
             except ValueError as error:
                 findings.add(str(error))

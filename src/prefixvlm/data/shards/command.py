@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.shards.worker_pool import default_workers
 
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
+MAX_REASONS = 8  # that are listed
 CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of its problems."
 
 
@@ -157,7 +159,21 @@ def _write(arguments: argparse.Namespace) -> None:
     for split, content in manifest.splits.items():
         print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples")
         if content.left_out:
-            print(f"{len(content.left_out)} {split} {thing} left out; {arguments.out}/manifest.json says why")
+            print(f"{len(content.left_out)} {split} {thing} left out; {arguments.out}/manifest.json names all:")
+            print(*by_reason(content.left_out), sep="\n")
+
+
+def by_reason(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each kind of reason, the most frequent first: its count and an example."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for key, reason in left_out.items():
+        reason = reason.partition(f"sample {key}: ")[2] or reason
+        # Numbers, names and paths differ between samples with the same fault.
+        kinds.setdefault(re.sub(r"\S*[\d'\"/._]\S*", "", reason.replace(key, "")), []).append((key, reason))
+    kinds_by_count = sorted(kinds.values(), key=len, reverse=True)
+    lines = [f"  {len(kind)}: {kind[0][1]} (as {kind[0][0]})" for kind in kinds_by_count[:MAX_REASONS]]
+    others = sum(map(len, kinds_by_count[MAX_REASONS:]))
+    return [*lines, *([f"  {others}: other reasons"] if others else [])]
 
 
 def origin(source: sources.DatasetSource, given: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
@@ -67,7 +67,7 @@ def show(folder: Path, split: str | None, sheet: Path) -> str:
 
 def _decode(key: str, members: dict[str, bytes], image: Image.Image | None = BLACK_IMAGE) -> Sample | None:
     try:
-        return decode(key, members, "", image)
+        return decode(key, members, "", image).check()
     except ValueError:
         return None
 
@@ -83,7 +83,8 @@ def _cell(key: str, members: dict[str, bytes], missing: dict[str, None]) -> Imag
     sample = _decode(key, members, None)
     texts = ["does not decode"] if sample is None else _texts(sample)
     if sample is not None and isinstance(sample.image, Image.Image):
-        image = ImageOps.contain(sample.image, (CELL, CELL))
+        shrink = CELL / max(sample.image.size)
+        image = sample.image.resize([max(1, round(side * shrink)) for side in sample.image.size])
         cell.paste(image, ((CELL - image.width) // 2, CELL - image.height))
     text = " ".join(texts[:1])
     lines = [shorten(key), *textwrap.wrap(text, _letters_per_line(text))[: LINES - 1]]

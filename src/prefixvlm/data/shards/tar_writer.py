@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefixvlm.atomic import replacing_file, write_text
-from prefixvlm.data.image import read_image
+from prefixvlm.data.image import read_image, reason_of
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
 from prefixvlm.data.shards.manifest import Shard
 from prefixvlm.data.shards.reencode import ReencodeOptions
@@ -23,7 +23,8 @@ SampleOrError = tuple[str, Members | ValueError]  # a key with its members, or w
 class ShardJob:
     """A shard to write.
 
-    sidecar: the file that marks the shard as finished. fingerprint: see `fingerprint`.
+    sidecar: the file that marks the shard as finished. fingerprint: see `fingerprint`. check_fields: leave a sample out
+    if any field of its json member is not valid; otherwise only captions and questions are read.
     """
 
     split: str
@@ -32,6 +33,7 @@ class ShardJob:
     candidates: Sequence[SampleOrError]
     encoding: ReencodeOptions
     fingerprint: str
+    check_fields: bool = True
 
 
 @dataclass
@@ -83,12 +85,13 @@ def write_tar(job: ShardJob) -> Iterator[int | ShardRecord]:
                 try:
                     members = job.encoding(_read(candidate))
                     sample = decode(key, members, job.split, image, job.encoding.decoder)
-                except ValueError as error:
-                    left_out[key] = str(error)
+                    length = text_length(sample.check() if job.check_fields else sample)
+                except Exception as error:  # MemoryError of an image, say
+                    left_out[key] = reason_of(error)
                 else:
                     for extension in sorted(members):
                         _add(tar, f"{key}.{extension}", members[extension])
-                    text_lengths.append(text_length(sample))
+                    text_lengths.append(length)
                 yield 1
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

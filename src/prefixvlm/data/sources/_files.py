@@ -7,7 +7,8 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from prefixvlm import strict_json
@@ -108,7 +109,7 @@ def field(record: object, name: str, kind: type[T], path: Path) -> T:
     if not isinstance(record, dict) or name not in record:
         raise ValueError(f"{path}: {name!r} is missing in {record!r:.80}")
     if not isinstance(record[name], kind) or (kind is int and isinstance(record[name], bool)):
-        raise ValueError(f"{path}: {name!r} is {record[name]!r:.80}, which is no {kind.__name__}")
+        raise ValueError(f"{path}: {name!r} is {record[name]!r:.80}, which is no {kind.__name__}, in {record!r:.160}")
     return record[name]
 
 
@@ -136,6 +137,38 @@ def answer_texts(record: object, path: Path) -> list[str]:
     return [text if text.strip() else "." for text in texts]
 
 
+def captioned(key: str, image: Path, captions: list[str], content: dict[str, Any], problem: str = "") -> list[Record]:
+    """Return the record of an image with its captions, and one that is left out for each blank caption."""
+    texts = [caption for caption in captions if caption.strip()]
+    blank = [f"{key}, caption {number}" for number, caption in enumerate(captions) if not caption.strip()]
+    records = [Record(name, image, {}, "the caption is blank") for name in blank]
+    if captions and not texts:
+        problem = problem or "all its captions are blank"
+    return [*records, Record(key, image, {**content, "captions": texts}, problem)]
+
+
 def image_path(folder: Path, subfolder: str, name: str) -> Path:
-    """Return the path of an image in the folder, or else in the subfolder of the published archive."""
-    return flat if (flat := folder / name).is_file() else folder / subfolder / name
+    """Return the path of an image in the folder, or else in the subfolder of the published archive.
+
+    Raises ValueError as path_inside does.
+    """
+    return flat if (flat := path_inside(folder, name)).is_file() else path_inside(folder, f"{subfolder}/{name}")
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """Return the path of a file that a table or an annotation names.
+
+    Raises ValueError if it is not in the folder, also by a link: the names are data that anyone may have written.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.name or "\0" in name:
+        raise ValueError(f"the image {name!r} is not in {folder}; names must be of files, relative to that folder")
+    path = folder / name
+    if not path.resolve().is_relative_to(_resolved(folder)):
+        raise ValueError(f"the image {path} is a link that leaves {folder}; copy it, or give the folder that it is in")
+    return path
+
+
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()

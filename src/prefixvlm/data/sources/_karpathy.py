@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.data.sources._files import Record, Samples, field, image_path, read_json, samples_of
+from prefixvlm.data.sources._files import Record, Samples, captioned, field, image_path, read_json, samples_of
 
 ZIP = "http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 FLICKR_TERMS = (
@@ -20,7 +20,7 @@ def karpathy_samples(
     split: str, annotations: Path, images: Path, descriptions: dict[str, str], key: Callable[[Any, Path], str]
 ) -> Samples:
     """Return the samples of a split. key: the key of a sample, of its image record and the path of the file."""
-    records = []
+    records: list[Record] = []
     for image in field(read_json(annotations, dict, descriptions["annotations"]), "images", list, annotations):
         if field(image, "split", str, annotations) not in FILE_SPLITS[split]:
             continue
@@ -28,7 +28,7 @@ def karpathy_samples(
         subfolder = image.get("filepath", "")  # COCO's files alone have it
         captions = [field(text, "raw", str, annotations) for text in field(image, "sentences", list, annotations)]
         path = image_path(images, str(subfolder), name)
-        records.append(Record(key(image, annotations), path, {"captions": captions}))
+        records += captioned(key(image, annotations), path, captions, {})
     return samples_of(records, descriptions["images"])
 
 

@@ -7,7 +7,16 @@ report, with a test split of 5,000 images, see `coco`.
 from collections import defaultdict
 from pathlib import Path
 
-from prefixvlm.data.sources._files import Record, Samples, field, id_field, image_path, read_required, samples_of
+from prefixvlm.data.sources._files import (
+    Record,
+    Samples,
+    captioned,
+    field,
+    id_field,
+    image_path,
+    read_required,
+    samples_of,
+)
 
 _ZIPS = "http://images.cocodataset.org/annotations/annotations_trainval2014.zip (or 2017)"
 SOURCE = "COCO captions, https://cocodataset.org, with COCO's own splits"
@@ -30,10 +39,10 @@ def samples(
     captions: dict[str, list[str]] = defaultdict(list)
     for each in field(content, "annotations", list, path):
         captions[id_field(each, "image_id", path)].append(field(each, "caption", str, path))
-    records = []
+    records: list[Record] = []
     for image in field(content, "images", list, path):
         key, name = id_field(image, "id", path), field(image, "file_name", str, path)
         folder = name.split("_")[1] if name.count("_") == 2 else f"{split}2017"  # COCO_val2014_000000000042.jpg
         problem = "" if captions[key] else f"it has no captions in {path.name}"
-        records.append(Record(key, image_path(images, folder, name), {"captions": captions[key]}, problem))
+        records += captioned(key, image_path(images, folder, name), captions[key], {}, problem)
     return samples_of(records, ARGUMENTS["images"])

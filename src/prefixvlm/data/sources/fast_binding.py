@@ -11,7 +11,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from prefixvlm.data.sources._files import Record, Samples, field, id_field, read_json, samples_of
+from prefixvlm.data.sources._files import Record, Samples, field, id_field, path_inside, read_json, samples_of
 
 _URL = "https://storage.googleapis.com/dm-few-shot-learning-benchmarks"
 SOURCE = "Open-ended miniImageNet of Frozen, https://fh295.github.io/frozen.html"
@@ -44,9 +44,9 @@ def samples(split: str, episodes: Path, shots: int | None = None, ways: int | No
 def _record(episode: Any, path: Path, task: str, groups: dict[str, str]) -> Record:
     key = f"{task}_id_{id_field(episode, 'question_id', path)}"
     numbers = [1, *takewhile(lambda number: f"image_{number}" in episode, count(2))]
-    files = [path.parent / field(episode, f"image_{number}", str, path) for number in numbers]
+    files = [path_inside(path.parent, field(episode, f"image_{number}", str, path)) for number in numbers]
     captions = [field(episode, f"caption_{number}", str, path) for number in numbers]
-    query = path.parent / field(episode, "question_image", str, path)
+    query = path_inside(path.parent, field(episode, "question_image", str, path))
     members = [f"{place}{file.suffix.lower()}" for place, file in enumerate(files)]
     question = {"id": key, "question": field(episode, "question", str, path), "groups": groups}
     answer, problem = field(episode, "answer", str, path), ""

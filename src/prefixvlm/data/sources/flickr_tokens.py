@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from prefixvlm.data.sources import _karpathy
-from prefixvlm.data.sources._files import Record, Samples, required, samples_of
+from prefixvlm.data.sources._files import Record, Samples, captioned, path_inside, required, samples_of
 
 SOURCE = "Flickr8k or Flickr30k, by their own files"
 LICENCE = "non-commercial research and education; see https://shannon.cs.illinois.edu/DenotationGraph/"
@@ -39,11 +39,11 @@ def samples(
 ) -> Samples:
     path = required({"train": train_list, "val": val_list, "test": test_list}[split], f"{split}_list", ARGUMENTS)
     captions = _captions(tokens)
-    records = []
+    records: list[Record] = []
     for name in dict.fromkeys(_lines(path)):
         stem = name.removesuffix(".jpg")
         problem = "" if stem in captions else f"it has no captions in {tokens.name}"
-        records.append(Record(stem, images / f"{stem}.jpg", {"captions": captions.get(stem, [])}, problem))
+        records += captioned(stem, path_inside(images, f"{stem}.jpg"), captions.get(stem, []), {}, problem)
     return samples_of(records, ARGUMENTS["images"])
 
 

@@ -2,7 +2,8 @@
 
 The splits are the folders train, val and test. Without them all images are train, and --val-share X and --test-share Y
 make some of them val and test. The label is {"label": CLASS}; the key is the path of the image in the folder of the
-split. Files outside of a class folder are left out, with the reason in the manifest.
+split. Files outside of a class folder are left out, with the reason in the manifest; hidden files, and all files of
+hidden folders, are passed over.
 """
 
 from pathlib import Path
@@ -24,6 +25,8 @@ ARGUMENTS = {
 
 def available_splits(folder: Path, val_share: float | None = None, test_share: float | None = None) -> list[str]:
     """Return the splits that the data has."""
+    if hidden := [path for path in folder.glob("**/*") if _is_hidden(path, folder) and path.is_file()]:
+        print(f"{len(hidden)} hidden files are passed over, as {hidden[0].relative_to(folder)}.")
     return list(_splits(folder, val_share, test_share))
 
 
@@ -39,7 +42,7 @@ def samples(split: str, folder: Path, val_share: float | None = None, test_share
 
 def _splits(folder: Path, val_share: float | None, test_share: float | None) -> dict[str, dict[str, Path]]:
     """Return by split the paths of the images by their names in its folder."""
-    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path, folder))
     named = [split for split in SPLITS if split in folders]
     if named and (others := set(folders) - set(named)):
         both = f"{', '.join(named)} and also {', '.join(sorted(others))}"
@@ -58,5 +61,10 @@ def _splits(folder: Path, val_share: float | None, test_share: float | None) -> 
 
 def _files(folder: Path, pattern: str) -> dict[str, Path]:
     """Return all files except hidden ones. Those that are not images are left out later, with a reason."""
-    paths = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in folder.glob(pattern) if path.is_file() and not _is_hidden(path, folder))
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Return whether a file is hidden, or in a hidden folder, as .ipynb_checkpoints of Jupyter and __MACOSX of zips."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)

@@ -26,7 +26,8 @@ def available_splits(folder: Path, val_tars: int | None = None, test_tars: int |
 
 
 def tars(split: str, folder: Path, val_tars: int | None = None, test_tars: int | None = None) -> list[Path]:
-    paths = sorted(folder.glob("*.tar"))
+    # Copies from macOS have a file ._NAME beside each NAME.
+    paths = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
     val = len(paths) - (val_tars or 0)
     test = val - (test_tars or 0)
     if test <= 0:

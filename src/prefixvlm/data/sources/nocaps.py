@@ -10,6 +10,7 @@ from pathlib import Path
 from prefixvlm.data.sources._files import (
     Record,
     Samples,
+    captioned,
     field,
     id_field,
     image_path,
@@ -36,10 +37,10 @@ def samples(split: str, annotations: Path, images: Path) -> Samples:
     captions: dict[str, list[str]] = defaultdict(list)
     for each in field(file, "annotations", list, annotations) if "annotations" in file else []:
         captions[id_field(each, "image_id", annotations)].append(field(each, "caption", str, annotations))
-    records = []
+    records: list[Record] = []
     for image in field(file, "images", list, annotations):
         key, path = id_field(image, "id", annotations), Path(field(image, "file_name", str, annotations))
         image_file = image_path(images, "validation" if captions else "test", path.name)
-        content = {"captions": captions[key], "groups": optional_texts(image, ("domain",), annotations)}
-        records.append(Record(key, image_file, content))
+        groups = optional_texts(image, ("domain",), annotations)
+        records += captioned(key, image_file, captions[key], {"groups": groups})
     return samples_of(records, ARGUMENTS["images"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from prefixvlm.data.sources._files import (
     Record,
     Samples,
+    captioned,
     field,
     id_field,
     image_path,
@@ -44,8 +45,7 @@ def samples(
     for each in field(content, "data", list, path):
         captions[id_field(each, "image_id", path)] += optional_texts(each, ("caption_str",), path).values()
     folder = "test_images" if split == "test" else "train_images"
-    records = [
-        Record(image, image_path(images, folder, f"{image}.jpg"), {"captions": texts})
-        for image, texts in captions.items()
-    ]
+    records: list[Record] = []
+    for image, texts in captions.items():
+        records += captioned(image, image_path(images, folder, f"{image}.jpg"), texts, {})
     return samples_of(records, ARGUMENTS["images"])
