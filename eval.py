@@ -11,18 +11,27 @@ from prefixvlm.distributed.signals import exit_on_signals, signals
 if __name__ == "__main__":
     exit_on_signals()  # before the imports that take seconds
 
+from prefixvlm import config
+from prefixvlm.command_line.check import check_command
+from prefixvlm.errors import job, one_sentence
+
+CONF = Path(__file__).parent / "conf"
+if __name__ == "__main__":
+    config.register()
+    one_sentence(check_command, CONF)(CONF)  # also before them
+
 import hydra
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import DictConfig
 
-from prefixvlm import config, plugins, run
+from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
-from prefixvlm.errors import job, one_sentence
-from prefixvlm.evaluation.config import check_benchmark, check_options, evaluation_config
+from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.evaluation.evaluate import Evaluator
+from prefixvlm.evaluation.options import check_options
 from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact
@@ -33,15 +42,13 @@ from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.run_history import history
 
-CONF = Path(__file__).parent / "conf"
-
 
 def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     """Write metrics.json, predictions.jsonl and report.html to cfg.out."""
     start, options = time.perf_counter(), plain(cfg)
     # Everything that can fail early is checked before hours of work.
+    config.check_ranges(options)
     check_options(options)
-    check_benchmark(options)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     checkpoint = load(cfg.ckpt)
     evaluated = evaluation_config(options, checkpoint[KEY]["config"])
@@ -90,5 +97,4 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     launch.exit_with_parent()
     run.quiet_known_warnings()
-    config.register()
     one_sentence(main, CONF)()

@@ -9,6 +9,15 @@ from prefixvlm.distributed.signals import exit_on_signals, signals
 if __name__ == "__main__":
     exit_on_signals()  # before the imports that take seconds
 
+from prefixvlm import config
+from prefixvlm.command_line.check import check_command
+from prefixvlm.errors import job, one_sentence, quoted
+
+CONF = Path(__file__).parent / "conf"
+if __name__ == "__main__":
+    config.register()
+    one_sentence(check_command, CONF)(CONF)  # also before them
+
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -16,10 +25,9 @@ from hydra.types import RunMode
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from prefixvlm import config, plugins, run
+from prefixvlm import plugins, run
 from prefixvlm.build import build_data, build_module, build_trainer, check_data, plain, score_kinds
 from prefixvlm.distributed import launch, world
-from prefixvlm.errors import job, one_sentence, quoted
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps
 from prefixvlm.training import finished
@@ -27,11 +35,10 @@ from prefixvlm.training.changes import check_resumed
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.resume import checkpoint_to_resume
 
-CONF = Path(__file__).parent / "conf"
-
 
 def train(cfg: DictConfig) -> Any:
     """Train in cfg.run_dir and return the best value of cfg.monitor, or the values of cfg.objectives, for a sweep."""
+    config.check_ranges(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     kinds = score_kinds(cfg)
@@ -96,6 +103,5 @@ def start(cfg: DictConfig) -> Any:
 if __name__ == "__main__":
     launch.exit_with_parent()
     run.quiet_known_warnings()
-    config.register()
     one_sentence(launch.run_sweep_once)()
     one_sentence(main, CONF)()

@@ -142,7 +142,7 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch):
         ("batchsize=3", "there is no key batchsize; did you mean batch_size?"),
         ("few_shot.shot=3", "there is no key few_shot.shot; did you mean few_shot.shots?"),
         ("benchmark=cocoo", "there is no benchmark 'cocoo'; did you mean benchmark=coco?"),
-        ("trials=0", "trials is 0; set it to 1 or more"),
+        ("trials=0", "trials is 0; it must be an int of 1 or more"),
     ],
 )
 def test_a_wrong_word_to_eval_is_one_sentence_and_exit_code_2(monkeypatch, capsys, override, expected):

@@ -3,32 +3,34 @@
 import difflib
 import inspect
 from collections.abc import Collection, Mapping
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import MISSING
 
 from prefixvlm import plugins
+from prefixvlm.options.ranges import STATED, check_value
+from prefixvlm.options.static_signature import static_parameters
 
 # Hydra calls any function that a configuration names, and a configuration may come from a checkpoint. Its own blocklist
 # (Hydra 1.3.8) is not a complete security boundary.
 ALLOWED_TARGETS = ("prefixvlm.", "torch.optim.", "lightning.pytorch.")
 
 
-def check(axis: str, node: Any, passed: Collection[str] = ()) -> None:
-    """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type.
+def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bool = False) -> None:
+    """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type or range.
 
     passed: names of arguments that the program passes, which a configuration may not set.
+    before_imports: check only what the sources of the components show, whatever `_target_` is.
     """
     if isinstance(node, Mapping):
         if "_target_" in node:
-            _check_target(axis, node, passed)
+            _check_target(axis, node, passed, before_imports)
         for key, value in node.items():
-            check(f"{axis}.{key}", value)
+            check(f"{axis}.{key}", value, before_imports=before_imports)
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
-            check(f"{axis}[{index}]", value)
+            check(f"{axis}[{index}]", value, before_imports=before_imports)
 
 
 def resolve_target(axis: str, target: Any) -> Any:
@@ -56,25 +58,17 @@ def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
     return {} if takes_any else parameters
 
 
-def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str]) -> None:
-    parameters = parameters_of(resolve_target(axis, node["_target_"]))
+def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str], before_imports: bool) -> None:
+    target = str(node["_target_"])
+    parameters = static_parameters(target) if before_imports else parameters_of(resolve_target(axis, node["_target_"]))
     accepted = [name for name in parameters if name not in passed]
     for key, value in node.items() if parameters else ():
         if not (key.startswith("_") and key.endswith("_")) and key not in accepted:
-            raise ValueError(f"{axis}.{key} is not an option of {node['_target_']}{nearest(key, accepted, f'{axis}.')}")
+            raise ValueError(f"{axis}.{key} is not an option of {target}{nearest(key, accepted, f'{axis}.')}")
         if key in accepted:
-            _check_value(f"{axis}.{key}", value, parameters[key].annotation)
-
-
-KINDS = {int: "an int", float: "a float", bool: "true or false", str: "a text", NoneType: "null"}
-
-
-def _check_value(key: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError for a value of another type than annotated. Only annotations of KINDS are checked."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    fits = type(value) in kinds or (type(value) is int and float in kinds) or value == MISSING
-    if not fits and all(kind in KINDS for kind in kinds):
-        raise ValueError(f"{key} is {value!r}; it must be {' or '.join(KINDS[kind] for kind in kinds)}")
+            annotation = STATED.get(target, {}).get(key, parameters[key].annotation)
+            if value != MISSING:
+                check_value(f"{axis}.{key}", value, annotation)
 
 
 def nearest(word: str, accepted: list[str], prefix: str = "") -> str:

@@ -1,9 +1,9 @@
 """Typed schemas of the root keys of train.py and eval.py, and composition of configurations without them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -12,6 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from prefixvlm import plugins
 from prefixvlm.component_check import nearest
 from prefixvlm.distributed.world import rank, run_id
+from prefixvlm.options.ranges import Positive, Seed, check_value
 
 CONF_FOLDERS = (Path("conf"), Path(__file__).parents[2] / "conf")  # of the working directory, or beside the package
 
@@ -62,6 +63,25 @@ class EvalConfig:
     batch_size: int | None = None
     blind: bool = True
     devices: int = 1
+
+
+# Of root keys of both. omegaconf does not take such annotations in the classes above.
+RANGES = {
+    "seed": Seed,
+    "resume": Literal["auto", "must", "never"],
+    "monitor_mode": Literal["min", "max"],
+    "trials": Positive,
+    "limit": Positive | None,
+    "batch_size": Positive | None,
+    "devices": Positive,
+}
+
+
+def check_ranges(cfg: Mapping[str, Any]) -> None:
+    """Raise ValueError for a root value outside its range."""
+    for key, annotation in RANGES.items():
+        if key in cfg:
+            check_value(key, cfg[key], annotation)
 
 
 def register() -> None:

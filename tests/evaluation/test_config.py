@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 
 from prefixvlm import build
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.evaluation.config import check_benchmark, evaluation_config
+from prefixvlm.evaluation.config import evaluation_config
+from prefixvlm.evaluation.options import check_options
 from tests.data.conftest import raw_samples
 from tests.test_conf import composed
 
@@ -78,7 +79,7 @@ def test_the_configuration_of_the_checkpoint_is_not_modified():
 def test_missing_shards_of_a_benchmark_are_an_error_with_files_and_command(tmp_path):
     cfg = build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/none"))
     with pytest.raises(ValueError, match=f"{tmp_path}/none") as caught:
-        check_benchmark(cfg)
+        check_options(cfg)
     (note,) = caught.value.__notes__
     assert "--val-questions" in note
     assert "v2_OpenEnded_mscoco_val2014_questions.json" in note
@@ -89,8 +90,8 @@ def test_missing_shards_of_a_benchmark_are_an_error_with_files_and_command(tmp_p
 
 def test_existing_shards_are_accepted(tmp_path):
     write_shards({"val": raw_samples(2)}, tmp_path / "shards", "a test", "none")
-    check_benchmark(build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/shards")))
-    check_benchmark(build.plain(composed("eval", "ckpt=x")))
+    check_options(build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/shards")))
+    check_options(build.plain(composed("eval", "ckpt=x")))
     with pytest.raises(ValueError, match="holds no test samples, only val; make them as follows") as caught:
-        check_benchmark(build.plain(composed("eval", "ckpt=x", "benchmark=gqa", f"shards={tmp_path}/shards")))
+        check_options(build.plain(composed("eval", "ckpt=x", "benchmark=gqa", f"shards={tmp_path}/shards")))
     assert "prefixvlm shards gqa" in caught.value.__notes__[0]

@@ -85,5 +85,5 @@ def test_the_learning_rate_of_the_language_model_and_no_decay_on_vectors():
 
 @pytest.mark.parametrize("key", ["lr", "weight_decay", "warmup_steps", "encoder_lr", "lm_lr"])
 def test_negative_values_are_refused(key):
-    with pytest.raises(ValueError, match=rf"optim.{key} is -1; set it to 0 or more"):
+    with pytest.raises(ValueError, match=rf"optim.{key} is -1; it must be a float of 0 or more"):
         Optim(torch.optim.AdamW, **{"lr": 0.1, key: -1})

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from prefixvlm.model.trained_state import trained_state
+from prefixvlm.options.ranges import BelowOne, Positive, check_value
 from prefixvlm.training.checkpoint import AVERAGED, EMA
 
 
@@ -25,12 +26,9 @@ class Ema(Callback):
     # Lightning's EMAWeightAveraging copies the whole module, the frozen language model with it, and rewrites the state
     # dict of the checkpoint, from which PrefixModule leaves the frozen tensors out.
 
-    def __init__(self, decay: float = 0.999, every_n_steps: int = 1, warmup: bool = True) -> None:
-        if not 0 <= decay < 1 or every_n_steps < 1:
-            raise ValueError(
-                f"callbacks.ema.decay is {decay} and every_n_steps {every_n_steps}; accepted are 0 <= decay < 1 and "
-                "every_n_steps of 1 or more"
-            )
+    def __init__(self, decay: BelowOne = 0.999, every_n_steps: Positive = 1, warmup: bool = True) -> None:
+        check_value("callbacks.ema.decay", decay, BelowOne)
+        check_value("callbacks.ema.every_n_steps", every_n_steps, Positive)
         self.decay, self.every_n_steps, self.warmup = decay, every_n_steps, warmup
         self.average: dict[str, Tensor] = {}
         self.raw: dict[str, Tensor] = {}  # not empty only while the averages are in the module

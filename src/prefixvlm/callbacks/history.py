@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from prefixvlm.callbacks.monitor import Monitor
+from prefixvlm.options.ranges import NonNegative, Positive
 
 
 class History(Callback):
@@ -14,7 +15,7 @@ class History(Callback):
     images that a Monitor callback has looked at.
     """
 
-    def __init__(self, every_n_steps: int = 1, examples: int = 4) -> None:
+    def __init__(self, every_n_steps: Positive = 1, examples: NonNegative = 4) -> None:
         self.every_n_steps, self.num_examples = every_n_steps, examples
         self.records: list[dict[str, Any]] = []
         self.examples: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from prefixvlm.distributed.signals import StoppedBySignal, signals
+from prefixvlm.options.ranges import Positive
 from prefixvlm.training.checkpoint_file import LAST
 
 
@@ -21,7 +22,7 @@ class LastCheckpoint(Checkpoint):
     # Resumed from a checkpoint between a step and its validation or the end of its epoch, Lightning would leave those
     # out or count them wrong.
 
-    def __init__(self, dirpath: str, every_n_steps: int = 20) -> None:
+    def __init__(self, dirpath: str, every_n_steps: Positive = 20) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}; set callbacks.last.every_n_steps to 1 or more")
         self.path, self.every_n_steps = Path(dirpath) / LAST, every_n_steps

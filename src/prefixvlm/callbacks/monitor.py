@@ -14,6 +14,7 @@ from prefixvlm.batch import Batch
 from prefixvlm.callbacks.prefix_statistics import PrefixRecorder, image_keys, nearest_tokens, token_norm
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.logger.wandb import log_table
+from prefixvlm.options.ranges import NonNegative, Positive
 from prefixvlm.training.module import PrefixModule
 
 
@@ -31,7 +32,7 @@ class Monitor(Callback):
     section 4) as a wandb table and in `nearest`, by image key; their mean cosine is logged as val/prefix_cosine.
     """
 
-    def __init__(self, every_n_steps: int = 1, images: int = 4) -> None:
+    def __init__(self, every_n_steps: Positive = 1, images: NonNegative = 4) -> None:
         self.every_n_steps, self.num_images = every_n_steps, images
         self.nearest: dict[str, list[str]] = {}
         self.values: dict[str, Any] = {}

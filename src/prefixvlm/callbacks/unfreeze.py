@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
+from prefixvlm.options.ranges import NonNegative
+
 
 class Unfreeze(Callback):
     """Trains each named part of the model only from a step on, with its own warm-up of the learning rate.
@@ -19,7 +21,7 @@ class Unfreeze(Callback):
 
     # Gradients are dropped rather than requires_grad switched: DDP fixes its set of parameters when it is built.
 
-    def __init__(self, steps: Mapping[str, int], warmup_steps: int = 0) -> None:
+    def __init__(self, steps: Mapping[str, int], warmup_steps: NonNegative = 0) -> None:
         if not steps or any(step < 0 for step in steps.values()) or warmup_steps < 0:
             raise ValueError(
                 f"callbacks.unfreeze.steps is {dict(steps)} and warmup_steps {warmup_steps}; accepted are parts with "

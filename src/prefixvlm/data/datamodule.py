@@ -17,6 +17,7 @@ from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, Sample
 from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
 from prefixvlm.data.shards.read import read_shard
+from prefixvlm.options.ranges import Fraction, NonNegative, Positive, PositiveFloat, Seed, Workers
 
 
 def _no_collate(samples: Sequence[Sample], rng: random.Random) -> NoReturn:
@@ -49,24 +50,24 @@ class ShardDataModule(LightningDataModule):
     def __init__(
         self,
         shards: Shards,
-        batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        shuffle_buffer: int = 4000,
-        epoch_samples: int | None = None,
-        bucket_batches: int = 0,
-        max_bad_fraction: float = 0.001,
-        limit_val: int | None = None,
-        limit_test: int | None = None,
-        limit_val_predictions: int = 32,
+        batch_size: Positive = 32,
+        eval_batch_size: Positive | None = None,
+        num_workers: Workers = 0,
+        seed: Seed = 0,
+        shuffle_buffer: Positive = 4000,
+        epoch_samples: Positive | None = None,
+        bucket_batches: NonNegative = 0,
+        max_bad_fraction: Fraction = 0.001,
+        limit_val: Positive | None = None,
+        limit_test: Positive | None = None,
+        limit_val_predictions: NonNegative = 32,
         test_split: str = "test",
         blind: bool = False,
         train_blind: bool = False,
         background: str = "white",
         max_pixels: int = MAX_PIXELS,
         cache_dir: str = DEFAULT_FOLDER,
-        cache_limit: float | None = None,
+        cache_limit: PositiveFloat | None = None,
         collates: Collates | None = None,
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from prefixvlm.encoder.loading import LOAD_ERRORS, first_line
 from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
 from prefixvlm.encoder.transforms import open_clip_transform
+from prefixvlm.options.ranges import Positive
 
 KEYS = ("clip_scorer.name", "clip_scorer.pretrained")  # the keys of name and pretrained in error messages
 
@@ -26,7 +27,7 @@ class Clip(nn.Module):
 
     model: Any  # open_clip's models share methods, but no type
 
-    def __init__(self, name: str, pretrained: str | None = None, batch_size: int = 64) -> None:
+    def __init__(self, name: str, pretrained: str | None = None, batch_size: Positive = 64) -> None:
         super().__init__()
         check_name(name, pretrained, trained=False, keys=KEYS)
         self.name, self.pretrained, self.batch_size = name, pretrained, batch_size

@@ -7,6 +7,7 @@ from prefixvlm.encoder.loading import RANDOM, check_random, fixed_random_weights
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
 from prefixvlm.encoder.pretrained import PretrainedEncoder
 from prefixvlm.encoder.transforms import open_clip_transform
+from prefixvlm.options.ranges import Positive, Size
 
 KEYS = ("encoder.model_name", "encoder.pretrained")  # the keys of the two arguments in error messages
 
@@ -30,9 +31,9 @@ class OpenClipEncoder(PretrainedEncoder):
         normalize: bool = False,
         trained: bool = False,
         dtype: str = "float32",
-        image_size: int | None = None,
-        average_pooling: int = 1,
-        pixel_shuffle: int = 1,
+        image_size: Size | None = None,
+        average_pooling: Positive = 1,
+        pixel_shuffle: Positive = 1,
     ) -> None:
         super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
         check_random(pretrained, trained)

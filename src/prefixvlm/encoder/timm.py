@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prefixvlm.encoder.loading import LOAD_ERRORS, RANDOM, check_random, first_line, fixed_random_weights, on_meta
 from prefixvlm.encoder.pretrained import PretrainedEncoder
 from prefixvlm.encoder.transforms import timm_transform
+from prefixvlm.options.ranges import Positive, Size
 
 
 class TimmEncoder(PretrainedEncoder):
@@ -37,9 +38,9 @@ class TimmEncoder(PretrainedEncoder):
         normalize: bool = False,
         trained: bool = False,
         dtype: str = "float32",
-        image_size: int | None = None,
-        average_pooling: int = 1,
-        pixel_shuffle: int = 1,
+        image_size: Size | None = None,
+        average_pooling: Positive = 1,
+        pixel_shuffle: Positive = 1,
     ) -> None:
         super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
         check_random(pretrained, trained)

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from prefixvlm.mapper.interface import Mapper, PrefixOutput, one_each
+from prefixvlm.options.ranges import BelowOne, Length, PositiveFloat
 
 
 class LinearMapper(Mapper):
@@ -13,9 +14,9 @@ class LinearMapper(Mapper):
         feature_width: int,
         num_features: int,
         lm_width: int,
-        prefix_length: int | None = None,
-        dropout: float = 0.0,
-        output_std: float | None = None,
+        prefix_length: Length | None = None,
+        dropout: BelowOne = 0.0,
+        output_std: PositiveFloat | None = None,
     ) -> None:
         super().__init__()
         self.prefix_length = one_each(prefix_length, num_features)

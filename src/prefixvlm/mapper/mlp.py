@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from prefixvlm.mapper.interface import Mapper, PrefixOutput, one_each
+from prefixvlm.options.ranges import BelowOne, Length, PositiveFloat
 
 ACTIVATIONS = {"tanh": nn.Tanh, "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -18,11 +19,11 @@ class MLPMapper(Mapper):
         feature_width: int,
         num_features: int,
         lm_width: int,
-        prefix_length: int | None = None,
-        hidden_ratio: float = 0.5,
+        prefix_length: Length | None = None,
+        hidden_ratio: PositiveFloat = 0.5,
         activation: str = "tanh",
-        dropout: float = 0.0,
-        output_std: float | None = None,
+        dropout: BelowOne = 0.0,
+        output_std: PositiveFloat | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:

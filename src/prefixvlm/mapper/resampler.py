@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from prefixvlm.mapper.attention import MLP, Attention
 from prefixvlm.mapper.interface import Mapper, PrefixOutput
 from prefixvlm.mapper.positions import make_positions
+from prefixvlm.options.ranges import BelowOne, Layers, Length, PositiveFloat, Size
 
 
 class Layer(nn.Module):
@@ -41,13 +42,13 @@ class ResamplerMapper(Mapper):
         feature_width: int,
         num_features: int,
         lm_width: int,
-        prefix_length: int = 10,
-        width: int | None = None,
-        num_layers: int = 2,
-        num_heads: int = 8,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        output_std: float | None = None,
+        prefix_length: Length = 10,
+        width: Size | None = None,
+        num_layers: Layers = 2,
+        num_heads: Size = 8,
+        mlp_ratio: PositiveFloat = 4.0,
+        dropout: BelowOne = 0.0,
+        output_std: PositiveFloat | None = None,
         # Off by default, as in Flamingo, which found no improvement from spatial positions of its CNN's features.
         positions: str | None = None,
         grid: tuple[int, int] | None = None,

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from prefixvlm.mapper.attention import MLP, Attention
 from prefixvlm.mapper.interface import Mapper, PrefixOutput
 from prefixvlm.mapper.positions import make_positions
+from prefixvlm.options.ranges import BelowOne, Layers, Length, PositiveFloat, Size
 
 
 class Layer(nn.Module):
     """One pre-norm transformer layer: self-attention, then an MLP."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, num_heads: Size, mlp_ratio: PositiveFloat) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads)
@@ -38,14 +39,14 @@ class TransformerMapper(Mapper):
         feature_width: int,
         num_features: int,
         lm_width: int,
-        prefix_length: int = 10,
-        clip_length: int | None = None,
+        prefix_length: Length = 10,
+        clip_length: Length | None = None,
         # Eight layers of eight heads with an MLP of twice the width are ClipCap's, in paper and code.
-        num_layers: int = 8,
-        num_heads: int = 8,
-        mlp_ratio: float = 2.0,
-        dropout: float = 0.0,
-        output_std: float | None = None,
+        num_layers: Layers = 8,
+        num_heads: Size = 8,
+        mlp_ratio: PositiveFloat = 2.0,
+        dropout: BelowOne = 0.0,
+        output_std: PositiveFloat | None = None,
         positions: str | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:

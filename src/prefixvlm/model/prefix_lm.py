@@ -11,6 +11,7 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.splice import splice
 from prefixvlm.model.token_losses import token_losses
+from prefixvlm.options.ranges import BelowOne, NonNegativeFloat, check_value
 
 
 class PrefixLM(nn.Module):
@@ -31,11 +32,8 @@ class PrefixLM(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if feature_noise < 0 or not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"module.feature_noise is {feature_noise} and module.label_smoothing {label_smoothing}; accepted are 0 "
-                "or more, and 0 to below 1"
-            )
+        check_value("module.feature_noise", feature_noise, NonNegativeFloat)
+        check_value("module.label_smoothing", label_smoothing, BelowOne)
         self.encoder = encoder
         self.mapper = mapper
         self.lm = lm

@@ -11,6 +11,7 @@ from prefixvlm.metrics.captions.interface import CaptionMetric
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.exact_match import exact_match
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
+from prefixvlm.options.ranges import Positive
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import (
     Prediction,
@@ -38,7 +39,7 @@ class Captioning(Task):
     def __init__(
         self,
         prompt: str = "",
-        captions_per_image: int = 1,
+        captions_per_image: Positive = 1,
         metrics: Mapping[str, CaptionMetric] | None = None,
         decoding: dict[str, Any] | None = None,
     ) -> None:

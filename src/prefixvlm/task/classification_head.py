@@ -11,6 +11,7 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.sets import Thing, set_report
+from prefixvlm.options.ranges import BelowOne, Size
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.results.class_scores import AVERAGES, CLASS_KINDS, check_classes, class_details, class_scores
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
@@ -41,8 +42,8 @@ class ClassificationHead(HeadTask):
         multi_label: bool = False,
         class_weights: Mapping[str, float] | None = None,
         prompt: str = "",
-        hidden_width: int | None = None,
-        dropout: float = 0.0,
+        hidden_width: Size | None = None,
+        dropout: BelowOne = 0.0,
         pooling: str = "last",
     ) -> None:
         super().__init__(prompt, hidden_width, dropout, pooling)

@@ -15,6 +15,7 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.retrieval import KS, ranks
 from prefixvlm.model.head import RowHead, in_float32
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Size
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
 from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
@@ -56,7 +57,7 @@ class Contrastive(HeadTask):
     score_kinds = RECALL_KINDS
     takes = ""
 
-    def __init__(self, width: int = 256) -> None:
+    def __init__(self, width: Size = 256) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"task.contrastive.width is {width}; set it to 1 or more")

@@ -14,6 +14,7 @@ from prefixvlm.metrics.detection import mean_average_precision
 from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.constrained import constrained_greedy_with_logprobs
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Bins, Positive
 from prefixvlm.task.interface import MAX_ROWS, FoundBox, Task
 from prefixvlm.task.results.boxes import (
     SEPARATOR,
@@ -43,7 +44,11 @@ class Detection(Task):
     shown_as = "boxes"
 
     def __init__(
-        self, classes: Sequence[str], prompt: str = "Things and where they are:", max_boxes: int = 8, bins: int = 100
+        self,
+        classes: Sequence[str],
+        prompt: str = "Things and where they are:",
+        max_boxes: Positive = 8,
+        bins: Bins = 100,
     ) -> None:
         check_classes("task.detection", classes, least=1)
         if wrong := [

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefixvlm.batch import AssistantTurn, Row
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.options.ranges import Positive
 from prefixvlm.task.vqa import PROMPT, Vqa
 
 
@@ -25,7 +26,7 @@ class Dialogue(Vqa):
     def __init__(
         self,
         prompt: str = PROMPT,
-        turns: int = 4,
+        turns: Positive = 4,
         separator: str = "\n",
         description: str | None = None,
         metric: str = "exact_match",

@@ -7,6 +7,7 @@ from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import NonNegative
 from prefixvlm.task.interface import MAX_ROWS, Task
 from prefixvlm.task.results.prediction import Prediction, Score, group_names, item_mean_score
 from prefixvlm.task.rows.closed_set import likeliest
@@ -31,7 +32,7 @@ class FastBinding(Task):
         self,
         prompt: str = " Question: {question} Answer: This is a",
         induction: str = "Answer with {names}.",
-        repeats: int = 0,
+        repeats: NonNegative = 0,
         separator: str = " ",
         decoding: dict[str, Any] | None = None,
     ) -> None:

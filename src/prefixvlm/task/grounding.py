@@ -14,6 +14,7 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.model.constrained import constrained_greedy
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Bins
 from prefixvlm.task.interface import MAX_ROWS, FoundBox, Task
 from prefixvlm.task.results.boxes import Locations, box_data, box_iou, format_box, format_pixels, parse_boxes
 from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
@@ -35,7 +36,7 @@ class Grounding(Task):
     shown_as = "boxes"
     covers_every_sample = False  # an image without a unique label has no rows
 
-    def __init__(self, prompt: str = "Where is the {phrase}?", bins: int = 100) -> None:
+    def __init__(self, prompt: str = "Where is the {phrase}?", bins: Bins = 100) -> None:
         if "{phrase}" not in prompt:
             raise ValueError(f"task.grounding.prompt is {prompt!r}; it needs {{phrase}} where the phrase goes")
         self.prompt, self.end = prompt, prompt.split("{phrase}", 1)[1]

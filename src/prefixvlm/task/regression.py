@@ -12,6 +12,7 @@ from torch import Tensor
 from prefixvlm.batch import Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import ERROR, RATIO
+from prefixvlm.options.ranges import BelowOne, PositiveFloat, Size
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
@@ -37,11 +38,11 @@ class Regression(HeadTask):
         self,
         value: str,
         mean: float = 0.0,
-        std: float = 1.0,
+        std: PositiveFloat = 1.0,
         loss: str = "mse",
         prompt: str = "",
-        hidden_width: int | None = None,
-        dropout: float = 0.0,
+        hidden_width: Size | None = None,
+        dropout: BelowOne = 0.0,
         pooling: str = "last",
     ) -> None:
         super().__init__(prompt, hidden_width, dropout, pooling)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Positive
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.results.prediction import Prediction, Score
 from prefixvlm.task.results.recall import RECALL_KINDS, recalls
@@ -31,8 +32,8 @@ class Retrieval(Captioning):
     def __init__(
         self,
         prompt: str = "",
-        captions_per_image: int = 1,
-        captions_in_set: int | None = None,
+        captions_per_image: Positive = 1,
+        captions_in_set: Positive | None = None,
         normalize_length: bool = True,
     ) -> None:
         super().__init__(prompt, captions_per_image)

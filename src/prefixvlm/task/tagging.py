@@ -16,6 +16,7 @@ from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.metrics.sets import set_report, spans
 from prefixvlm.model.head import Outputs, TokenHead
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import BelowOne, Size
 from prefixvlm.task.head import HeadTask
 from prefixvlm.task.interface import MAX_ROWS
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
@@ -42,8 +43,8 @@ class Tagging(HeadTask):
         tags: Sequence[str],
         with_image: bool = True,
         prompt: str = "",
-        hidden_width: int | None = None,
-        dropout: float = 0.0,
+        hidden_width: Size | None = None,
+        dropout: BelowOne = 0.0,
     ) -> None:
         super().__init__(prompt, hidden_width, dropout)
         if "O" not in tags or len(set(tags)) < len(tags) or not all(map(BIO.fullmatch, tags)):

@@ -14,6 +14,7 @@ from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.metrics.vqa.answer_metrics import answer_metric, check_several
 from prefixvlm.metrics.vqa.vizwiz import average_precision
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Positive
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, group_names
 from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
@@ -40,7 +41,7 @@ class Vqa(Task):
     def __init__(
         self,
         prompt: str = PROMPT,
-        questions_per_image: int = 1,
+        questions_per_image: Positive = 1,
         metric: str = "exact_match",
         answers: Sequence[str] | str | None = None,
         choose: str = "ranking",

@@ -15,6 +15,7 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.trained_state import fingerprint, trained_state
+from prefixvlm.options.ranges import BelowOne, NonNegativeFloat, Positive
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows, collator_for
@@ -42,9 +43,9 @@ class PrefixModule(LightningModule):
         lm: LanguageModel,
         task: Mapping[str, Task],
         optim: Optim,
-        max_target_length: int | None = 128,
-        feature_noise: float = 0.0,
-        label_smoothing: float = 0.0,
+        max_target_length: Positive | None = 128,
+        feature_noise: NonNegativeFloat = 0.0,
+        label_smoothing: BelowOne = 0.0,
         record: RunRecord | None = None,
     ) -> None:
         super().__init__()

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from prefixvlm.options.ranges import NonNegativeFloat, check_value
+
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -36,20 +38,19 @@ class Optim:
     def __init__(
         self,
         optimizer: Callable[..., Optimizer],
-        lr: float,
-        weight_decay: float = 0.0,
-        warmup_steps: float = 0,
+        lr: NonNegativeFloat,
+        weight_decay: NonNegativeFloat = 0.0,
+        warmup_steps: NonNegativeFloat = 0,
         schedule: str = "cosine",
-        encoder_lr: float | None = None,
-        lm_lr: float | None = None,
+        encoder_lr: NonNegativeFloat | None = None,
+        lm_lr: NonNegativeFloat | None = None,
     ) -> None:
         if schedule not in SCHEDULES:
             raise ValueError(f"optim.schedule is {schedule!r}; accepted are {', '.join(SCHEDULES)}")
         numbers = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps, "encoder_lr": encoder_lr,
                    "lm_lr": lm_lr}  # fmt: skip
         for key, value in numbers.items():
-            if value is not None and value < 0:
-                raise ValueError(f"optim.{key} is {value}; set it to 0 or more")
+            check_value(f"optim.{key}", value, NonNegativeFloat | None)
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.options.ranges import Size
 from prefixvlm.tune.interface import Tuning
 
 # Names of the modules in a block after which adapters go; they must come before the residual is added. Where the MLP or
@@ -28,7 +29,7 @@ class Adapters(Tuning):
     (MAGMA: 4 and none, or 8 and 8). parallel: adapters take the input of the MLP or attention (He et al. 2022).
     """
 
-    def __init__(self, mlp: int | None = 4, attention: int | None = None, parallel: bool = False) -> None:
+    def __init__(self, mlp: Size | None = 4, attention: Size | None = None, parallel: bool = False) -> None:
         if not (mlp or attention) or min(mlp or 1, attention or 1) < 1:
             raise ValueError(
                 f"tune.adapters.mlp is {mlp} and attention {attention}; accepted are null, for one of them, and 1 or "

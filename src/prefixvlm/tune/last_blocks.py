@@ -1,6 +1,7 @@
 """Fine-tuning of the last transformer blocks and the final norm."""
 
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.options.ranges import Positive
 from prefixvlm.tune.interface import Tuning, train_own
 from prefixvlm.tune.layer_norms import norms
 
@@ -8,7 +9,7 @@ from prefixvlm.tune.layer_norms import norms
 class LastBlocks(Tuning):
     """Train the last n blocks, with their dropout, and the norm after them."""
 
-    def __init__(self, n: int = 2) -> None:
+    def __init__(self, n: Positive = 2) -> None:
         self.n = n
 
     def apply(self, lm: LanguageModel) -> None:

@@ -9,6 +9,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
 
 from prefixvlm.lm.interface import LanguageModel
+from prefixvlm.options.ranges import BelowOne, PositiveFloat, Size, check_value
 from prefixvlm.tune.adapters import Adapter
 from prefixvlm.tune.interface import Tuning
 
@@ -31,15 +32,15 @@ class Peft(Tuning):
     def __init__(
         self,
         method: str = "lora",
-        r: int = 8,
-        alpha: float = 16,
-        dropout: float = 0.0,
+        r: Size = 8,
+        alpha: PositiveFloat = 16,
+        dropout: BelowOne = 0.0,
         target_modules: list[str] | str | None = None,
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"tune.lora.method is {method!r}; accepted are {', '.join(METHODS)}")
-        if r < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"tune.lora.r is {r} and dropout {dropout}; accepted are 1 or more, and 0 to below 1")
+        check_value("tune.lora.r", r, Size)
+        check_value("tune.lora.dropout", dropout, BelowOne)
         self.method, self.r, self.alpha, self.dropout = method, r, alpha, dropout
         self.target_modules = target_modules
 

@@ -203,7 +203,7 @@ def test_shards_without_a_manifest_are_counted(make_shards: Make) -> None:
     ("change", "reason"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_workers": -1}, "num_workers -1"),
+        ({"num_workers": -1}, "data.num_workers is -1"),
         ({"shuffle_buffer": 0}, "shuffle_buffer is 0"),
         ({"batch_size": 24}, "23 training samples do not fill one batch of 24 on each of 1 ranks"),
         ({"world": 6}, "set data.batch_size to less"),

@@ -11,6 +11,7 @@ from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
 from prefixvlm.data.loading.planned_batches import Collate, PlannedBatches
 from prefixvlm.data.loading.shard_source import ShardSource
+from prefixvlm.options.ranges import Positive, Workers, check_value
 
 
 class ShardLoader:
@@ -34,8 +35,8 @@ class ShardLoader:
         blind: bool = False,
         decoder: ImageDecoder = decode_image,
     ) -> None:
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; set them to 1 and 0 or more")
+        check_value("data.batch_size", batch_size, Positive)
+        check_value("data.num_workers", num_workers, Workers)
         self.sources = sources
         for source in sources:
             if not source.num_samples:

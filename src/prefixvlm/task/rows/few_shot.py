@@ -7,6 +7,7 @@ from typing import Protocol
 
 from prefixvlm.batch import ImageOrFeatures, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.options.ranges import NonNegative, Positive, Seed
 from prefixvlm.task.interface import Task
 
 CHOICES = ("random", "nearest")
@@ -26,12 +27,12 @@ class FewShot:
 
     def __init__(
         self,
-        shots: int = 0,
+        shots: NonNegative = 0,
         choice: str = "random",
-        pool_size: int = 2048,
+        pool_size: Positive = 2048,
         induction: str = "",
         separator: str = "\n",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         if choice not in CHOICES:
             raise ValueError(f"few_shot.choice is {choice!r}; accepted are {', '.join(CHOICES)}")

@@ -1,0 +1,102 @@
+"""Checks the command line of train.py or eval.py before torch is imported and before Hydra makes the run's folder."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+
+from prefixvlm.command_line.parse import jobs_of, parse
+from prefixvlm.component_check import check
+from prefixvlm.config import check_ranges
+from prefixvlm.distributed.world import check_devices
+
+SHARDS = "prefixvlm.data.datamodule.ShardDataModule"
+
+
+def check_command(conf: Path) -> None:
+    """Raise ValueError, or an error of Hydra, for what is wrong in sys.argv; answer --help and exit.
+
+    conf: the folder of configurations; the program's is named as the program. Afterwards sys.argv has the flags behind
+    the overrides, and no hyphens before an override: wandb's agents write --KEY=VALUE.
+    """
+    arguments = parse()
+    name = arguments.config_name or Path(sys.argv[0]).stem
+    folder = conf.absolute().parent / (arguments.config_path or conf)
+    if arguments.help or arguments.hydra_help or arguments.shell_completion or arguments.info or arguments.cfg:
+        hydra.main(str(folder), name, "1.3")(lambda cfg: None)()
+        sys.exit()
+    if arguments.experimental_rerun:
+        return
+    search_path = create_config_search_path(str(folder))
+    if arguments.config_dir:
+        path = f"file://{os.path.abspath(arguments.config_dir)}"
+        search_path.prepend("command-line", path, SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    try:
+        composer = Hydra.create_main_hydra2(name, search_path)
+        jobs = jobs_of(arguments.overrides) if arguments.multirun else [arguments.overrides]
+        options = [_plain(composer.compose_config(name, job, RunMode.RUN, from_shell=False)) for job in jobs]
+        for check_each in (_check_values, _check_paths):  # the paths last, because they are read
+            for each in options:
+                check_each(each)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the program's own options, with every interpolation resolved."""
+    with read_write(cfg.hydra), open_dict(cfg):
+        cfg.hydra.runtime.output_dir = cfg.hydra.runtime.cwd = "."  # Hydra knows them once it has made the folder
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    options: Any = OmegaConf.to_container(cfg, resolve=True)
+    return options
+
+
+def _check_values(options: dict[str, Any]) -> None:
+    check_ranges(options)
+    for axis, node in options.items():
+        if axis != "benchmark":  # its options that are null are those of the checkpoint
+            check(axis, node, before_imports=True)
+    if "ckpt" in options:
+        check_devices("auto", options["devices"], "devices")
+    else:
+        trainer = options["trainer"]
+        check_devices(str(trainer.get("accelerator", "auto")), trainer.get("devices", 1))
+
+
+def _check_paths(options: dict[str, Any]) -> None:
+    # numpy and PIL, which these import, take a third of a second.
+    if "ckpt" in options:
+        from prefixvlm.evaluation.options import check_options
+
+        check_options(options)
+        _check_file("ckpt", options["ckpt"])
+        return
+    if options["init_from"]:
+        _check_file("init_from", options["init_from"])
+    data = options["data"]
+    if data.get("_target_") == SHARDS and "://" not in str(data["shards"]):
+        from prefixvlm.data.loading.mixture import find_sources
+        from prefixvlm.data.shard_cache import ShardCache
+
+        test = [data.get("test_split", "test")] if options["test"] and options["task"] else []
+        for split in ("train", "val", *test):
+            find_sources(data["shards"], split, ShardCache())
+
+
+def _check_file(key: str, path: str) -> None:
+    if path == MISSING:
+        raise ValueError(f"{key} has no value; set it as {key}=VALUE")
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint file {path}; set {key} to a .ckpt file of a run")

@@ -1,0 +1,1 @@
+"""The options of components: the ranges of their values, and what a signature accepts."""
