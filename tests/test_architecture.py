@@ -16,11 +16,7 @@ PLUGINS = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
 
 # What each file and folder at the top may import of the package, besides itself, BASE and its own folder.
-<<<<<<< HEAD
-BASE = {"atomic", "lock", "plugins", "precision", "strict_json"}
-=======
-BASE = {"atomic", "options", "plugins", "precision"}
->>>>>>> ba9d864 (A wrong word is answered before torch is imported and before a folder exists: keys, choices, values in ranges stated at constructors, devices, paths; overrides may have hyphens)
+BASE = {"atomic", "lock", "options", "plugins", "precision", "strict_json"}
 STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
     "__init__": set(),
@@ -28,11 +24,8 @@ MAY_IMPORT = {
     "lock": set(),
     "plugins": set(),
     "precision": set(),
-<<<<<<< HEAD
     "strict_json": set(),
-=======
     "options": set(),
->>>>>>> ba9d864 (A wrong word is answered before torch is imported and before a folder exists: keys, choices, values in ranges stated at constructors, devices, paths; overrides may have hyphens)
     "component_check": set(),
     "errors": {"component_check"},
     "resumable_stages": set(),
