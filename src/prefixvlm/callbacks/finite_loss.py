@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from prefixvlm.batch import Batch
 from prefixvlm.distributed.gather import from_all_ranks
+from prefixvlm.options.ranges import NonNegative, check_value
 
 NUM_NAMED = 5
 
@@ -20,9 +21,8 @@ class FiniteLoss(Callback):
     max_steps: for how many steps in a row the training loss may be so; their gradients count as zero.
     """
 
-    def __init__(self, max_steps: int = 0) -> None:
-        if max_steps < 0:
-            raise ValueError(f"max_steps is {max_steps}; set callbacks.finite_loss.max_steps to 0 or more")
+    def __init__(self, max_steps: NonNegative = 0) -> None:
+        check_value("callbacks.finite_loss.max_steps", max_steps, NonNegative)
         self.max_steps = max_steps
         self.first = self.last = 0  # steps in a row, counted from 1; 0 for none
         self.keys: list[str] = []  # of the samples of the batch, or of the validation batches that are not finite

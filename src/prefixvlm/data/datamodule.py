@@ -65,7 +65,7 @@ class ShardDataModule(LightningDataModule):
         blind: bool = False,
         train_blind: bool = False,
         background: str = "white",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: Positive = MAX_PIXELS,
         cache_dir: str = DEFAULT_FOLDER,
         cache_limit: PositiveFloat | None = None,
         collates: Collates | None = None,

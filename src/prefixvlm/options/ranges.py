@@ -41,6 +41,8 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]  # as torch and numpy accept it
 
 _Share = Positive | Fraction  # of batches: a number or a fraction of them
 _MinusOne = Annotated[int, Range(-1)]
+_EARLY_STOPPING: dict[str, Any] = {"patience": NonNegative}
+_CHECKPOINT: dict[str, Any] = {"save_top_k": _MinusOne}
 # What the annotations of other packages do not say. Half precision of the trained weights is refused by build_trainer.
 STATED: dict[str, dict[str, Any]] = {
     "lightning.pytorch.Trainer": {
@@ -62,9 +64,12 @@ STATED: dict[str, dict[str, Any]] = {
         "log_every_n_steps": Positive | None,
         "num_sanity_val_steps": _MinusOne | None,
     },
-    "lightning.pytorch.callbacks.EarlyStopping": {"patience": NonNegative},
-    "lightning.pytorch.callbacks.ModelCheckpoint": {"save_top_k": _MinusOne},
-    "prefixvlm.callbacks.top_k.TopK": {"save_top_k": _MinusOne},  # it inherits its constructor
+    # Ours inherit the constructors of Lightning's.
+    "lightning.pytorch.callbacks.EarlyStopping": _EARLY_STOPPING,
+    "prefixvlm.callbacks.early_stopping.EarlyStopping": _EARLY_STOPPING,
+    "lightning.pytorch.callbacks.ModelCheckpoint": _CHECKPOINT,
+    "prefixvlm.callbacks.best_checkpoint.BestCheckpoint": _CHECKPOINT,
+    "prefixvlm.callbacks.top_k.TopK": _CHECKPOINT,
     "lightning.pytorch.callbacks.TQDMProgressBar": {"refresh_rate": NonNegative},
     "torch.optim.SGD": {"momentum": NonNegativeFloat},
 }

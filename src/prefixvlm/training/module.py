@@ -59,8 +59,7 @@ class PrefixModule(LightningModule):
         self.optim, self.max_target_length, self.record = optim, max_target_length, record or RunRecord()
         self.collate = collator_for(self.model, max_target_length)
         self.lineage: list[dict[str, Any]] = []
-        # DDP would broadcast gigabytes of frozen weights to ranks that have loaded the same files. FrozenGuard checks
-        # that the weights are the same.
+        # DDP would broadcast gigabytes of frozen weights that all ranks have loaded. FrozenGuard compares them.
         trained = trained_state(self).keys()
         frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
         self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
