@@ -131,7 +131,7 @@ def _tell_if_waiting(count: int, seconds: float) -> None:
     while not torch.distributed.is_initialized():
         if time.monotonic() > deadline:
             missing = f"process {rank()} of {count} waits for the others"
-            if SLURMEnvironment.detect():
+            if under_srun():
                 missing += "; SLURM starts all of them with `srun python ...`, and a single one with --ntasks=1"
             print(missing, file=sys.stderr, flush=True)
             return
