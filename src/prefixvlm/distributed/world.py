@@ -120,6 +120,8 @@ def run_id() -> str:
 
 def tell_if_waiting(seconds: float = 15.0) -> None:
     """Print what is missing if the other processes of this run have not come after some seconds."""
+    import torch
+
     world = started_world()
     count = world.get("devices", 1) * world.get("num_nodes", 1)
     if count > 1:
