@@ -120,8 +120,6 @@ def run_id() -> str:
 
 def tell_if_waiting(seconds: float = 15.0) -> None:
     """Print what is missing if the other processes of this run have not come after some seconds."""
-    import torch
-
     world = started_world()
     count = world.get("devices", 1) * world.get("num_nodes", 1)
     if count > 1:
@@ -129,6 +127,8 @@ def tell_if_waiting(seconds: float = 15.0) -> None:
 
 
 def _tell_if_waiting(count: int, seconds: float) -> None:
+    import torch
+
     deadline = time.monotonic() + seconds
     while not torch.distributed.is_initialized():
         if time.monotonic() > deadline:
