@@ -39,10 +39,24 @@ def unlisted(folder: Path, members: Members, name: str = "train-000001.tar") -> 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_whole_folder(make_shards: Make, workers: int) -> None:
     folder = make_shards(train=12, val=3)
-    assert verify_folder(folder, True, workers) == f"{folder} is whole: 15 samples in 4 shards"
+    assert verify_folder(folder, True, workers).startswith(f"{folder} is whole: 15 samples in 4 shards\n")
     (folder / MANIFEST).unlink()
-    assert verify_folder(folder).endswith(
-        "15 samples in 4 shards; without a manifest.json, no counts and bytes are checked"
+    assert "15 samples in 4 shards; without a manifest.json, no counts and bytes are checked\n" in verify_folder(folder)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_same_image_under_two_keys_is_found_by_its_bytes(tmp_path: Path, workers: int) -> None:
+    def shards(name: str, train: list[int], val: list[int]) -> str:
+        splits = {split: [(f"{split}{place}", {"png": png(number)}) for place, number in enumerate(numbers)]
+                  for split, numbers in (("train", train), ("val", val))}  # fmt: skip
+        write_shards(splits, tmp_path / name, "a test", "none", 3)
+        return verify_folder(tmp_path / name, workers=workers).partition("shards")[2]
+
+    assert shards("none", [1, 2, 3, 4], [5]) == ""
+    assert shards("one", [1, 2, 3, 1], [5]) == "\nimages under several keys: 1; as train train0 and train train3"
+    assert shards("two", [1, 2, 3, 1], [5, 3]) == (
+        "\nimages under several keys: 2, 1 of them in several splits, so that a test may be of images that were "
+        "trained on; as train train2 and val val1"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefixvlm.data.sample import BLACK_IMAGE, TEXT_EXTENSIONS, decode
+from prefixvlm.data.sample import BLACK_IMAGE, IMAGE_EXTENSIONS, TEXT_EXTENSIONS, decode
 from prefixvlm.data.shards.manifest import MANIFEST, Shard, sha256
 from prefixvlm.data.shards.read import read_shard
 
@@ -27,7 +27,8 @@ class ShardCheck:
 class Findings:
     """Problems of a shard, and what is compared between shards.
 
-    keys, question_ids: hashes (8 bytes) of the sample keys and question ids, to fit the memory for millions of samples.
+    keys, question_ids, images: hashes (8 bytes) of the keys, question ids and encoded images, to fit the memory for
+        millions of samples.
     texts: by the text members of a sample, the number of samples with just these, and their first keys.
     """
 
@@ -35,6 +36,7 @@ class Findings:
     num_unlisted: int = 0
     keys: array = field(default_factory=lambda: array("Q"))
     question_ids: array = field(default_factory=lambda: array("Q"))
+    images: array = field(default_factory=lambda: array("Q"))
     texts: dict[tuple[str, ...], tuple[int, list[str]]] = field(default_factory=dict)
 
     def add(self, problem: str) -> None:
@@ -52,13 +54,14 @@ def check_shard(check: ShardCheck) -> Iterator[int | tuple[Path, Findings]]:
         for problem in _compare_with_manifest(check.path, check.shard) if check.shard else ():
             findings.add(problem)
         for key, members in read_shard(check.path, on_problem=findings.add):
-            findings.keys.append(hash64(key))
+            findings.keys.append(hash64(key.encode()))
+            findings.images.extend(hash64(data) for name, data in members.items() if name in IMAGE_EXTENSIONS)
             texts = tuple(name for name in TEXT_EXTENSIONS if name in members)
             count, keys = findings.texts.get(texts, (0, []))
             findings.texts[texts] = (count + 1, [*keys, key][:MAX_PROBLEMS])
             try:
                 sample = decode(key, members, f"shard {name}", None if check.decode else BLACK_IMAGE).check()
-                findings.question_ids.extend(hash64(question.id) for question in sample.questions)
+                findings.question_ids.extend(hash64(question.id.encode()) for question in sample.questions)
             except ValueError as error:
                 findings.add(str(error))
             yield 1
@@ -79,5 +82,5 @@ def _compare_with_manifest(path: Path, shard: Shard) -> Iterator[str]:
         yield f"{MANIFEST} has {len(shard.text_lengths)} text_lengths for the {shard.samples} samples of {path.name}"
 
 
-def hash64(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+def hash64(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())

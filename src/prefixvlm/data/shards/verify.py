@@ -14,6 +14,7 @@ from prefixvlm.data.sample import BLACK_IMAGE, decode
 from prefixvlm.data.shards.check import MAX_PROBLEMS, Findings, ShardCheck, check_shard, hash64
 from prefixvlm.data.shards.manifest import MANIFEST, all_shards, read_manifest
 from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.repeated_images import repeated_images
 from prefixvlm.data.shards.worker_pool import run
 
 SPLITS = ("train", "val", "test")
@@ -47,7 +48,9 @@ def verify_folder(folder: Path, decode_images: bool = False, workers: int = 1) -
         raise _error(folder, everything)
     listed = "" if all(check.shard for check in checks) else f"; without a {MANIFEST}, no counts and bytes are checked"
     num_samples = sum(len(shard.keys) for shard in findings.values())
-    return f"{folder} is whole: {num_samples} samples in {len(checks)} shards{listed}"
+    repeated = repeated_images(findings, {check.path: check.split for check in checks})
+    note = f"\n{repeated}" if repeated else ""
+    return f"{folder} is whole: {num_samples} samples in {len(checks)} shards{listed}{note}"
 
 
 def _check_folder(folder: Path, checks: list[ShardCheck]) -> Iterator[str]:
@@ -112,7 +115,7 @@ def _duplicates(
         # Only shards with a repeated hash are read again, for the names behind the hashes.
         if len(repeated) and np.isin(repeated, hashes_of(findings)).any():
             for name in _read_names(path, names_of):
-                if hash64(name) in repeated:
+                if hash64(name.encode()) in repeated:
                     places[name].append(path.name)
     for name, paths in places.items():
         if len(paths) > 1:
