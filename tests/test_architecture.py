@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "convert": {"encoder", "mapper", "lm", "model", "training"},
     "logger": {"provenance"},
     "sweep": {"metrics", "report", "training"},
-    "callbacks": STAGES | {"distributed", "logger", "sweep", "training"},
+    "callbacks": STAGES | {"distributed", "logger", "provenance", "sweep", "training"},
     "evaluation": STAGES | {"report", "training"},
     "config": {"component_check", "distributed"},
     "command_line": {"component_check", "config", "data", "distributed", "evaluation"},

@@ -293,6 +293,11 @@ def test_the_next_shard_is_prefetched(folder: Path, server, cache: ShardCache) -
         ("ftp://host/{split}.tar", "accepted are http, https, s3"),
         ("simplecache::http://host/{split}.tar", "data.shards begins with simplecache::http://"),
         ("https://me:secret@host/shards", "holds a user name or a password"),
+        (
+            "https://host/{split}.tar?sig=***",
+            "is https://host/{split}.tar with \\*\\*\\* in it, because a URL is stored with",
+        ),
+        ("https://***@host/shards", "set data.shards, or shards of an evaluation, to the whole URL"),
     ],
 )
 def test_urls_that_are_not_accepted(url: str, reason: str, cache: ShardCache) -> None:

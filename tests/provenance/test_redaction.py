@@ -122,3 +122,21 @@ def test_what_hydra_wrote_is_written_again_without_secrets(tmp_path):
     }  # fmt: skip
     assert (tmp_path / "multirun.yaml").read_text() == "seed: 1 # as it was\n"
     assert {path.name for path in (tmp_path / ".hydra").iterdir()} == set(dumps)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "hf_" + "aB3" * 11,
+        "sk-proj-" + "aB3" * 10,
+        "ghp_" + "aB3" * 12,
+        "AKIA" + "A1B2" * 4,
+        "eyJ" + "aB3" * 5 + ".eyJ9.sig",
+    ],
+)
+def test_a_token_is_hidden_wherever_it_stands(token):
+    config = {"task": {"vqa": {"prompt": f"Use {token}. Question: {{question}} Answer:"}}, "name": f"run-of ({token})"}
+    assert token not in str(redact(config))
+    assert redact(config)["task"]["vqa"]["prompt"] == "Use ***. Question: {question} Answer:"
+    for word in ("hf_model", "sk-learn", "risk-" + "a" * 30, "AKIA"):
+        assert redact(word) == word

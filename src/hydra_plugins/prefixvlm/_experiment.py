@@ -8,6 +8,8 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from prefixvlm.provenance.redaction import redact
+
 
 def experiment(overrides: Sequence[str], loader: ConfigLoader, title: Sequence[str]) -> str:
     """Return the YAML text: choices become its defaults list, values its body, and deletions a comment.
@@ -30,5 +32,5 @@ def experiment(overrides: Sequence[str], loader: ConfigLoader, title: Sequence[s
             defaults.append({group if override.is_add() else f"override {group}": override.value()})
     title = [*title, *(["It also needs on the command line: " + " ".join(deletions)] if deletions else [])]
     content = {"defaults": [*defaults, "_self_"], **(OmegaConf.to_container(values) or {})}  # type: ignore[dict-item]
-    body = OmegaConf.to_yaml(OmegaConf.create(content))
-    return "\n".join(["# @package _global_", *(f"# {line}" for line in title), body])
+    body = OmegaConf.to_yaml(OmegaConf.create(redact(content)))
+    return "\n".join(["# @package _global_", *(f"# {line}" for line in redact(title)), body])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.prefixvlm._space import Space
+from prefixvlm.provenance.redaction import redact
 from prefixvlm.sweep.study import import_optuna, open_storage
 
 if TYPE_CHECKING:
@@ -109,4 +110,4 @@ def results(study: Study, objectives: Sequence[str]) -> str:
         {"job": t.user_attrs.get(JOB), "trial": t.number, "values": t.values, "params": t.params} for t in study.best()
     ]
     goal = dict(zip(objectives, study.directions, strict=False))
-    return json.dumps({"objectives": goal, "trials": study.counts(), "best": front}, indent=2) + "\n"
+    return json.dumps(redact({"objectives": goal, "trials": study.counts(), "best": front}), indent=2) + "\n"

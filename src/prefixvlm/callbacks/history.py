@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from prefixvlm.callbacks.monitor import Monitor
 from prefixvlm.options.ranges import NonNegative, Positive
+from prefixvlm.provenance.redaction import redact
 
 
 class History(Callback):
@@ -32,7 +33,8 @@ class History(Callback):
         nearest = next((each.nearest for each in callbacks if isinstance(each, Monitor)), {})
         for predictions in getattr(pl_module, "predictions", {}).values():
             for p in predictions[: self.num_examples]:
-                self.examples.append({"step": trainer.global_step, **p.to_dict(), "nearest": nearest.get(p.key)})
+                shown = p.to_dict() | {"prompt": redact(p.prompt), "nearest": nearest.get(p.key)}
+                self.examples.append({"step": trainer.global_step, **shown})
 
     def _add_scalars(self, trainer: Trainer, stage: str) -> None:
         for name, value in trainer.callback_metrics.items():

@@ -48,6 +48,11 @@ def is_remote(shards: str) -> bool:
     scheme, separator, rest = shards.partition("://")
     if not separator:
         return False
+    if "***" in shards:  # of provenance/redaction.py
+        raise ValueError(
+            f"data.shards is {without_query(shards)} with *** in it, because a URL is stored without its password "
+            "or signature; set data.shards, or shards of an evaluation, to the whole URL"
+        )
     if "::" in shards or scheme not in WEB + STORES:
         raise ValueError(f"data.shards begins with {scheme}://; accepted are {', '.join(WEB + STORES)}")
     if "@" in rest.partition("/")[0]:

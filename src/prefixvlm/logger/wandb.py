@@ -102,8 +102,12 @@ def finish(loggers: Iterable[Logger], code: int, preempted: bool = False) -> Non
 
 
 def log_table(trainer: Trainer, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Log a table to each WandbLogger of the trainer; does nothing for other loggers."""
+    """Log a table to each WandbLogger of the trainer, without secrets in its prompts; nothing for other loggers."""
     if rows and trainer.is_global_zero:
+        if "prompt" in columns:
+            place = columns.index("prompt")
+            prompts = redact([row[place] for row in rows])
+            rows = [[*row[:place], prompt, *row[place + 1 :]] for row, prompt in zip(rows, prompts, strict=True)]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table(name, columns, [list(row) for row in rows])

@@ -28,6 +28,11 @@ _SECRET_PARAMETERS = ("sig", "signature", "key", "token")  # endings of names in
 
 _URL_USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _URL_PARAMETER = re.compile(r"(?<=[?&])([\w.-]+)=([^&#\s'\"]+)")
+# The tokens of Hugging Face, OpenAI and Anthropic, GitHub, GitLab, Slack, AWS and wandb, and JSON web tokens.
+_TOKEN = re.compile(
+    r"(?<![\w-])(hf_\w{20,}|sk-[\w-]{20,}|gh[pousr]_\w{30,}|github_pat_\w{20,}|glpat-[\w-]{20,}|xox[abpr]-[\w-]{10,}"
+    r"|A(?:KI|SI)A[0-9A-Z]{16}|wandb_v\d_\w{20,}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]+)"
+)
 _PAIR = re.compile(r"""([A-Za-z][\w-]*)(['"]?\s*[=:]\s*)('[^']*'|"[^"]*"|\$\{[^}]*\}|[^\s,;&{}\[\]]+)""")
 _REFERENCE = re.compile(r"\$\{[^{},]*\}")  # an interpolation as ${oc.env:MY_TOKEN}; after a comma is a default value
 
@@ -36,8 +41,9 @@ def redact(config: Any) -> Any:
     """Return a copy of nested plain containers in which secrets are replaced by ***.
 
     Secrets are values under keys such as api_key or hub_token, users and passwords of URLs
-    (https://user:password@host), signatures in URL queries, and the values of environment variables with names such as
-    MY_API_KEY. A secret of 8 or more characters that stands under such a key is hidden in all other texts too.
+    (https://user:password@host), signatures in URL queries, the values of environment variables with names such as
+    MY_API_KEY, and tokens of known forms, as hf_... A secret of 8 or more characters that stands under such a key is
+    hidden in all other texts too.
     """
     values = (*_secrets_of_environment(), *_secrets_under_keys(config))
     secrets = {value for value in values if len(value) >= MIN_LENGTH}
@@ -118,6 +124,7 @@ def _hide_in(text: Any, secrets: list[str]) -> Any:
         return text
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
+    text = _TOKEN.sub(HIDDEN, text)
     text = _URL_USER.sub(f"{HIDDEN}@", text)
     text = _URL_PARAMETER.sub(_redact_parameter, text)
     return _PAIR.sub(_redact_pair, text)
