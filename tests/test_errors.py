@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from prefixvlm import cli, config
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.errors import one_sentence, sentence
+from prefixvlm.errors import ERRORS, one_sentence, sentence
 from tests.data.conftest import png
 from tests.forked import FORKED
 from tests.serve.test_predictor import write_checkpoint
@@ -72,6 +72,27 @@ def test_an_unknown_key_or_choice_suggests_the_nearest(monkeypatch, override, ex
 def test_an_unknown_key_without_a_folder_of_configurations_is_named():
     assert sentence(composing("sede=3")) == "there is no key sede"
     GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optim: {lr: 0.1}", "experiment/mine.yaml does not fit the configuration: Key 'experiment' not in "
+                             "'TrainConfig'; begin it with the line `# @package _global_`"),
+        ("# @package _global_\nsede: 3", "experiment/mine.yaml does not fit the configuration: Key 'sede' not in "
+                                         "'TrainConfig'"),
+        ("optim: {lr: [", "a file of the configuration is not YAML: while parsing a flow node"),
+    ],
+)  # fmt: skip
+def test_a_wrong_experiment_file_is_one_sentence(tmp_path, text, expected):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    config.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(ERRORS) as caught:
+        compose("train", ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert sentence(caught.value).startswith(expected)
+    assert "\n" not in sentence(caught.value)
 
 
 def test_a_wrong_value_names_its_key():

@@ -21,11 +21,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
+from yaml import YAMLError
 
 from prefixvlm.component_check import nearest
 
 P = ParamSpec("P")
-ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
+ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException, YAMLError)
 USAGE = 2  # exit code for bad input, as in argparse
 
 DEAD_WORKER = "DataLoader worker"  # in torch's message about a worker that was killed
@@ -113,6 +114,10 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
     if isinstance(error, OverrideParseException):
         return _parse_error(error.override)
     message = str(error)
+    if isinstance(error, YAMLError):
+        return f"a file of the configuration is not YAML: {' '.join(message.split())}"
+    if match := re.match(r"In '([^']+)': .* raised while composing config:\n(.*)", message):
+        return _of_file(*match.groups())
     if isinstance(error, RuntimeError) and DEAD_WORKER in message:
         return (
             f"a data worker was killed ({message.split('. ')[0]}), mostly for want of memory; set data.num_workers or "
@@ -131,6 +136,13 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
     keys = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
     text = lines[0] if lines else type(error).__name__
     return f"{text} (in {keys[0]})" if keys and keys[0] not in text else text
+
+
+def _of_file(name: str, reason: str) -> str:
+    group = name.rpartition("/")[0]
+    # Without the line, the keys of an experiment lie below `experiment`, where there are none.
+    hint = "; begin it with the line `# @package _global_`" if f"Key '{group}' not in" in reason else ""
+    return f"{name}.yaml does not fit the configuration: {reason}{hint}"
 
 
 def _parse_error(override: str) -> str:

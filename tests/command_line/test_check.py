@@ -27,6 +27,7 @@ TRAIN = {
     "data.num_workers=-1": "data.num_workers is -1; it must be an int from 0 to 1024",
     "--optim.lr=-0.01": "optim.lr is -0.01; it must be a float of 0 or more",
     "--multirn": "there is no flag --multirn; did you mean --multirun?",
+    "--config-dir /nowhere": "there is no folder /nowhere; set --config-dir",
     "--cfg foo": "argument --cfg/-c: invalid choice: 'foo'",
     "-m data.batch_size=8,0 seed=1,2": "data.batch_size is 0; it must be an int of 1 or more",
     "seed=1 -m mapper=mlp,lineer": "there is no mapper 'lineer'; did you mean mapper=linear?",

@@ -38,6 +38,8 @@ def check_command(conf: Path) -> None:
         return
     search_path = create_config_search_path(str(folder))
     if arguments.config_dir:
+        if not os.path.isdir(arguments.config_dir):
+            raise ValueError(f"there is no folder {arguments.config_dir}; set --config-dir to one of configurations")
         path = f"file://{os.path.abspath(arguments.config_dir)}"
         search_path.prepend("command-line", path, SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
