@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.atomic import write_text
+from prefixvlm.strict_json import read_json
 
 OBJECTIVE = "objective.json"
 
@@ -17,8 +18,7 @@ def write(run_dir: str, config: Mapping[str, Any], **content: Any) -> None:
 
 
 def read(run_dir: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((Path(run_dir) / OBJECTIVE).read_text())
-    return content
+    return read_json(Path(run_dir) / OBJECTIVE, dict[str, Any], "the value of a run")
 
 
 def is_finished(run_dir: str, config: Mapping[str, Any]) -> bool:
