@@ -301,7 +301,7 @@ def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
         ("encoder.model_name=local-dir:nowhere", "python train.py experiment=clip_pretrain"),
         ("optim.schedule=cosin", "accepted are constant, linear, cosine"),
         ("task.vqa.decoding.method=beams", "accepted are greedy, beam, clipcap_beam, nucleus"),
-        ("mapper._target_=os.system", "accepted are names under prefixvlm."),
+        ("mapper._target_=os.system", "accepted are the subclasses of prefixvlm.mapper.interface.Mapper"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(parts, tmp_path, override, message):

@@ -1,17 +1,16 @@
-"""Build the module, the data module and the trainer of a configuration. The only caller of Hydra's instantiate."""
+"""Build the module, the data module and the trainer of a configuration: the only place that builds its components."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 
 from prefixvlm.callbacks.throughput import Throughput
-from prefixvlm.component_check import check, parameters_of, resolve_target
+from prefixvlm.component_check import check, parameters_of
+from prefixvlm.components import build_component, resolve_target
 from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind
@@ -41,13 +40,11 @@ def make(axis: str, node: Any, **passed: Any) -> Any:
     accepted = parameters_of(resolve_target(axis, node["_target_"]))
     taken = {name: value for name, value in passed.items() if name in accepted or not accepted}
     try:
-        # Objects are passed to the partial and not to instantiate, which would put them through OmegaConf.
-        return instantiate(node, _partial_=True, _convert_="all")(**taken)
+        return build_component(axis, node, taken)
+    except (ValueError, OSError):
+        raise
     except Exception as error:
-        cause = (error.__cause__ or error) if isinstance(error, InstantiationException) else error
-        if isinstance(cause, ValueError | OSError):
-            raise cause from error
-        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{axis} cannot be built: {reason.strip()}") from error
 
 
@@ -134,7 +131,8 @@ def rebuild(cfg: Any, checkpoint: dict[str, Any]) -> PrefixModule:
     with torch.random.fork_rng():
         torch.manual_seed(plain(cfg).get("seed", 0))
         module = build_module(cfg)
-    assert isinstance(module, PrefixModule)
+    if not isinstance(module, PrefixModule):
+        raise ValueError(f"module._target_ is {plain(cfg)['module'].get('_target_')!r}, which is not PrefixModule")
     module.load_trained(checkpoint)
     return module
 

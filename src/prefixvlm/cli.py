@@ -161,9 +161,9 @@ def _import_clipcap(arguments: argparse.Namespace) -> None:
 
 
 def _convert_lm(arguments: argparse.Namespace) -> None:
-    from prefixvlm.lm.packaged import smollm2
+    from prefixvlm.lm.packaged import SmolLM2
 
-    smollm2()
+    SmolLM2.from_pretrained()
 
 
 if __name__ == "__main__":

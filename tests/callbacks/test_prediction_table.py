@@ -8,7 +8,7 @@ import wandb
 from PIL import Image
 
 from prefixvlm.callbacks.prediction_table import COLUMNS, PredictionTable
-from prefixvlm.logger.wandb import wandb_logger
+from prefixvlm.logger.wandb import ContinuedWandbLogger
 from tests.logger.test_wandb import nobody  # noqa: F401
 from tests.training.test_module import fit_with_two_validations, module_of, pytestmark, shards  # noqa: F401
 
@@ -26,7 +26,7 @@ def tables_of(folder):
 
 def test_each_validation_logs_a_table_per_task_with_its_images(tmp_path, shards):  # noqa: F811
     module = module_of()
-    logger = wandb_logger(str(tmp_path / "run"), name="n")
+    logger = ContinuedWandbLogger(str(tmp_path / "run"), name="n")
     fit_with_two_validations(module, shards, PredictionTable(), logger=logger)
     wandb.finish()
     found = list(tables_of(tmp_path))
@@ -46,7 +46,7 @@ def test_each_validation_logs_a_table_per_task_with_its_images(tmp_path, shards)
 
 
 def test_without_predictions_there_is_no_table(tmp_path, shards):  # noqa: F811
-    logger = wandb_logger(str(tmp_path), name="n")
+    logger = ContinuedWandbLogger(str(tmp_path), name="n")
     fit_with_two_validations(module_of(), shards, PredictionTable(), limit=0, logger=logger)
     wandb.finish()
     assert not list(tmp_path.rglob("*.table.json"))

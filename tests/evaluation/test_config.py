@@ -95,3 +95,17 @@ def test_existing_shards_are_accepted(tmp_path):
     with pytest.raises(ValueError, match="holds no test samples, only val; make them as follows") as caught:
         check_options(build.plain(composed("eval", "ckpt=x", "benchmark=gqa", f"shards={tmp_path}/shards")))
     assert "prefixvlm shards gqa" in caught.value.__notes__[0]
+
+
+def test_what_a_checkpoint_says_is_not_fetched_nor_where_shards_are_kept():
+    data = {"shards": "https://host/${oc.env:TOKEN}", "cache_dir": "/home/me", "cache_limit": 0.001, "seed": 3}
+    trained = {**TRAINED, "data": data}
+    with pytest.raises(ValueError, match=r"data.shards=https://host/\$\{oc.env:TOKEN\}, and nothing is fetched"):
+        evaluation(trained=trained)
+    with pytest.raises(ValueError, match="nothing is fetched"):
+        evaluation(trained={**TRAINED, "data": {"shards": {"a": {"shards": "s3://bucket/x"}}}})
+    assert evaluation("shards=https://host/x", trained=trained)["data"] == {
+        "shards": "https://host/x",
+        "seed": 3,
+        "blind": False,
+    }

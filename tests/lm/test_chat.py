@@ -173,7 +173,7 @@ def test_chat_is_an_option_of_a_language_model(tmp_path):
 @needs_package
 @pytest.mark.slow
 def test_smollm2_answers_in_a_chat():
-    lm = packaged.smollm2(dtype="float32", chat=True, system="You answer in one sentence.")
+    lm = packaged.SmolLM2.from_pretrained(dtype="float32", chat=True, system="You answer in one sentence.")
     model = PrefixLM(MeanEncoder(), TinyMapper(lm.width), lm)
     row = Row(("And of Italy?",), context=("What is the capital of France?", AssistantTurn("Paris."), "\n"))
     generated = greedy(model, collator_of(model, chat=lm.chat)([row], supervised=False), 12)[0]

@@ -49,8 +49,8 @@ def test_known_architectures_have_their_published_number_of_parameters(name):
 def test_packaged_models_and_folders_are_described_without_their_weights(tmp_path):
     tiny_lm("gpt2").model.config.save_pretrained(tmp_path)
     with torch.device("meta"):
-        assert count_parameters(packaged.smollm2(chat=True))[1] == 134_515_008
-        assert count_parameters(packaged.minilm())[1] == 22_565_376
+        assert count_parameters(packaged.SmolLM2.from_pretrained(chat=True))[1] == 134_515_008
+        assert count_parameters(packaged.MiniLM.from_pretrained())[1] == 22_565_376
         described = CausalLM.from_pretrained(str(tmp_path))
     assert count_parameters(described) == count_parameters(tiny_lm("gpt2"))
 
@@ -82,7 +82,7 @@ def test_random_weights_depend_on_the_seed_alone_and_leave_the_generator(tmp_pat
 
 @needs_package
 def test_packaged_models_have_random_weights_too():
-    assert packaged.minilm(weights="random").model.embeddings.word_embeddings.weight.std() < 0.03
+    assert packaged.MiniLM.from_pretrained(weights="random").model.embeddings.word_embeddings.weight.std() < 0.03
 
 
 def test_invalid_options_of_weights_are_errors(tmp_path):

@@ -82,7 +82,7 @@ def test_weights_may_lack_the_pooler_and_nothing_else(tmp_path):
 )
 @torch.no_grad()
 def test_minilm_embeds_similar_sentences_close_together():
-    lm = packaged.minilm(dtype="float32")
+    lm = packaged.MiniLM.from_pretrained(dtype="float32")
     assert (lm.start_ids, lm.end_ids, lm.max_positions, lm.state_width) == ([101], [102], 512, 384)
 
     def vector(text):

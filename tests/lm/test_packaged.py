@@ -16,7 +16,7 @@ needs_package = pytest.mark.skipif(
 @pytest.mark.slow
 @torch.no_grad()
 def test_smollm2_has_pretrained_weights():
-    lm = packaged.smollm2(dtype="float32")
+    lm = packaged.SmolLM2.from_pretrained(dtype="float32")
     assert sum(p.numel() for p in lm.parameters()) == 134_515_008  # the published 135M
     ids = torch.tensor([lm.tokenizer("The capital of France is").input_ids])
     hidden = lm.hidden(lm.embed(ids), torch.ones_like(ids), torch.arange(ids.shape[1])[None])

@@ -98,9 +98,9 @@ def test_losses_and_gradients_equal_those_of_dequantized_weights(tmp_path, image
 @pytest.mark.parametrize(("kind", "least"), [("int8", 0.98), ("nf4", 0.93)])  # so small a model suffers the most
 @torch.no_grad()
 def test_a_quantized_pretrained_model_has_nearly_the_same_logits(kind, least):
-    exact = packaged.smollm2(dtype="float32")
+    exact = packaged.SmolLM2.from_pretrained(dtype="float32")
     ids = torch.tensor([exact.tokenizer("The capital of France is").input_ids])
-    lm = packaged.smollm2(quantization=kind)
+    lm = packaged.SmolLM2.from_pretrained(quantization=kind)
     ours, theirs = logits_of(lm, ids), logits_of(exact, ids)
     assert likeness(ours, theirs) > least
     assert lm.tokenizer.decode(ours[0, -1].argmax(-1)).strip() == "Paris"

@@ -3,7 +3,7 @@
 import pytest
 
 from prefixvlm.logger.resumable import ContinuedTensorBoardLogger, CsvLogger
-from prefixvlm.logger.wandb import finish, wandb_logger
+from prefixvlm.logger.wandb import ContinuedWandbLogger, finish
 from tests.logger.test_wandb import nobody  # noqa: F401
 from tests.test_atomic import full_disk
 
@@ -32,7 +32,7 @@ def test_tables_of_wandb_need_no_home(tmp_path, monkeypatch, nobody):  # noqa: F
     monkeypatch.setenv("HOME", "/dev/null")
     monkeypatch.setenv("WANDB_DATA_DIR", "to be restored")
     monkeypatch.delenv("WANDB_DATA_DIR")
-    logger = wandb_logger(str(tmp_path))
+    logger = ContinuedWandbLogger(str(tmp_path))
     logger.log_metrics({"a": 1.0}, 1)
     logger.log_table("t", ["a"], [["b"]])
     finish([logger], 0)
@@ -41,9 +41,9 @@ def test_tables_of_wandb_need_no_home(tmp_path, monkeypatch, nobody):  # noqa: F
 
 
 def test_a_wandb_that_cannot_start_ends_no_run(tmp_path, monkeypatch, nobody):  # noqa: F811
-    logger = wandb_logger(str(tmp_path))
+    logger = ContinuedWandbLogger(str(tmp_path))
     (tmp_path / "wandb").write_text("a file where its folder would be")
-    with pytest.warns(UserWarning, match="RunLogger failed"):
+    with pytest.warns(UserWarning, match="ContinuedWandbLogger failed"):
         _ = logger.experiment
     logger.log_metrics({"a": 1.0}, 1)
     finish([logger], 0)

@@ -12,7 +12,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from prefixvlm.logger.resumable import CsvLogger
-from prefixvlm.logger.wandb import finish, is_logged_in, log_table, wandb_logger
+from prefixvlm.logger.wandb import ContinuedWandbLogger, finish, is_logged_in, log_table
 from tests.training.test_module import fit_with_two_validations, module_of, pytestmark, shards  # noqa: F401
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -73,7 +73,7 @@ def test_a_netrc_file_that_does_not_parse_is_none(tmp_path):
 
 def test_without_a_key_a_run_is_offline_in_its_folder_and_says_so(tmp_path, capsys):
     folder = tmp_path / "run"
-    run = wandb_logger(str(folder), name="n").experiment
+    run = ContinuedWandbLogger(str(folder), name="n").experiment
     assert run.settings.mode in ("offline", "dryrun")
     assert run.project == "prefixvlm"
     wandb.finish()
@@ -87,7 +87,7 @@ def test_disabled_is_disabled(tmp_path, monkeypatch, capsys, key):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
-    assert wandb_logger(str(tmp_path / "run")).experiment.disabled
+    assert ContinuedWandbLogger(str(tmp_path / "run")).experiment.disabled
     assert not list(tmp_path.rglob("*.wandb"))
     assert "sync" not in capsys.readouterr().out
 
@@ -95,21 +95,21 @@ def test_disabled_is_disabled(tmp_path, monkeypatch, capsys, key):
 def test_offline_is_offline_also_with_a_key(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_logger(str(tmp_path))._offline
+    assert ContinuedWandbLogger(str(tmp_path))._offline
 
 
 def test_with_a_key_a_run_is_online(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert not wandb_logger(str(tmp_path))._offline  # its experiment would need the network
+    assert not ContinuedWandbLogger(str(tmp_path))._offline  # its experiment would need the network
     assert "offline" not in capsys.readouterr().out
 
 
 def test_offline_may_be_chosen_and_a_run_that_is_to_be_online_never_prompts(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"logger\.wandb\.offline is false, but wandb has no key; run `wandb login`"):
-        wandb_logger(str(tmp_path), offline=False)
+        ContinuedWandbLogger(str(tmp_path), offline=False)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert wandb_logger(str(tmp_path), offline=True)._offline
-    assert not wandb_logger(str(tmp_path), offline=False)._offline
+    assert ContinuedWandbLogger(str(tmp_path), offline=True)._offline
+    assert not ContinuedWandbLogger(str(tmp_path), offline=False)._offline
 
 
 def records(folder):
@@ -141,7 +141,7 @@ def nested(folder):
 
 def test_one_run_per_folder_goes_on_under_its_id_and_keeps_its_exit_code(tmp_path):
     for step, (code, preempted) in enumerate([(143, True), (1, False), (0, False)]):
-        logger = wandb_logger(str(tmp_path), name="n")
+        logger = ContinuedWandbLogger(str(tmp_path), name="n")
         logger.log_hyperparams({"mapper": {"sizes": [1, {"deep": 2.5}]}, "lm": None, "name": "x"})
         logger.log_metrics({"train/loss": 1.5}, step=step)
         finish([logger], code, preempted)
@@ -156,20 +156,20 @@ def test_one_run_per_folder_goes_on_under_its_id_and_keeps_its_exit_code(tmp_pat
 
 
 def test_never_is_another_run_and_so_is_another_folder(tmp_path):
-    first, again = (wandb_logger(str(tmp_path / "a")).version for _ in range(2))
-    new = wandb_logger(str(tmp_path / "a"), resume="never").version
-    other = wandb_logger(str(tmp_path / "b")).version
+    first, again = (ContinuedWandbLogger(str(tmp_path / "a")).version for _ in range(2))
+    new = ContinuedWandbLogger(str(tmp_path / "a"), resume="never").version
+    other = ContinuedWandbLogger(str(tmp_path / "b")).version
     assert first == again
     assert len({first, new, other}) == 3
-    assert wandb_logger(str(tmp_path / "a")).version == new
+    assert ContinuedWandbLogger(str(tmp_path / "a")).version == new
 
 
 def test_other_ranks_write_and_import_nothing(tmp_path):
     script = f"""
 import sys
-from prefixvlm.logger.wandb import finish, wandb_logger
+from prefixvlm.logger.wandb import finish, ContinuedWandbLogger
 from prefixvlm.logger.resumable import ContinuedTensorBoardLogger, CsvLogger
-loggers = [make({str(tmp_path / "run")!r}) for make in (wandb_logger, CsvLogger, ContinuedTensorBoardLogger)]
+loggers = [make({str(tmp_path / "run")!r}) for make in (ContinuedWandbLogger, CsvLogger, ContinuedTensorBoardLogger)]
 for logger in loggers:
     logger.log_hyperparams({{"a": 1}})
     logger.log_metrics({{"x": 1.0}}, 1)
@@ -185,7 +185,7 @@ print("imported" if "wandb.sdk" in sys.modules else "not imported")
 
 def test_wandb_does_not_record_a_secret_of_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "data.shards=https://u:hunter2hunter2@h/x"])
-    logger = wandb_logger(str(tmp_path))
+    logger = ContinuedWandbLogger(str(tmp_path))
     logger.log_metrics({"x": 1.0}, 1)
     finish([logger], 0)
     assert list(records(tmp_path))
@@ -193,7 +193,7 @@ def test_wandb_does_not_record_a_secret_of_the_command_line(tmp_path, monkeypatc
 
 
 def test_csv_and_wandb_have_the_same_numbers(tmp_path, shards):  # noqa: F811
-    loggers = [wandb_logger(str(tmp_path)), CsvLogger(str(tmp_path))]
+    loggers = [ContinuedWandbLogger(str(tmp_path)), CsvLogger(str(tmp_path))]
     fit_with_two_validations(module_of(), shards, logger=loggers)
     finish(loggers, 0)
     ours = {}
@@ -213,7 +213,7 @@ def test_csv_and_wandb_have_the_same_numbers(tmp_path, shards):  # noqa: F811
 
 def test_a_table_needs_rows(tmp_path, shards):  # noqa: F811
     module = module_of()
-    trainer = fit_with_two_validations(module, shards, limit=0, logger=wandb_logger(str(tmp_path)))
+    trainer = fit_with_two_validations(module, shards, limit=0, logger=ContinuedWandbLogger(str(tmp_path)))
     log_table(trainer, "val/x", ["a"], [])
     log_table(trainer, "val/y", ["a", "b"], [["1", 2]])
     wandb.finish()

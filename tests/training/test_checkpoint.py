@@ -15,7 +15,8 @@ from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 
 def checkpoint_of(seed=0, size=1000):
     torch.manual_seed(seed)
-    ours = {"config": {"seed": seed, "names": ["a", None]}, "identity": {"lm": "f00d"}}
+    axes: dict = {axis: {} for axis in ("encoder", "lm", "mapper", "module", "data", "trainer", "task")}
+    ours = {"config": {"seed": seed, "names": ["a", None], **axes}, "identity": {"lm": "f00d"}}
     return {"state_dict": {"model.mapper.weight": torch.randn(size)}, "global_step": seed, KEY: ours}
 
 

@@ -1,11 +1,14 @@
 """Reads a file of ClipCap's weights: GPT-2, the mapper under our names, and the configuration that fits them."""
 
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from prefixvlm.training.untrusted import check_archive
 
 EOS = "."  # ClipCap trains no EOS: a full stop ends its captions
 ENCODERS = {512: "clip_vit_b32", 640: "clip_rn50x4", 768: "clip_vit_l14"}  # conf/encoder, by feature width
@@ -68,6 +71,8 @@ class ClipCap:
 def read_clipcap(path: Path) -> ClipCap:
     """Read a state dict of ClipCap's model without running code from the file. Raises ValueError for other files."""
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

@@ -1,5 +1,6 @@
 """The interface of an image encoder, and the identity of features that are stored on disk."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class Identity:
         return f"{self.fingerprint} ({options})"
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(nn.Module, ABC):
     """Base class: pixel values to features. Subclasses set the attributes in their constructor and define forward.
 
     feature_width: D. num_features: N, 1 for a pooled encoder.
@@ -48,6 +49,6 @@ class ImageEncoder(nn.Module):
     reads_features: bool = False
     identity: Identity | None = None
 
+    @abstractmethod
     def forward(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> features: float[B, N, D]."""
-        raise TypeError(f"{type(self).__name__} does not define forward")

@@ -1,5 +1,6 @@
 """What the encoders of all libraries share: frozen or trained, pooled or a grid of patch features."""
 
+from abc import abstractmethod
 from contextlib import nullcontext
 from typing import Any
 
@@ -138,16 +139,16 @@ class PretrainedEncoder(ImageEncoder):
         """Return encoder.layer as the user wrote it, for error messages."""
         return self.layers[0] if self.layers is not None and len(self.layers) == 1 else self.layers
 
+    @abstractmethod
     def _pooled(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float[B, D]."""
-        raise TypeError(f"{type(self).__name__} does not define _pooled")
 
+    @abstractmethod
     def _maps(self, pixel_values: Tensor) -> list[Tensor]:
         """pixel_values: float[B, 3, H, W] -> float[B, D, rows, columns] of each chosen layer, in the model's order.
 
         Raises AssertionError if there is no such layer, as both libraries do.
         """
-        raise TypeError(f"{type(self).__name__} does not define _maps")
 
 
 def split_squares(maps: Tensor, size: int, key: str) -> Tensor:

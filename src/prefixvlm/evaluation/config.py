@@ -20,10 +20,28 @@ def evaluation_config(options: Mapping[str, Any], trained: Mapping[str, Any]) ->
         changed["task"] = {name: {**trained_tasks.get(name, {}), **stated}}
     if options["task"]:
         changed["task"] = options["task"]
-    changed["data"] = dict(trained["data"]) | data_options(options)
+    chosen = data_options(options)
+    if "shards" not in chosen:
+        check_stored_shards(trained["data"].get("shards"))
+    changed["data"] = stored_data(trained["data"]) | chosen
     feature_folders = [folder for folder in local_shards(changed["data"]["shards"]) if read_identity(folder)]
     # That the features are those of the trained encoder is checked when the checkpoint is loaded.
     if changed.get("encoder") and feature_folders:
         target = f"{CachedEncoder.__module__}.{CachedEncoder.__qualname__}"
         changed["encoder"] = {"_target_": target, "features_of": feature_folders[0]}
     return changed
+
+
+def stored_data(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the data module that an evaluation takes from a checkpoint."""
+    # A stranger's checkpoint does not choose the folder in which shards are written, and the oldest removed.
+    return {name: value for name, value in trained.items() if name not in ("cache_dir", "cache_limit")}
+
+
+def check_stored_shards(shards: Any) -> None:
+    """Raise ValueError for shards of a checkpoint that would be fetched."""
+    if "://" in str(shards):
+        raise ValueError(
+            f"the checkpoint was trained with data.shards={shards}, and nothing is fetched because a checkpoint names "
+            "it; set shards to this URL, or to a folder of shards"
+        )

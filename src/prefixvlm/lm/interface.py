@@ -1,5 +1,6 @@
 """LanguageModel, the base class of frozen language models. Only a Tuning makes some of the weights trainable."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -31,7 +32,7 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ABC):
     """Base class of frozen language models. Gradients flow through the model to its input embeddings.
 
     width: E, of the input embeddings. state_width: E', of the last hidden states.
@@ -117,20 +118,20 @@ class LanguageModel(nn.Module):
         """Return the last hidden states of a decoder-only model; see CausalLM."""
         raise TypeError(f"{type(self).__name__} does not define hidden")
 
+    @abstractmethod
     def hidden_at(self, embeds: Tensor, mask: Tensor, selected: Tensor) -> Tensor:
         """Return the last hidden states at the selected positions of right-padded rows, in reading order.
 
         embeds: float[S, T, E]; mask, selected: bool[S, T] -> float[number selected, E'].
         """
-        raise TypeError(f"{type(self).__name__} does not define hidden_at")
 
+    @abstractmethod
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the hidden states that predict each supervised token, and the target ids, in reading order.
 
         embeds: float[S, T, E]; mask: bool[S, T]; labels: int[S, T], IGNORE_INDEX where not supervised.
         Returns float[N, E'] and int[N].
         """
-        raise TypeError(f"{type(self).__name__} does not define supervised_states")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: float[..., E'] -> float32[..., V]."""

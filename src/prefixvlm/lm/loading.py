@@ -21,6 +21,9 @@ from prefixvlm.lm.architectures import CONFIGS
 from prefixvlm.lm.quantization import keep_4bit_frozen, quantization_options
 from prefixvlm.precision import dtype_of
 
+# No others: transformers takes a name with a slash for a repository of kernels, whose code it would run.
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
 
 def load_model(
     auto_class: Any,
@@ -35,11 +38,13 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a hub id or a local folder. On torch's default device "meta" only the architecture is built.
 
-    auto_class: one of transformers' Auto classes. attention: sdpa, eager or flash_attention_2.
+    auto_class: one of transformers' Auto classes. attention: one of ATTENTIONS.
     dtype: auto (see precision.fast_dtype), float32, bfloat16 or float16. quantization: null, int8 or nf4.
     weights: pretrained, or random for a control. unused: prefix of the names of weights that may be missing.
     Raises ValueError if the weights cannot be loaded or are incomplete.
     """
+    if attention not in ATTENTIONS:
+        raise ValueError(f"lm.attention is {attention!r}; accepted are {', '.join(ATTENTIONS)}")
     if weights not in ("pretrained", "random"):
         raise ValueError(f"lm.weights is {weights!r}; accepted are pretrained and random")
     if quantization and weights == "random":

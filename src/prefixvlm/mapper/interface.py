@@ -1,9 +1,11 @@
 """The interface of a mapper, and the output layers and the prefix length that several mappers share."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Mapper(nn.Module):
+class Mapper(nn.Module, ABC):
     """Base class: features to prefix embeddings.
 
     Constructors take the options of conf/mapper and, as far as they need them, these arguments; build.make passes only
@@ -16,9 +18,9 @@ class Mapper(nn.Module):
 
     prefix_length: int
 
+    @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
-        raise TypeError(f"{type(self).__name__} does not define forward")
 
 
 class PrefixOutput(nn.Sequential):

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ Scorer = Callable[[Sequence[Prediction]], dict[str, Score]]
 FoundBox = tuple[Box, float | None]  # a box and its confidence
 
 
-class Task:
+class Task(ABC):
     """A way to use the model. Subclasses set the attributes below and define at least prompt_rows.
 
     name: default name; a run names its tasks by their keys in the configuration. variant: definition of the scores,
@@ -106,9 +107,9 @@ class Task:
     def prepare(self, samples: Callable[[], Iterable[Sample]]) -> None:
         """Collect what the task needs from all samples before it predicts. The images are black here."""
 
+    @abstractmethod
     def prompt_rows(self, sample: Sample) -> list[Row]:
         """Return rows to predict, with their references. Their images are sample.image and those of its support."""
-        raise TypeError(f"{type(self).__name__} does not define prompt_rows")
 
     def check_references(self, sample: Sample) -> None:
         """Raise ValueError if a sample lacks references. Called only if the predictions are scored."""

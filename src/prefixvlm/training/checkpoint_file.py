@@ -1,7 +1,6 @@
 """Checkpoint files: written atomically, and read without running code."""
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from prefixvlm.atomic import link_or_copy, replacing_file
 from prefixvlm.training.checkpoint import KEY, for_evaluation
+from prefixvlm.training.untrusted import check_archive, check_content
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
 FOR_EVALUATION = "for_evaluation"  # a storage option of Trainer.save_checkpoint: write only what an evaluation needs
@@ -44,21 +44,25 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running code from it. Raises ValueError if it is not a checkpoint of PrefixModule."""
+    """Read a checkpoint, which may be a stranger's, without running code from it.
+
+    Raises ValueError unless it is a checkpoint of PrefixModule, of plain data and tensors.
+    """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
     checkpoint = read(path)
-    ours = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(ours, dict) or not ours.keys() >= {"config", "identity"}:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict):
         raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
+    try:
+        check_content(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained ({error})") from error
     return checkpoint
 
 
 def read(path: str | Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as file:  # torch.load does not check the checksums that torch.save writes
-            if damaged := file.testzip():
-                raise ValueError(f"wrong checksum of {damaged}")
+        check_archive(Path(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
         reason = str(error).strip().split("\n")[0][:120]

@@ -16,7 +16,7 @@ class Tuning(ABC):
     def apply(self, lm: LanguageModel) -> None:
         """Make part of the model trainable, in place. Raises ValueError if the method does not fit the model."""
 
-    def merge(self, lm: LanguageModel) -> None:  # noqa: B027  (most methods train weights that need no merging)
+    def merge(self, lm: LanguageModel) -> None:
         """Merge added weights into the pretrained ones, in place. Raises ValueError if the method cannot."""
 
 

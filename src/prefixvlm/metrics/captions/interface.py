@@ -1,5 +1,6 @@
 """Base class of caption metrics: scores of captions against references."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class CaptionResult:
     values: Mapping[str, float] = field(default_factory=dict)
 
 
-class CaptionMetric:
+class CaptionMetric(ABC):
     """A metric of captions. Subclasses set the attributes and define `__call__`.
 
     score_kinds: direction and digits of each of its scores, by name.
@@ -33,6 +34,6 @@ class CaptionMetric:
     score_kinds: Mapping[str, ScoreKind]
     variant: str
 
+    @abstractmethod
     def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]], words: Words) -> CaptionResult:
         """Score raw captions, each against its references. words: the tokenizer for this language."""
-        raise TypeError(f"{type(self).__name__} does not define __call__")

@@ -1,0 +1,94 @@
+"""Checks of a checkpoint from a stranger, before it is loaded and before its content is used."""
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefixvlm.strict_json import convert
+
+MAX_PLAIN = 10**8  # characters and values of the plain data; a history of 10^5 steps has some 10^7
+MAX_DEPTH = 100
+
+
+@dataclass
+class StoredConfig:
+    """The configuration of a checkpoint: a node for each axis."""
+
+    encoder: dict[str, Any]
+    lm: dict[str, Any]
+    mapper: dict[str, Any]
+    module: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    task: dict[str, dict[str, Any]]
+    optim: dict[str, Any] | None = None
+    tune: dict[str, dict[str, Any] | None] | None = None
+    seed: int = 0
+
+
+@dataclass
+class StoredRun:
+    """Our own entries; see checkpoint_content."""
+
+    config: StoredConfig
+    identity: dict[str, str]
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    cut_texts: int = 0
+
+
+@dataclass
+class StoredCheckpoint:
+    """What an evaluation reads of a checkpoint."""
+
+    global_step: int
+    prefixvlm: StoredRun
+    state_dict: dict[str, Any]
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError unless a file is a zip archive whose members are stored as they are, with right checksums."""
+    # torch.load also inflates members, to a thousand times their size, and checks no checksums.
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if any(each.compress_type != zipfile.ZIP_STORED or each.file_size != each.compress_size for each in members):
+            raise ValueError("it is compressed")
+        if sum(each.file_size for each in members) > path.stat().st_size:
+            raise ValueError("its members overlap")
+        if damaged := file.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+
+
+def check_content(checkpoint: dict[str, Any]) -> None:
+    """Raise ValueError unless a checkpoint of PrefixModule has the right structure, of plain data and tensors."""
+    check_plain({name: value for name, value in checkpoint["prefixvlm"].items() if name != "rng"})
+    convert(checkpoint, StoredCheckpoint)
+    for name, tensor in checkpoint["state_dict"].items():
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"{name} is not a dense tensor")
+
+
+def check_plain(content: Any) -> None:
+    """Raise ValueError unless content is made of dicts, lists, texts and numbers alone, and within the limits."""
+    # A pickle may hold one list many times over, or a list in itself, so few bytes can be endless to walk.
+    level, total = [content], 0
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is dict and all(type(key) is str for key in value):
+                below += [*value, *value.values()]
+            elif kind in (list, tuple):
+                below += value
+            elif kind not in (str, int, float, bool, type(None)) or (kind is int and value.bit_length() > 64):
+                raise ValueError(f"it holds {kind.__name__} {str(value)[:40]!r} where plain data is expected")
+            total += len(value) if kind is str else 1
+            if total + len(below) > MAX_PLAIN:
+                raise ValueError(f"it holds more than {MAX_PLAIN} characters and values of plain data")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
