@@ -27,7 +27,8 @@ OURS = {
     "few_shot": "few_shot.FewShot",
     "clip_scorer": "clip.Clip",
     "trainer.strategy": "sharding.ShardedLMStrategy",
-    "callbacks.*": "best_checkpoint.BestCheckpoint ema.Ema frozen_guard.FrozenGuard history.History "
+    "callbacks.*": "best_checkpoint.BestCheckpoint early_stopping.EarlyStopping ema.Ema "
+    "finite_loss.FiniteLoss frozen_guard.FrozenGuard history.History "
     "last_checkpoint.LastCheckpoint monitor.Monitor prediction_table.PredictionTable pruner.Pruner top_k.TopK "
     "unfreeze.Unfreeze",
     "logger.*": "resumable.CsvLogger resumable.ContinuedTensorBoardLogger wandb.ContinuedWandbLogger",
