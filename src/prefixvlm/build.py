@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.component_check import check, parameters_of
-from prefixvlm.components import build_component, resolve_target
 from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind
+from prefixvlm.options.components import build_component, resolve_target
 from prefixvlm.provenance.redaction import redact
 from prefixvlm.task.interface import Task
 from prefixvlm.training.checkpoint import KEY

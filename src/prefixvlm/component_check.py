@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from prefixvlm.components import axis_of, resolve_target
+from prefixvlm.options.components import axis_of, resolve_target
 from prefixvlm.options.ranges import STATED, check_value
 from prefixvlm.options.static_signature import static_parameters
 

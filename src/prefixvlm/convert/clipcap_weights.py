@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prefixvlm.training.untrusted import check_archive
+from prefixvlm.checkpoint.untrusted import check_archive
 
 EOS = "."  # ClipCap trains no EOS: a full stop ends its captions
 ENCODERS = {512: "clip_vit_b32", 640: "clip_rn50x4", 768: "clip_vit_l14"}  # conf/encoder, by feature width

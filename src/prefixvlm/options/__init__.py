@@ -1,1 +1,1 @@
-"""The options of components: the ranges of their values, and what a signature accepts."""
+"""The components that a configuration may build, and the options that they accept."""

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from prefixvlm.atomic import link_or_copy, replacing_file
+from prefixvlm.checkpoint.untrusted import check_archive, check_content
 from prefixvlm.training.checkpoint import KEY, for_evaluation
-from prefixvlm.training.untrusted import check_archive, check_content
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # a run resumes from the first, or from the second if it is damaged
 FOR_EVALUATION = "for_evaluation"  # a storage option of Trainer.save_checkpoint: write only what an evaluation needs

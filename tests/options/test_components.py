@@ -10,7 +10,7 @@ import pytest
 import torch.optim
 
 import prefixvlm
-from prefixvlm.components import AXES, resolve_target
+from prefixvlm.options.components import AXES, resolve_target
 
 OURS = {
     "encoder": "cached.CachedEncoder openclip.OpenClipEncoder timm.TimmEncoder",

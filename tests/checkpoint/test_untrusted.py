@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from prefixvlm.build import rebuild
+from prefixvlm.checkpoint.untrusted import MAX_PLAIN, check_archive, check_plain
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
-from prefixvlm.training.untrusted import MAX_PLAIN, check_archive, check_plain
 from tests.test_end_to_end import ROOT
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint files: what they hold, and reading those of strangers."""
