@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from prefixvlm.data.image import check_image_path
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -23,8 +25,9 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    for image in arguments.images:
+        check_image_path(image)
     # Imported here, because torch takes seconds, and most subcommands do not need it.
-    from prefixvlm.data.image import check_image_path
     from prefixvlm.serve.draw import draw_boxes
     from prefixvlm.serve.predictor import Predictor
     from prefixvlm.serve.request import Request
@@ -37,8 +40,6 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--out is {arguments.out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists"
         )
-    for image in arguments.images:
-        check_image_path(image)
     predictor = Predictor(arguments.ckpt)
     task = predictor.task(request, arguments.task)
     answers = predictor.answers(arguments.images, request, arguments.task)
