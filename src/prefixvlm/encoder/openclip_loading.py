@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,11 @@ def check_pretrained(
     tag_config = open_clip.get_pretrained_cfg(model_name, pretrained)
     if not tag_config and not Path(pretrained).is_file():
         raise ValueError(f"{pretrained_key} is {pretrained!r}, neither a file nor a tag of {model_name}: {accepted}")
+    if not tag_config and _is_torchscript(Path(pretrained)):
+        raise ValueError(
+            f"{pretrained_key} is {pretrained!r}, a TorchScript program such as OpenAI's own files, which is not run; "
+            f"set {pretrained_key}=openai, the same weights, or to a file of weights alone"
+        )
     # OpenAI's weights were trained with QuickGELU. open_clip loads them into a model with GELU and only warns, although
     # the features then differ.
     if tag_config and tag_config.get("quick_gelu", False) != config.get("quick_gelu", False):
@@ -67,6 +73,13 @@ def check_pretrained(
             f"{name_key} is {model_name}, but the weights {pretrained!r} were trained with another activation: "
             f"set {name_key}={right}"
         )
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith("/constants.pkl") for name in file.namelist())
 
 
 def load_clip(
