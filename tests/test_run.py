@@ -1,6 +1,7 @@
 """The summary of a run, and the check of its monitored value."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from prefixvlm.build import score_kinds
 from prefixvlm.config import compose_run
-from prefixvlm.run import check_monitor, summary_of
+from prefixvlm.run import check_monitor, cut_texts, summary_of
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
@@ -107,3 +108,21 @@ def test_a_frozen_part_has_no_learning_rate():
         "mapper                        0.00 M trained      0.00 M frozen   learning rate 1, weight decay 0",
         "lm                            0.00 M trained      0.04 M frozen",
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "length", "world_size", "sentence"),
+    [
+        (0, 128, 1, ""),
+        (3, 128, 1, "3 texts of training were cut at module.max_target_length=128 tokens, counted again in each epoch; "
+         "set module.max_target_length to more to keep them whole"),
+        (3, 128, 2, "3 texts of the first process were cut"),
+        (3, None, 1, "at the end of the language model's context, counted again in each epoch; set mapper.prefix"),
+    ],
+)  # fmt: skip
+def test_a_run_says_how_many_texts_were_cut_and_the_key_to_set(number, length, world_size, sentence):
+    trainer = SimpleNamespace(world_size=world_size)
+    module = SimpleNamespace(cut_texts=torch.tensor(number), max_target_length=length, trainer=trainer)
+    assert sentence in cut_texts(module)
+    assert bool(cut_texts(module)) == bool(number)
+    assert not cut_texts(SimpleNamespace(trainer=trainer))  # the module of contrastive pre-training counts none

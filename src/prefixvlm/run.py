@@ -104,6 +104,8 @@ def finish_fit(
     trainer: Trainer, module: LightningModule, data: LightningDataModule, run_dir: str, monitor: str
 ) -> float | None:
     """Return the best value of `monitor`. Saves and validates if the run was too short to do so."""
+    if trainer.is_global_zero and (cut := cut_texts(module)):
+        print(cut)
     last = Path(run_dir) / "checkpoints" / LAST
     # Rank 0 decides for all, because the others may see its file later, and saving is a collective.
     if trainer.strategy.broadcast(not last.is_file()):
@@ -122,6 +124,16 @@ def finish_fit(
             f"monitor is {monitor}, which was not logged; logged are {', '.join(trainer.callback_metrics)}"
         )
     return None if value is None else float(value)
+
+
+def cut_texts(module: Any) -> str:
+    """Return a sentence about the texts that were cut in training, "" if none was."""
+    if not (number := int(getattr(module, "cut_texts", 0))):
+        return ""
+    length, process = module.max_target_length, "the first process" if module.trainer.world_size > 1 else "training"
+    limit = f"module.max_target_length={length} tokens" if length else "the end of the language model's context"
+    key = "module.max_target_length to more" if length else "mapper.prefix_length or the prompt to less"
+    return f"{number} texts of {process} were cut at {limit}, counted again in each epoch; set {key} to keep them whole"
 
 
 def best_checkpoint(trainer: Trainer, run_dir: str) -> str:

@@ -98,6 +98,7 @@ def test_what_hydra_shows_is_shown_without_torch(answers, command):
     code, err, out, _ = answers[command]
     assert (code or 0, err) == (0, "")
     assert "batch_size" in out
+    assert ("mapper: linear, llava, mlp," in out) == (command[1] == "--help")
 
 
 def test_an_override_with_hyphens_is_one_without(answers):
