@@ -9,6 +9,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 
 from prefixvlm.callbacks.throughput import Throughput
+from prefixvlm.checkpoint.untrusted import require
 from prefixvlm.component_check import check, parameters_of
 from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.features.write import check_features
@@ -127,6 +128,7 @@ def _tuning_methods(cfg: Mapping[str, Any]) -> list[Any]:
 
 def rebuild(cfg: Any, checkpoint: dict[str, Any]) -> PrefixModule:
     """Build a module and load the trained tensors of its checkpoint."""
+    require(plain(cfg), "encoder", "lm", "mapper", "module", "task")
     # A checkpoint has no frozen weights. If they are random, the seed of the run draws the same ones.
     with torch.random.fork_rng():
         torch.manual_seed(plain(cfg).get("seed", 0))

@@ -82,3 +82,15 @@ def test_a_value_that_is_not_finite_is_never_the_best(shards, tmp_path):  # noqa
     assert best.best_model_score == 3.0
     assert load(tmp_path / "best.ckpt")["global_step"] == 2
     assert names(tmp_path / "top") == ["step=2.ckpt"]
+
+
+def test_a_file_outside_the_folder_is_none_of_its_checkpoints(tmp_path):
+    """Lightning removes a checkpoint that is surpassed, and its path comes from last.ckpt."""
+    former, victim = tmp_path / "former", tmp_path / "victim.txt"
+    state = {"dirpath": str(former), "best_k_models": {str(victim): 9.0, str(former / "step=1.ckpt"): 1.0}}
+    state |= {"best_model_path": str(former / "step=1.ckpt"), "kth_best_model_path": str(victim), "last_model_path": ""}
+    state |= {"best_model_score": torch.tensor(1.0), "kth_value": torch.tensor(9.0), "current_score": None}
+    callback = BestCheckpoint(str(tmp_path / "now"), "best", monitor="val/loss", save_top_k=2)
+    callback.load_state_dict(state)
+    assert list(callback.best_k_models) == [str(tmp_path / "now" / "step=1.ckpt")]
+    assert callback.kth_best_model_path == ""

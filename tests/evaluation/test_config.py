@@ -13,6 +13,7 @@ from tests.test_conf import composed
 VQA, CAPTIONING = "prefixvlm.task.vqa.Vqa", "prefixvlm.task.captioning.Captioning"
 TRAINED = {
     "seed": 3,
+    "trainer": {"precision": "32-true"},
     "data": {"shards": "data/trained", "batch_size": 32, "eval_batch_size": 16, "blind": True, "seed": 3},
     "task": {
         "captioning": {"_target_": CAPTIONING, "prompt": "Caption:"},

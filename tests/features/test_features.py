@@ -285,7 +285,7 @@ def test_a_sample_without_captions_has_no_texts_to_encode(made, tmp_path):
 
 
 def checkpoint_of(module, path):
-    checkpoint = {"state_dict": {}}
+    checkpoint = {"state_dict": {}, "global_step": 0}
     module.on_save_checkpoint(checkpoint)
     AtomicCheckpointIO().save_checkpoint(checkpoint, path)
     return AtomicCheckpointIO().load_checkpoint(path)

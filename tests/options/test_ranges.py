@@ -50,13 +50,13 @@ OPTIONS = options()
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_a_numeric_option_has_a_range(name):
-    node, key = OPTIONS[name], name.rpartition(".")[2]
+    node, (place, _, key) = OPTIONS[name], name.rpartition(".")
     for early in (False, True):
-        check("it", node, before_imports=early)
+        check(place, node, before_imports=early)
         for wrong in (-(10**9), math.nan, math.inf):
             if name not in ANY_NUMBER:
-                with pytest.raises(ValueError, match=rf"^it\.{key} is {wrong}; it must be"):
-                    check("it", node | {key: wrong}, before_imports=early)
+                with pytest.raises(ValueError, match=rf"^{name} is {wrong}; it must be"):
+                    check(place, node | {key: wrong}, before_imports=early)
 
 
 def test_the_options_are_many():

@@ -28,12 +28,14 @@ class BestCheckpoint(ModelCheckpoint):
         state, former = dict(state_dict), state_dict["dirpath"]
         for name in PATHS:
             state[name] = self._moved(state[name], former)
-        state["best_k_models"] = {self._moved(path, former): v for path, v in state["best_k_models"].items()}
+        moved = {self._moved(path, former): value for path, value in state["best_k_models"].items()}
+        state["best_k_models"] = {path: value for path, value in moved.items() if path}
         super().load_state_dict({**state, "dirpath": self.dirpath})
 
     def _moved(self, path: str, former: str) -> str:
-        """Return where a file of the former folder is now."""
-        return os.path.join(str(self.dirpath), os.path.relpath(path, former)) if path else ""
+        """Return where a file of the former folder is now, "" for a file outside: Lightning removes surpassed ones."""
+        below = os.path.relpath(path, former) if path else os.pardir
+        return "" if below.startswith(os.pardir) else os.path.join(str(self.dirpath), below)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # As ModelCheckpoint, whose save_weights_only leaves out what the report shows and the averages of Ema.

@@ -1,6 +1,7 @@
 """Checks of a checkpoint from a stranger, before it is loaded and before its content is used."""
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ MAX_PLAIN = 10**8  # characters and values of the plain data; a history of 10^5 
 MAX_DEPTH = 100
 
 
+Node = dict[str, Any] | None
+
+
 @dataclass
 class StoredConfig:
-    """The configuration of a checkpoint: a node for each axis."""
+    """The configuration of a checkpoint: a node for each axis. It is empty if a module was built without one."""
 
-    encoder: dict[str, Any]
-    lm: dict[str, Any]
-    mapper: dict[str, Any]
-    module: dict[str, Any]
-    data: dict[str, Any]
-    trainer: dict[str, Any]
-    task: dict[str, dict[str, Any]]
-    optim: dict[str, Any] | None = None
-    tune: dict[str, dict[str, Any] | None] | None = None
+    encoder: Node = None
+    lm: Node = None
+    mapper: Node = None
+    module: Node = None
+    data: Node = None
+    trainer: Node = None
+    optim: Node = None
+    task: dict[str, dict[str, Any]] | None = None
+    tune: dict[str, Node] | None = None
     seed: int = 0
 
 
@@ -69,6 +73,14 @@ def check_content(checkpoint: dict[str, Any]) -> None:
     for name, tensor in checkpoint["state_dict"].items():
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise ValueError(f"{name} is not a dense tensor")
+
+
+def require(config: Mapping[str, Any], *axes: str) -> None:
+    """Raise ValueError unless the configuration of a checkpoint has these axes."""
+    if missing := [axis for axis in axes if not config.get(axis)]:
+        raise ValueError(
+            f"the configuration in the checkpoint has no {missing[0]}; set ckpt to a checkpoint of train.py"
+        )
 
 
 def check_plain(content: Any) -> None:

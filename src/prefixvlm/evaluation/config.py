@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from prefixvlm.checkpoint.untrusted import require
 from prefixvlm.encoder.cached import CachedEncoder, local_shards, read_identity
 from prefixvlm.evaluation.options import data_options
 
@@ -13,6 +14,7 @@ def evaluation_config(options: Mapping[str, Any], trained: Mapping[str, Any]) ->
     options: the configuration of eval.py. trained: the configuration of the checkpoint. Options of a benchmark's task
     that are null are those of the trained task of the same name.
     """
+    require(trained, "data", "trainer")
     changed: dict[str, Any] = dict(trained)
     trained_tasks = trained.get("task") or {}
     for name, task in ((options["benchmark"] or {}).get("task") or {}).items():
