@@ -1,7 +1,9 @@
 """Loading open_clip models: check the name and the weights, then build the model."""
 
 import difflib
+import hashlib
 import logging
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,10 @@ from typing import Any
 import open_clip
 
 from prefixvlm.encoder.loading import LOAD_ERRORS, first_line, on_meta
+from prefixvlm.strict_json import read_json
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
+logger = logging.getLogger(__name__)
+LOCAL, HUB, QUICK = "local-dir:", "hf-hub:", "-quickgelu"
 
 
 def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tuple[str, str]) -> None:
@@ -67,12 +71,38 @@ def check_pretrained(
         )
     # OpenAI's weights were trained with QuickGELU. open_clip loads them into a model with GELU and only warns, although
     # the features then differ.
-    if tag_config and tag_config.get("quick_gelu", False) != config.get("quick_gelu", False):
-        right = model_name.removesuffix("-quickgelu") + ("-quickgelu" if tag_config.get("quick_gelu") else "")
+    quick = bool(tag_config.get("quick_gelu")) if tag_config else _file_has_quick_gelu(model_name, Path(pretrained))
+    base = model_name.removesuffix(QUICK)
+    if quick is not None and quick != config.get("quick_gelu", False):
+        right = base + (QUICK if quick else "")
         raise ValueError(
             f"{name_key} is {model_name}, but the weights {pretrained!r} were trained with another activation: "
             f"set {name_key}={right}"
         )
+    if quick is None and open_clip.get_model_config(base) and open_clip.get_model_config(base + QUICK):
+        logger.warning(
+            "the file %s does not say whether its weights were trained with GELU (%s=%s) or QuickGELU (%s%s), as "
+            "OpenAI's were; %s is taken: check it where the file comes from",
+            pretrained, name_key, base, base, QUICK, model_name,
+        )  # fmt: skip
+
+
+def _file_has_quick_gelu(model_name: str, path: Path) -> bool | None:
+    """Return whether the weights of a file were trained with QuickGELU, None if nothing says it."""
+    beside = path.parent / "open_clip_config.json"  # as in repositories of the hub
+    if beside.is_file():
+        model = read_json(beside, dict[str, Any], "a configuration of open_clip").get("model_cfg")
+        return bool(model.get("quick_gelu")) if isinstance(model, dict) else None
+    base, known = model_name.removesuffix(QUICK), {}
+    for tag in open_clip.list_pretrained_tags_by_model(base):
+        released = open_clip.get_pretrained_cfg(base, tag)
+        if match := re.search(r"/([0-9a-f]{64})/|-([0-9a-f]{8})\.pth?$", released.get("url", "")):
+            known[match[1] or match[2]] = bool(released.get("quick_gelu"))
+    if not known:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((quick for start, quick in known.items() if digest.startswith(start)), None)
 
 
 def _is_torchscript(path: Path) -> bool:
