@@ -8,7 +8,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ bench: install ## speed and memory: steps, captioning, scoring, reading shards, 
 	$(BIN)/python bench/reading.py
 	$(BIN)/python bench/reading.py --padding
 	$(BIN)/python bench/features.py
+
+mutants: install ## one mistake at a time in a copy of the sources: do the nearest tests fail? ARGS='mapper/ cider'
+	$(BIN)/python bench/mutants.py $(ARGS)
 
 # Scores and report of a benchmark: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='few_shot.shots=4 clip_scorer=vit_b32']
 eval-coco: ## captions, Karpathy test: make eval-coco CKPT=PATH [DATA=DIR] [ARGS='limit=100 clip_scorer=vit_b32']

@@ -149,6 +149,28 @@ def test_shape_gradient_and_features_matter(kind, num_features: int, prefix_leng
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mapper.parameters())
 
 
+@pytest.mark.parametrize("kind", MAPPERS)
+@pytest.mark.parametrize("num_features", [1, 16])
+def test_a_mapper_starts_at_the_scale_of_its_paper(kind, num_features: int) -> None:
+    """Constants and queries are standard normal, as in ClipCap and Flamingo's code; all else is as PyTorch has it."""
+    torch.manual_seed(0)
+    mapper = kind(64, num_features, 64, prefix_length=16)
+    modules = {name: module for name, module in mapper.named_modules() if list(module.parameters(recurse=False))}
+    own = dict(modules.pop("").named_parameters(recurse=False)) if "" in modules else {}
+    assert own.keys() == {TransformerMapper: {"constants"}, ResamplerMapper: {"queries"}}.get(kind, set())
+    for values in own.values():
+        assert values.shape == (16, 64)
+        assert (values.mean().item(), values.std().item()) == pytest.approx((0, 1), abs=0.08)
+    for name, module in modules.items():
+        if isinstance(module, torch.nn.LayerNorm):
+            assert (module.weight == 1).all(), name
+            assert (module.bias == 0).all(), name
+        else:  # uniform up to 1 / sqrt(width of the input), so that a unit input gives outputs of 1 / sqrt(3)
+            width = module.in_features
+            assert module.weight.std().item() * math.sqrt(3 * width) == pytest.approx(1, abs=0.05), name
+            assert module.weight.abs().max().item() * math.sqrt(width) == pytest.approx(1, abs=0.02), name
+
+
 def test_resampler_and_transformer_take_any_number_of_features() -> None:
     for kind in (TransformerMapper, ResamplerMapper):
         assert kind(12, 16, 16, prefix_length=4)(torch.randn(2, 16, 12)).shape == (2, 4, 16)

@@ -1,6 +1,8 @@
 """PrefixModule under a real Trainer on real shards, and its checkpoints."""
 
+import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +10,14 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
+from prefixvlm.batch import IGNORE_INDEX
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.data.loading.eval_loader import EvalLoader
+from prefixvlm.data.loading.mixture import find_sources
+from prefixvlm.data.loading.train_loader import TrainLoader
+from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
@@ -234,6 +241,83 @@ def test_the_guard_lets_the_mapper_train(shards):
     assert all(torch.equal(value, frozen[name]) for name, value in module.model.lm.state_dict().items())
 
 
+def naive_losses(module, samples):
+    """Return the cross entropy of each target token of a copy of the module in float64, and the copy.
+
+    By the Hugging Face forward, a sample at a time, without padding, chunks or our splice.
+    """
+    model = copy.deepcopy(module.model).double()
+    losses = []
+    for sample in samples:
+        ids = torch.tensor([*model.lm.tokenizer(sample.captions[0]).input_ids, model.lm.eos_id])
+        prefix = model.mapper(model.encoder(model.encoder.transform(sample.picture).double()[None]))[0]
+        embeds = torch.cat([prefix, model.lm.embed(ids)])[None]
+        logits = model.lm.model(inputs_embeds=embeds).logits[0, len(prefix) - 1 : -1]
+        losses.append(logits.logsumexp(1) - logits[torch.arange(len(ids)), ids])
+    return losses, model
+
+
+def gradient_of(model, loss):
+    return torch.autograd.grad(loss, list(model.mapper.parameters()))
+
+
+def assert_gradients_equal(ours, expected):
+    for one, other in zip(ours, expected, strict=True):
+        assert one.abs().max() > 1e-4
+        torch.testing.assert_close(one.double(), other, atol=1e-6, rtol=1e-4)
+
+
+class Gradients(Callback):
+    """Records the gradients of the mapper before each step of the optimizer, and the keys of each batch."""
+
+    def __init__(self):
+        self.gradients, self.keys = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.keys.append(batch.keys)
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.gradients.append([p.grad.clone() for p in module.model.mapper.parameters()])
+
+
+def samples_of(shards):
+    return {
+        sample.key: sample for sample in EvalLoader(find_sources(shards, "train", ShardCache()), 1, list).samples(True)
+    }
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_accumulated_gradients_are_those_of_the_mean_over_the_batches(shards, accumulate):
+    """As PyTorch Lightning defines it: each batch counts the same, by the mean over its own tokens."""
+    module, seen = module_of(tasks={"captioning": Captioning()}), Gradients()
+    losses, model = naive_losses(module, samples := samples_of(shards).values())
+    losses = dict(zip((sample.key for sample in samples), losses, strict=True))
+    trainer = trainer_of(seen, max_steps=1, limit_val_batches=0, accumulate_grad_batches=accumulate)
+    trainer.fit(module, data_of(module, shards, batch_size=2))
+    assert (len(seen.keys), len(seen.gradients)) == (accumulate, 1)
+    batches = [torch.cat([losses[key] for key in keys]).mean() for keys in seen.keys]
+    assert_gradients_equal(seen.gradients[0], gradient_of(model, sum(batches) / accumulate))
+
+
+def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_all_tokens(shards, monkeypatch):
+    module = module_of(tasks={"captioning": Captioning()})
+    monkeypatch.setattr(module, "log", lambda *args, **keywords: None)
+    losses, model = naive_losses(module, samples_of(shards).values())
+    sources = find_sources(shards, "train", ShardCache())
+    loaders = [TrainLoader(sources, 2, module.collates.train, rank=rank, world=2) for rank in range(2)]
+    batches = [batch for loader in loaders for batch in loader]
+    numbers = [int((batch.labels != IGNORE_INDEX).sum()) for batch in batches]
+    assert numbers[0] != numbers[1]  # else a mean over each rank's own tokens would be right
+    with torch.no_grad():
+        sums = [module.model(batch).sum(dtype=torch.float64) for batch in batches]
+    total = torch.tensor([sum(sums), sum(numbers)])
+    strategy = SimpleNamespace(reduce=lambda own, reduce_op: {"sum": total, "mean": total / 2}[reduce_op])
+    module.trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    gradients = [gradient_of(module.model, module.training_step(batch, 0)) for batch in batches]
+    mean = [(one + other) / 2 for one, other in zip(*gradients, strict=True)]  # what DDP makes of them
+    assert_gradients_equal(mean, gradient_of(model, torch.cat(losses).mean()))
+
+
 def test_training_lowers_the_loss(shards):
     module = module_of(tasks={"captioning": Captioning()})
     data, trainer = data_of(module, shards), trainer_of()
@@ -245,17 +329,18 @@ def test_training_lowers_the_loss(shards):
 
 
 def saved(module):
-    checkpoint = {"state_dict": dict(module.state_dict())}
+    checkpoint = {"state_dict": dict(module.state_dict()), "global_step": 0}
     module.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
 def test_a_checkpoint_holds_only_the_trained_tensors_and_restores_them(tmp_path):
-    module, other = module_of(seed=1, config={"seed": 1}), module_of(seed=2)
+    config = {key: {} for key in ("encoder", "lm", "mapper", "module", "data", "trainer", "task")} | {"seed": 1}
+    module, other = module_of(seed=1, config=config), module_of(seed=2)
     AtomicCheckpointIO().save_checkpoint(saved(module), tmp_path / "x.ckpt")
     checkpoint = load(tmp_path / "x.ckpt")
     assert set(checkpoint["state_dict"]) == {"model.mapper.linear.weight", "model.mapper.linear.bias"}
-    assert checkpoint[KEY]["config"] == {"seed": 1}
+    assert checkpoint[KEY]["config"] == config
     assert not torch.equal(other.model.mapper.linear.weight, module.model.mapper.linear.weight)
     other.load_trained(checkpoint)
     assert torch.equal(other.model.mapper.linear.weight, module.model.mapper.linear.weight)

@@ -204,6 +204,33 @@ def test_buckets_batch_texts_of_similar_length_each_sample_once(make_shards: Mak
         assert not (np.diff(lengths.mean((0, 2))) > 0).all(), "batches are shuffled"
 
 
+@pytest.mark.parametrize(("world", "bucket_batches"), [(1, 5), (2, 2), (2, 3), (1, 100)])
+def test_a_bucket_is_a_window_of_whole_steps(make_shards: Make, world: int, bucket_batches: int) -> None:
+    """Against sorting each window of the order without buckets; the last window is smaller."""
+
+    def length(key: str) -> int:
+        return int(key[-3:]) * 37 % 50
+
+    folder = str(with_lengths(make_shards(7, train=50), lambda number: number * 37 % 50))
+    plain, bucketed = (
+        [
+            [sample for batch in step for sample in batch]
+            for step in zip(*(train(folder, bucket_batches=n, rank=r, world=world) for r in range(world)), strict=True)
+        ]
+        for n in (0, bucket_batches)
+    )
+    size = 4 * world
+    assert len(bucketed) == 50 // size
+    for first in range(0, len(plain), bucket_batches):
+        window = sorted(flat(plain[first : first + bucket_batches]), key=length)
+        steps = [{*window[start : start + size]} for start in range(0, len(window), size)]
+        found = [set(step) for step in bucketed[first : first + bucket_batches]]
+        assert sorted(found, key=sorted) == sorted(steps, key=sorted)
+        batches = [{*window[start : start + 4]} for start in range(0, len(window), 4)]
+        assert all(set(step[start : start + 4]) in batches for step in bucketed[first : first + bucket_batches]
+                   for start in range(0, size, 4)), "the batches of a step are neighbours in length"  # fmt: skip
+
+
 def test_buckets_are_the_same_with_workers_and_resume_exactly(make_shards: Make) -> None:
     folder = with_lengths(make_shards(7, train=50), lambda number: number * 37 % 50)
     whole = train(str(folder), bucket_batches=5)
