@@ -51,6 +51,13 @@ def test_learned_positions_are_trained_and_fixed_ones_are_not_in_a_checkpoint(ki
     assert not list(fixed.positions.parameters())
 
 
+def test_learned_positions_start_as_timms() -> None:
+    torch.manual_seed(0)
+    values = make_positions("learned", (16, 16), 64).values
+    assert values.shape == (256, 64)
+    assert (values.mean().item(), values.std().item()) == pytest.approx((0, 0.02), abs=5e-4)
+
+
 def test_positions_keep_the_precision_of_the_features() -> None:
     for kind in ("sincos", "learned"):
         assert make_positions(kind, GRID, WIDTH)(torch.randn(2, 15, WIDTH).bfloat16()).dtype == torch.bfloat16
