@@ -21,14 +21,12 @@ class PredictionTable(Callback):
             return
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        import wandb
-
         keys = [p.key for predictions in pl_module.predictions.values() for p in predictions]
         data: ShardDataModule = trainer.datamodule  # type: ignore[attr-defined]
         images = data.images(keys, "val")
         for task, predictions in pl_module.predictions.items():
             rows = [
-                [wandb.Image(data.decoder(images[p.key])) if p.key in images else None, p.prompt,
+                [data.decoder(images[p.key]) if p.key in images else None, p.prompt,
                  p.prediction, " | ".join(p.references), p.correct] for p in predictions
             ]  # fmt: skip
             log_table(trainer, f"val/{task}_predictions", COLUMNS, rows)

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from PIL.Image import Image
 
 from prefixvlm.atomic import write_text
 from prefixvlm.logger.safe import SafeLogger
@@ -67,6 +68,21 @@ class ContinuedWandbLogger(SafeLogger, WandbLogger):
         # Where wandb stages tables until they are uploaded: by default in the home, which may not be writable.
         os.environ.setdefault("WANDB_DATA_DIR", str(Path(save_dir, "wandb").absolute()))
         super().__init__(project=project, name=name, save_dir=save_dir, offline=offline, id=run_id, settings=settings)
+
+    def log_table(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[Any]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """Log a table, with PIL images in it as pictures."""
+        import wandb
+
+        # Here, where an error ends no run: wandb writes each picture to a temporary folder, which may be full.
+        rows = [[wandb.Image(value) if isinstance(value, Image) else value for value in row] for row in data or []]
+        super().log_table(key, columns, rows, dataframe, step)
 
     def close(self, code: int, preempted: bool) -> None:
         """Finish the wandb run at the end of ours."""
