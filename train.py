@@ -82,9 +82,7 @@ def main(cfg: DictConfig) -> Any:
 
 def start(cfg: DictConfig) -> Any:
     """Train in this process, or in one for each device, unless the run is finished."""
-    if finished.is_finished(cfg.run_dir, plain(cfg)):
-        if world.rank() == 0:
-            print(f"The run in {cfg.run_dir} is finished. To train more, set an option, or hydra.run.dir.")
+    if finished.told(cfg.run_dir, plain(cfg)):  # again, because another process may have trained until here
         return finished.read(cfg.run_dir)["value"]
     if (count := world.num_processes(cfg.trainer)) > 1:
         # All processes share the run folder, in which this one has already written .hydra/.

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "callbacks": STAGES | {"distributed", "logger", "provenance", "sweep", "training"},
     "evaluation": STAGES | {"checkpoint", "report", "training"},
     "config": {"component_check", "distributed"},
-    "command_line": {"component_check", "config", "data", "distributed", "evaluation"},
+    "command_line": {"component_check", "config", "data", "distributed", "evaluation", "training"},
     "build": {
         "callbacks",
         "checkpoint",

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from prefixvlm.config import compose_run
+from prefixvlm.training import finished
 
 ROOT = Path(__file__).parents[2]
 # By the words that follow train.py or eval.py: what the sentence says.
@@ -69,11 +73,8 @@ RIGHT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """Return by program and words the exit code, both outputs and the new sys.argv, all from one process."""
-    folder = tmp_path_factory.mktemp("command_check")
-    commands = [*((program, words) for program, words, _ in COMMANDS), *SHOWN, *RIGHT]
+def answers_in(folder, commands):
+    """Return the exit code, both outputs and the new sys.argv of each program and its words, all from one process."""
     done = subprocess.run(
         [sys.executable, "-c", ANSWER_ALL, str(ROOT / "conf")], input=json.dumps(commands), cwd=folder,
         capture_output=True, text=True, timeout=120, env={**os.environ, "HYDRA_FULL_ERROR": "0"},
@@ -81,6 +82,15 @@ def answers(tmp_path_factory):
     assert not done.returncode, done.stderr
     results, heavy = json.loads(done.stdout)
     assert heavy == []
+    return results
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Return the answers by program and words."""
+    folder = tmp_path_factory.mktemp("command_check")
+    commands = [*((program, words) for program, words, _ in COMMANDS), *SHOWN, *RIGHT]
+    results = answers_in(folder, commands)
     assert [path.name for path in folder.iterdir()] == [], "nothing is left behind"
     return dict(zip(commands, results, strict=True))
 
@@ -112,3 +122,20 @@ def test_overrides_may_stand_on_both_sides_of_a_flag(answers):
     _, err, _, argv = answers[RIGHT[1]]
     assert "data.shards=data/easy-vqa does not exist" in err
     assert argv == ["seed=1,2", "optim.lr=0.1,0.2", "-m"]
+
+
+def test_a_finished_run_says_so_without_torch(tmp_path):
+    """Its shards may be gone. A new option, or none of its checkpoints, and the command is checked as any other."""
+    folder = tmp_path / "runs" / "resampler"  # named by a value that Hydra knows
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    cfg = compose_run(["mapper=resampler", "seed=3", f"run_dir={folder}"])
+    finished.write(str(folder), OmegaConf.to_container(cfg), value=1.5)
+    command = "hydra.run.dir=runs/${hydra:runtime.choices.mapper} seed=3 mapper=resampler"
+    same, other, again, sweep = answers_in(
+        tmp_path, [("train", command + end) for end in ("", " seed=4", " resume=never", " -m")]
+    )
+    assert same[:3] == [None, "", f"The run in {folder} is finished. To train more, set an option, or hydra.run.dir.\n"]
+    for code, err, out, _ in (other, again, sweep):
+        assert (code, out) == (2, "")
+        assert "data.shards=data/easy-vqa does not exist" in err

@@ -19,7 +19,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from prefixvlm.command_line.parse import jobs_of, parse
 from prefixvlm.component_check import check
 from prefixvlm.config import check_ranges
-from prefixvlm.distributed.world import check_devices
+from prefixvlm.distributed.world import check_devices, under_srun
+from prefixvlm.training import finished
 
 SHARDS = "prefixvlm.data.datamodule.ShardDataModule"
 
@@ -51,6 +52,8 @@ def check_command(conf: Path) -> None:
         composer = Hydra.create_main_hydra2(name, search_path)
         jobs = jobs_of(arguments.overrides) if arguments.multirun else [arguments.overrides]
         options = [_plain(composer.compose_config(name, job, RunMode.RUN, from_shell=False)) for job in jobs]
+        if "run_dir" in options[0] and not arguments.multirun and finished.told(options[0]["run_dir"], options[0]):
+            sys.exit()
         for check_each in (_check_values, _check_paths):  # the paths last, because they are read
             for each in options:
                 check_each(each)
@@ -60,9 +63,13 @@ def check_command(conf: Path) -> None:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the program's own options, with every interpolation resolved."""
-    with read_write(cfg.hydra), open_dict(cfg):
-        cfg.hydra.runtime.output_dir = cfg.hydra.runtime.cwd = "."  # Hydra knows them once it has made the folder
-    HydraConfig.instance().set_config(cfg)
+    # A folder named by the time is not resolved: torchrun's processes agree on it by a store of torch.
+    is_new = "${run_id:" in str(OmegaConf.to_container(cfg.hydra.run)) and not under_srun()
+    for resolved in (False, True):  # the folder of the run may be named by what HydraConfig knows
+        with read_write(cfg.hydra), open_dict(cfg):
+            cfg.hydra.runtime.cwd = os.getcwd()
+            cfg.hydra.runtime.output_dir = os.path.abspath(cfg.hydra.run.dir) if resolved and not is_new else "."
+        HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     options: Any = OmegaConf.to_container(cfg, resolve=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.atomic import write_text
+from prefixvlm.distributed.world import rank
 from prefixvlm.strict_json import read_json
 
 OBJECTIVE = "objective.json"
@@ -23,10 +24,19 @@ def read(run_dir: str) -> dict[str, Any]:
 
 def is_finished(run_dir: str, config: Mapping[str, Any]) -> bool:
     """Return whether a run with exactly these options has come to its end in the folder."""
-    if config["resume"] == "never" or not (Path(run_dir) / OBJECTIVE).is_file():
+    if config["resume"] not in ("auto", "must") or not (Path(run_dir) / OBJECTIVE).is_file():
         return False
     has_checkpoint = (Path(run_dir) / "checkpoints" / "last.ckpt").is_file()
     return has_checkpoint and read(run_dir).get("options") == options_hash(run_dir, config)
+
+
+def told(run_dir: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a run is finished, and print it if so."""
+    if not is_finished(run_dir, config):
+        return False
+    if rank() == 0:
+        print(f"The run in {run_dir} is finished. To train more, set an option, or hydra.run.dir.")
+    return True
 
 
 def options_hash(run_dir: str, config: Mapping[str, Any]) -> str:
