@@ -30,7 +30,7 @@ reproduce-frozen-small: install ## Frozen's experiment in small: 3 models x 3 se
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/frozen_small.py $(ARGS)
 
 test: check ## the whole test suite, offline
-	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install ## style and types
 	$(BIN)/ruff check .

@@ -49,6 +49,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files at the top of tests/ come first: they run whole commands, and would leave a worker alone at the end."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 def byte_tokenizer(around: str = "$A") -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer without merges: 256 bytes, then <eos>; pad is EOS, as in GPT-2 and SmolLM2.
 
