@@ -8,7 +8,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test fuzz check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -31,6 +31,10 @@ reproduce-frozen-small: install ## Frozen's experiment in small: 3 models x 3 se
 
 test: check ## the whole test suite, offline
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+fuzz: install ## damaged files of every kind, as long as told, with a table: make fuzz [SECONDS=600]
+	@mkdir -p outputs/fuzz
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/fuzz -q --tb=line -n 0
 
 check: install ## style and types
 	$(BIN)/ruff check .

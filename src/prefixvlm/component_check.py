@@ -19,6 +19,9 @@ def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bo
     before_imports: check only what the sources of the components show, whatever `_target_` is.
     """
     if isinstance(node, Mapping):
+        for key in node:
+            if not isinstance(key, str) or not key.isprintable():  # the sentences below name it
+                raise ValueError(f"{axis} has the key {key!r:.80}; keys are words")
         if "_target_" in node:
             _check_target(axis, node, passed, before_imports)
         for key, value in node.items():

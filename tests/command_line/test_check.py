@@ -34,6 +34,10 @@ TRAIN = {
     "--config-dir /nowhere": "there is no folder /nowhere; set --config-dir",
     "--cfg foo": "argument --cfg/-c: invalid choice: 'foo'",
     "-m data.batch_size=8,0 seed=1,2": "data.batch_size is 0; it must be an int of 1 or more",
+    "-m seed=range(0,1000000000)": "seed=range(0,1000000000) is a range of no values or of more than 10000",
+    "-m seed=range(3,0)": "seed=range(3,0) is a range of no values",
+    "-m seed=range(0,3,0)": "seed=range(0,3,0) is a range of no values",
+    "-m data.batch_size=range(0,5000)": "data.batch_size is 0; it must be an int of 1 or more",
     "seed=1 -m mapper=mlp,lineer": "there is no mapper 'lineer'; did you mean mapper=linear?",
 }
 EVAL = {

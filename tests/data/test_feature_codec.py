@@ -146,17 +146,3 @@ def test_no_flipped_byte_is_read_as_other_values():
             flipped[place] ^= 1 << bit
             with pytest.raises(ValueError, match="npy member"):
                 decode_npy(bytes(flipped))
-
-
-@pytest.mark.parametrize("seed", range(300))
-def test_a_mutated_member_decodes_or_raises_one_sentence(seed):
-    rng = np.random.default_rng(seed)
-    for data, decode in ((npy(GOOD), decode_npy), (safetensors.numpy.save({"features": GOOD}), decode_safetensors)):
-        mutated = bytearray(data)
-        for place in rng.integers(0, len(data), 3):
-            mutated[place] = rng.integers(256)
-        mutated = mutated[: rng.integers(1, len(data) + 1)] if seed % 3 == 0 else mutated
-        try:
-            assert decode(bytes(mutated)).size in (12, 24)  # 24: what was float32 is read as float16
-        except ValueError as error:
-            assert "\n" not in str(error)  # noqa: PT017

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from prefixvlm.command_line.parse import jobs_of, parse
 from prefixvlm.component_check import check
@@ -51,7 +55,7 @@ def check_command(conf: Path) -> None:
     try:
         composer = Hydra.create_main_hydra2(name, search_path)
         jobs = jobs_of(arguments.overrides) if arguments.multirun else [arguments.overrides]
-        options = [_plain(composer.compose_config(name, job, RunMode.RUN, from_shell=False)) for job in jobs]
+        options = [_plain(_compose(composer, name, job)) for job in jobs]
         if "run_dir" in options[0] and not arguments.multirun and finished.told(options[0]["run_dir"], options[0]):
             sys.exit()
         for check_each in (_check_values, _check_paths):  # the paths last, because they are read
@@ -59,6 +63,19 @@ def check_command(conf: Path) -> None:
                 check_each(each)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _compose(composer: Hydra, name: str, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return composer.compose_config(name, list(overrides), RunMode.RUN, from_shell=False)
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError):  # prefixvlm.errors makes a sentence of these
+        raise
+    except Exception as error:  # on a defaults list of other types, or other letters, nearly anything
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the configuration cannot be composed ({type(error).__name__}: {reason}); correct the overrides, or the "
+            "file of your own that they name, which must be YAML in UTF-8 with `defaults` as a list"
+        ) from error
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 
 from prefixvlm.component_check import nearest
+
+MAX_RANGE = 10_000  # jobs of a sweep
 
 
 def parse() -> argparse.Namespace:
@@ -55,7 +57,21 @@ def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _values(override: Override) -> list[str]:
-    """Return the overrides that a sweep makes of one; empty for an interval, whose values the sweeper draws."""
+    """Return the overrides that a sweep makes of one; of a range the first and the last, between which all others lie.
+
+    Empty for an interval, whose values the sweeper draws. Raises ValueError for a range that is empty or endless.
+    """
     if not override.is_discrete_sweep() or override.input_line is None or "glob(" in override.input_line:
         return []
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        start, stop, step = (float(each or 0) for each in (sweep.start, sweep.stop, sweep.step))
+        if not step or not 0 < (stop - start) / step <= MAX_RANGE:
+            raise ValueError(
+                f"{override.input_line:.100} is a range of no values or of more than {MAX_RANGE}; write "
+                "range(START,STOP,STEP), with STOP not among the values"
+            )
+    words = list(override.sweep_string_iterator())
+    if isinstance(sweep, RangeSweep):
+        words = sorted(words, key=float)[:: max(len(words) - 1, 1)]
+    return [f"{override.get_key_element()}={word}" for word in words]

@@ -15,6 +15,7 @@ from prefixvlm import strict_json
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shards.tar_writer import Members, SampleOrError
 
+MAX_NAME = 255  # bytes, of a file or a folder, in the file systems of Linux and macOS
 T = TypeVar("T")
 Samples = Iterable[SampleOrError]
 
@@ -161,12 +162,18 @@ def path_inside(folder: Path, name: str) -> Path:
     Raises ValueError if it is not in the folder, also by a link: the names are data that anyone may have written.
     """
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not parts.name or "\0" in name:
-        raise ValueError(f"the image {name!r} is not in {folder}; names must be of files, relative to that folder")
+    if parts.is_absolute() or ".." in parts.parts or not parts.name or not all(map(_is_file_name, parts.parts)):
+        raise ValueError(f"the image {name!r:.80} is not in {folder}; names must be of files, relative to that folder")
     path = folder / name
     if not path.resolve().is_relative_to(_resolved(folder)):
         raise ValueError(f"the image {path} is a link that leaves {folder}; copy it, or give the folder that it is in")
     return path
+
+
+def _is_file_name(part: str) -> bool:
+    """Return whether a file system takes a part of a path: any other raises ValueError or OSError, wherever it is."""
+    encoded = part.encode(errors="replace")
+    return len(encoded) <= MAX_NAME and "\0" not in part and encoded.decode() == part
 
 
 @cache

@@ -1,0 +1,3 @@
+"""Inputs that were once a fault: target, file and content."""
+
+CORPUS: list[tuple[str, str, bytes]] = []
