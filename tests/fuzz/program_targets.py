@@ -61,15 +61,15 @@ TRAIN = """train
 data.shards=shards
 data.num_workers=0
 optim.lr=0.01
-mapper=mlp
-mapper.dropout=0.1
+mapper=transformer
+mapper.prefix_length=4
 trainer.max_steps=7
 seed=3
 experiment=mine
 --config-dir=mine
 logger=csv"""
 SWEEP = "train\n-m\ndata.shards=shards\nseed=1,2\nmapper=linear,mlp\nmapper.prefix_length=choice(4,8)\n--optim.lr=0.1"
-EVAL = "eval\nckpt=x.ckpt\nshards=shards\nlimit=10\nfew_shot.shots=1\nbenchmark=null\nblind=true"
+EVAL = "eval\nckpt=x.ckpt\nshards=shards\nlimit=10\nfew_shot.shots=1\nblind=true"
 EXPERIMENT = """# @package _global_
 defaults:
 - override /mapper: transformer
