@@ -74,6 +74,7 @@ def test_nucleus_samples_only_from_the_nucleus_and_in_proportion(model, images):
     samples = decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000)
     first = [text[0] if text else model.lm.eos_id for text in samples]
     assert set(first) <= nucleus
+    assert int(order[size - 1]) in first  # the token that reaches top_p belongs to it
     share = first.count(int(order[0])) / len(first)
     assert share == pytest.approx(float(p[order[0]] / p[order[:size]].sum()), abs=0.04)
     again = decoding.nucleus(model, batch, max_new_tokens=1, top_p=0.7, num_samples=4000)
