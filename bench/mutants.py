@@ -75,7 +75,7 @@ training/optim.py: training/test_optim.py
     sum(size > 1 for size in parameter.shape) > 1  =>  parameter.ndim > 1
     self.lr if own_lr is None else own_lr  =>  own_lr or self.lr
 training/contrastive.py: training/test_contrastive.py
-    logit_scale), weight=len(tokens))  =>  logit_scale))
+    update(loss.expand(len(tokens)))  =>  update(loss)
     is_right[classes >= 0]  =>  is_right
 data/loading/train_loader.py: data/loading/test_mixture.py -k bucket
     shuffle_buffer, bucket_batches, mixed  =>  shuffle_buffer, bucket_batches and bucket_batches + 1, mixed
@@ -86,7 +86,7 @@ data/loading/epoch_plan.py: data/loading/test_mixture.py
     [self.seed, number, which, use]  =>  [self.seed, number, which]
 data/loading/eval_loader.py: data/loading/test_train_loader.py
     min(batch_size, self.num_samples // self.world)  =>  batch_size
-data/loading/planned_batches.py: data/loading/test_bad_samples.py
+data/loading/planned_batches.py: data/loading/test_train_loader.py
     random.Random(seed)  =>  random.Random(0)
 data/loading/bad_samples.py: data/loading/test_bad_samples.py
     > self.fraction * self.num_samples  =>  >= self.fraction * self.num_samples
@@ -164,7 +164,9 @@ def outcome(mutant: Mutant, tree: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if text.count(mutant.old) != 1:
         return "not in the sources: correct the table"
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    changed = text.replace(mutant.old, mutant.new)
+    compile(changed, path, "exec")  # a mistake in the table's syntax would be seen by any test
+    path.write_text(changed, encoding="utf-8")
     code = exit_code(tree, f"tests/{mutant.tests}".split())
     path.write_text(text, encoding="utf-8")
     return {0: "LIVES", 1: "killed"}.get(code, f"pytest ended with {code}")

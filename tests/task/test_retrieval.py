@@ -98,6 +98,7 @@ def test_with_black_images_all_values_are_equal_and_recall_is_at_chance(images):
     assert scores["image_to_text_recall_1"] == 20
     assert scores["text_to_image_recall_1"] == 0  # ties count as errors
     assert scores["image_to_text_recall_5"] == 100
+    assert task._first(rows[0], np.zeros(5)) == 0
 
 
 def test_prepare_is_needed_and_replaces_the_candidates(images):

@@ -72,6 +72,20 @@ def fit(module: ContrastiveModule, max_steps: int, tmp_path: Path, **keywords: A
     return trainer
 
 
+def test_the_validation_loss_counts_each_sample_once(tmp_path: Path) -> None:
+    module = module_of(tmp_path / "clip").eval()
+    total = 0.0
+    with torch.no_grad():
+        for colours in (COLOURS[:3], COLOURS[3:]):
+            batch = module.collates.train([sample(colour) for colour in colours], random.Random(0))
+            module.validation_step(batch, 0)
+            images, texts, scale = (each.double() for each in module.model(*batch[:2]))
+            logits = scale * images @ texts.T
+            both = -(logits.log_softmax(0) + logits.log_softmax(1)).diagonal() / 2
+            total += both.sum().item()
+    assert module.val_loss.compute().item() == pytest.approx(total / 4, rel=1e-4)
+
+
 def test_it_learns_and_the_encoder_reads_its_folder(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "clip"
     module = module_of(out, classes=CLASSES)

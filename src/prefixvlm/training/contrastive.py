@@ -119,7 +119,8 @@ class ContrastiveModule(LightningModule):
         pixel_values, tokens, classes = batch
         image_features, text_features, logit_scale = self.model(pixel_values, tokens)
         # Ranks may have different numbers of validation batches, so that a gathering loss would wait forever.
-        self.val_loss.update(ClipLoss()(image_features, text_features, logit_scale), weight=len(tokens))
+        loss = ClipLoss()(image_features, text_features, logit_scale)
+        self.val_loss.update(loss.expand(len(tokens)))  # without its option for NaN, MeanMetric ignores a weight
         if self.classes:
             is_right = (image_features @ self.class_features.T).argmax(-1) == classes
             self.zero_shot_accuracy.update(is_right[classes >= 0].float())

@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice, pairwise
+from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import planned_batches
+from prefixvlm.data.loading.epoch_plan import BUCKETS, MIXTURE, PASS
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader
@@ -102,6 +103,12 @@ def test_a_mixture_is_the_same_with_any_number_of_workers_and_resumes_exactly(mi
         resumed.load_state_dict(loader.state_dict())
         read += [batch for _ in range(2) for batch in resumed]
         assert read == expected[: len(read)]
+
+
+def test_no_two_uses_share_their_random_numbers(mixture) -> None:
+    planner = train(mixture).planner
+    draws = [planner._rng(*key).random() for key in product(range(2), (PASS, MIXTURE, BUCKETS), range(2))]
+    assert len(set(draws)) == len(draws) == 12
 
 
 def test_an_epoch_may_have_any_number_of_samples(make_shards: Make, mixture) -> None:

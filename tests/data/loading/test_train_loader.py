@@ -96,6 +96,19 @@ def test_ranks_get_equally_many_batches_and_share_no_sample(make_shards: Make, w
         assert len(set(every)) == len(every) == 26 // (4 * world) * 4 * world
 
 
+def test_ranks_draw_the_same_numbers_in_a_step(make_shards: Make) -> None:
+    folder = make_shards(100, train=26)
+    ranks = [[luck for _, luck in train(folder, collate=keys_and_luck, rank=rank, world=2)] for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    assert len(set(ranks[0])) == len(ranks[0]) == 3
+
+
+def test_every_rank_has_a_batch_of_few_samples(make_shards: Make) -> None:
+    sources = sources_of(make_shards(100, val=4), "val")
+    read = [list(EvalLoader(sources, 4, keys, rank=rank, world=3)) for rank in range(3)]
+    assert read == [[["val000"], ["val003"]], [["val001"]], [["val002"]]]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("samples_per_shard", "limit"), [(5, None), (100, None), (5, 9)])
