@@ -289,7 +289,7 @@ def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):
         ("data.shards=nowhere", "nowhere"),
         ("seed=abc", "seed=abc does not fit: Value 'abc'"),
         ("task=[vqa,nope]", "there is no task 'nope'; --help lists the choices"),
-        ("resume=sometimes", "accepted are auto, must, never"),
+        ("resume=sometimes", "it must be one of auto, must, never"),
         ("resume=must", "to resume from"),
         ("encoder.model_name=local-dir:nowhere", "python train.py experiment=clip_pretrain"),
         ("optim.schedule=cosin", "accepted are constant, linear, cosine"),

@@ -48,9 +48,9 @@ class StoredRun:
 class StoredCheckpoint:
     """What an evaluation reads of a checkpoint."""
 
-    global_step: int
     prefixvlm: StoredRun
     state_dict: dict[str, Any]
+    global_step: int = 0
 
 
 def check_archive(path: Path) -> None:

@@ -37,7 +37,7 @@ def checkpoint_content(
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lineage of a run that starts from a checkpoint: the checkpoint after its own lineage."""
     # The hash identifies the file wherever it is moved.
-    parent = {"checkpoint": str(path), "sha256": sha256(Path(path)), "step": checkpoint["global_step"]}
+    parent = {"checkpoint": str(path), "sha256": sha256(Path(path)), "step": checkpoint.get("global_step", 0)}
     return [*checkpoint[KEY].get("lineage", []), parent]
 
 
