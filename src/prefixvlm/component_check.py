@@ -11,6 +11,8 @@ from prefixvlm.options.components import axis_of, resolve_target
 from prefixvlm.options.ranges import STATED, check_value
 from prefixvlm.options.static_signature import static_parameters
 
+MAX_TARGET = 200  # letters; the file of a longer name could not be asked for
+
 
 def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bool = False) -> None:
     """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type or range.
@@ -40,6 +42,8 @@ def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
 
 def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str], before_imports: bool) -> None:
     target = str(node["_target_"])
+    if len(target) > MAX_TARGET:
+        raise ValueError(f"{axis}._target_ is {target!r:.80}; it must be the dotted name of a class")
     parameters = static_parameters(target) if before_imports else parameters_of(resolve_target(axis, node["_target_"]))
     accepted = [name for name in parameters if name not in passed]
     special = {"_target_", "_partial_"} if (found := axis_of(axis)) and found.partial else {"_target_"}

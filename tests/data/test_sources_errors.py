@@ -58,17 +58,17 @@ MALFORMED = [
     (
         "vqav2",
         {"train_questions": {"data_subtype": "val2014", "questions": []}, "train_annotations": {"annotations": []}},
-        "is a file of val2014; --train-questions must be one of train2014",
+        "is a file of 'val2014'; --train-questions must be one of train2014",
     ),
     (
         "okvqa",
         {"train_questions": {"questions": []}, "train_annotations": {"data_subtype": "val2014", "annotations": []}},
-        "is a file of val2014; --train-annotations must be one of train2014",
+        "is a file of 'val2014'; --train-annotations must be one of train2014",
     ),
     (
         "vqav2",
         {"val_questions": {"questions": [QUESTION]}, "val_annotations": {"annotations": []}},
-        "has no answers to question 2 of",
+        "has no answers to question '2' of",
     ),
     (
         "okvqa",

@@ -41,7 +41,7 @@ def vqa_samples(
         id_ = id_field(question, "question_id", questions)
         if answers is not None and id_ not in answers:
             raise ValueError(
-                f"{annotations} has no answers to question {id_} of {questions}; both must be of one split"
+                f"{annotations} has no answers to question {id_!r:.80} of {questions}; both must be of one split"
             )
         annotation = answers[id_] if answers is not None else {"answers": [], "groups": {}}
         text = field(question, "question", str, questions)
@@ -57,7 +57,7 @@ def _check_split(content: dict[str, Any], path: Path, argument: str, coco_split:
     """Raise ValueError if the file names another split as its own."""
     found = content.get("data_subtype", coco_split)
     if found not in (coco_split, coco_split.replace("test", "test-dev")):
-        raise ValueError(f"{path} is a file of {found}; {option(argument)} must be one of {coco_split}")
+        raise ValueError(f"{path} is a file of {found!r:.80}; {option(argument)} must be one of {coco_split}")
 
 
 def _annotations(
