@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from prefixvlm import cli, config
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.errors import ERRORS, one_sentence, sentence
+from prefixvlm.errors import ERRORS, is_expected, one_sentence, sentence
 from tests.data.conftest import png
 from tests.forked import FORKED
 from tests.serve.test_predictor import write_checkpoint
@@ -312,6 +313,17 @@ def test_a_data_worker_that_was_killed_is_an_error_with_what_to_do(capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: a data worker was killed (DataLoader worker (pid")
     assert "mostly for want of memory; set data.num_workers or data.batch_size to less" in error
+
+
+def test_memory_that_runs_out_is_one_sentence_with_what_to_do():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    expected = r"memory ran out \(\d+ bytes were asked for\); set batch_size, num_beams or prefix_length to less"
+    assert re.match(expected, sentence(error.value))
+    assert is_expected(error.value)
+    assert sentence(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")).startswith(
+        "memory ran out (2.00 GiB were asked for)"
+    )
 
 
 def test_a_runtime_error_of_our_own_keeps_its_traceback():

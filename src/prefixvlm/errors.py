@@ -30,7 +30,7 @@ ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException, YAMLError
 USAGE = 2  # exit code for bad input, as in argparse
 
 DEAD_WORKER = "DataLoader worker"  # in torch's message about a worker that was killed
-
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory")  # on the CPU and on a GPU
 _wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -84,7 +84,8 @@ def job(function: Callable[P, Any]) -> Callable[P, Any]:
 
 def is_expected(error: Exception) -> bool:
     """Return whether an error is one of the user's input or machine, and not of our own."""
-    return isinstance(error, ERRORS) or (isinstance(error, RuntimeError) and DEAD_WORKER in str(error))
+    of_torch = isinstance(error, RuntimeError) and (DEAD_WORKER in str(error) or NO_MEMORY.search(str(error)))
+    return isinstance(error, (*ERRORS, MemoryError)) or bool(of_torch)
 
 
 def environment() -> dict[str, str]:
@@ -123,6 +124,10 @@ def sentence(error: Exception, conf: Path | None = None) -> str:
             f"a data worker was killed ({message.split('. ')[0]}), mostly for want of memory; set data.num_workers or "
             "data.batch_size to less, or give the job more memory and /dev/shm"
         )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(message)):
+        tried = re.search(r"tried to allocate ([\d.]+ \w+)", message, re.IGNORECASE)
+        wanted = f" ({tried[1]} were asked for)" if tried else ""
+        return f"memory ran out{wanted}; set batch_size, num_beams or prefix_length to less, or lm to a smaller one"
     if match := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(match[1], conf)
     if match := re.search(r"Missing mandatory value: (\S+)", message):
