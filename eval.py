@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
+from prefixvlm.checkpoint.untrusted import require
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
 from prefixvlm.evaluation.config import evaluation_config
@@ -51,6 +52,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     check_options(options)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     checkpoint = load(cfg.ckpt)
+    require(checkpoint[KEY]["config"], "trainer")
     evaluated = evaluation_config(options, checkpoint[KEY]["config"])
     if cfg.submission:
         check_one_task(evaluated["task"])

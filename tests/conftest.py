@@ -49,6 +49,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Restore the handlers that a program's main has set in this process: they would end the test's worker."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def pytest_collection_modifyitems(items):
     """Files at the top of tests/ come first: they run whole commands, and would leave a worker alone at the end."""
     items.sort(key=lambda item: len(item.path.parts))

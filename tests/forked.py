@@ -14,9 +14,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import MappingProxyType
-
-import wandb.sdk.data_types._private
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("train", "eval", "prefixvlm.cli", "prefixvlm.encoder.openclip", "prefixvlm.encoder.timm", "wandb")
@@ -28,7 +25,7 @@ class Forked:
     def __init__(self) -> None:
         self.lock, self.process = threading.Lock(), None
 
-    def run(self, arguments, cwd, timeout, env=MappingProxyType({})):
+    def run(self, arguments, cwd, timeout):
         with self.lock, tempfile.TemporaryDirectory() as folder:
             if self.process is None:
                 command = [sys.executable, "-m", "tests.forked"]
@@ -37,7 +34,7 @@ class Forked:
                 )
                 atexit.register(self.end)
             outputs = [f"{folder}/out", f"{folder}/err"]
-            request = {"arguments": arguments, "cwd": str(cwd), "outputs": outputs, "env": {**os.environ, **env}}
+            request = {"arguments": arguments, "cwd": str(cwd), "outputs": outputs, "env": dict(os.environ)}
             print(json.dumps(request), file=self.process.stdin, flush=True)
             late = threading.Timer(timeout, os.killpg, (int(self.process.stdout.readline()), 9))
             late.start()
@@ -72,8 +69,6 @@ def become(request):
     os.environ.update(request["env"])
     for number, path in zip((0, 1, 2), ("/dev/null", *request["outputs"]), strict=True):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    # The folder of wandb's media is of the server, and is not removed at the end of each child.
-    wandb.sdk.data_types._private.MEDIA_TMP._finalizer.detach()
     sys.argv = request["arguments"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if sys.argv[0] == "-m":

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import time
@@ -76,8 +77,14 @@ def parts(tmp_path_factory):
 
 
 def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
-    """Run a command as a user does, with changes of the environment, in a fork that has imported all modules."""
-    result = FORKED.run([str(each) for each in arguments], cwd, timeout, env)
+    """Run a command as a user does; without an environment of its own, in a fork that has imported all modules."""
+    if env:
+        result = subprocess.run(
+            [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+            env={**os.environ, **env},
+        )  # fmt: skip
+    else:
+        result = FORKED.run([str(each) for each in arguments], cwd, timeout)
     assert result.returncode == code, result.stdout + result.stderr
     return result
 

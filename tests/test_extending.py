@@ -95,7 +95,8 @@ def test_a_checkpoint_names_no_plug_in_and_the_sentence_says_how_to(folder):
     error = run(ROOT / "eval.py", "ckpt=outputs/colours/checkpoints/best.ckpt", code=2, cwd=folder).stderr
     assert "encoder._target_ is 'my_encoders.ColourGrid'; accepted are the subclasses of prefixvlm.encoder." in error
     assert "plugins=[my_encoders]" in error
-    error = run(ROOT / "train.py", "plugins=[no_such_module]", code=2, cwd=folder).stderr
+    words = ["--config-dir", "conf", "data=my_squares", "plugins=[no_such_module]"]
+    error = run(ROOT / "train.py", *words, code=2, cwd=folder).stderr
     assert "plugins names 'no_such_module', which cannot be imported" in error
 
 

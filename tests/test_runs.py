@@ -175,12 +175,14 @@ def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one(part
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1  # torch.load itself takes it
     last.write_bytes(content)
+    (folder / "objective.json").unlink()  # else the run is finished
     done = run(*TRAIN, *parts, "data.batch_size=8", "callbacks.last.every_n_steps=2", f"hydra.run.dir={folder}")
     assert "last.ckpt is not a checkpoint, or a damaged one" in done.stderr
     assert "the run resumes from previous.ckpt" in done.stderr
     assert equal(end(folder), expected)
     for path in (last, previous):
         path.write_bytes(b"PK")
+    (folder / "objective.json").unlink()
     done = run(*TRAIN, *parts, f"hydra.run.dir={folder}", code=2)
     assert "set resume=never to start over" in done.stderr
 

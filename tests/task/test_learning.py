@@ -80,7 +80,7 @@ def scored(task: Task, model: PrefixLM, blind: bool = False, of=samples) -> dict
     asked = of("test", 300)
     if blind:
         black = Image.new("RGB", (8, 8))
-        asked = [type(each)(**{**vars(each), "image": black}) for each in asked]
+        asked = [replace(each, image=black) for each in asked]
     predictions = task.finalize(task.predict(model, prompts(asked, random.Random(0))))
     return task.report(predictions)
 

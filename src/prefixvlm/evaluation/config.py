@@ -14,7 +14,7 @@ def evaluation_config(options: Mapping[str, Any], trained: Mapping[str, Any]) ->
     options: the configuration of eval.py. trained: the configuration of the checkpoint. Options of a benchmark's task
     that are null are those of the trained task of the same name.
     """
-    require(trained, "data", "trainer")
+    require(trained, "data")
     changed: dict[str, Any] = dict(trained)
     trained_tasks = trained.get("task") or {}
     for name, task in ((options["benchmark"] or {}).get("task") or {}).items():

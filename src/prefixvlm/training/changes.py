@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import read
 
-NOT_OPTIONS = ("resume", "run_dir", "trainer.default_root_dir")  # no part of the training
+NOT_OPTIONS = ("resume", "run_dir", "test", "trainer.default_root_dir")  # no part of the training
 # Options of an optimizer that do not change what its state holds.
 OPTIMIZER = ("betas", "eps", "momentum", "dampening", "nesterov", "alpha", "fused", "foreach")
 
