@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from prefixvlm.callbacks.best_checkpoint import BestCheckpoint
 from prefixvlm.callbacks.history import History
@@ -82,6 +83,13 @@ def test_a_value_that_is_not_finite_is_never_the_best(shards, tmp_path):  # noqa
     assert best.best_model_score == 3.0
     assert load(tmp_path / "best.ckpt")["global_step"] == 2
     assert names(tmp_path / "top") == ["step=2.ckpt"]
+
+
+def test_a_run_of_before_keeps_its_best_value(tmp_path):
+    """Lightning finds the state of a callback by this key; the callback of older runs was its own."""
+    options = {"dirpath": str(tmp_path), "filename": "best", "monitor": "val/loss", "save_on_train_epoch_end": False}
+    assert BestCheckpoint(**options).state_key == ModelCheckpoint(**options).state_key
+    assert TopK(**options).state_key != BestCheckpoint(**options).state_key
 
 
 def test_a_file_outside_the_folder_is_none_of_its_checkpoints(tmp_path):

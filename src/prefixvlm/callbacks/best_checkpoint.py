@@ -19,6 +19,11 @@ class BestCheckpoint(ModelCheckpoint):
     A value that is not finite is never the best. A folder that was moved keeps its best checkpoints.
     """
 
+    @property
+    def state_key(self) -> str:
+        # The key in the checkpoints of older runs, whose callback was Lightning's own: they keep their best value.
+        return super().state_key.replace("BestCheckpoint{", "ModelCheckpoint{")
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         # Lightning would save it as the best one if there is none yet.
         return current is not None and bool(torch.isfinite(current)) and super().check_monitor_top_k(trainer, current)
