@@ -27,7 +27,6 @@ from omegaconf import DictConfig
 
 from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
-from prefixvlm.checkpoint.untrusted import require
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
 from prefixvlm.evaluation.config import evaluation_config
@@ -52,18 +51,18 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     check_options(options)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     checkpoint = load(cfg.ckpt)
-    require(checkpoint[KEY]["config"], "trainer")
     evaluated = evaluation_config(options, checkpoint[KEY]["config"])
     if cfg.submission:
         check_one_task(evaluated["task"])
     check_data(evaluated, "test")
     check_writable(out=out, submission=cfg.submission and Path(cfg.submission).parent)
-    seed_everything(evaluated["seed"], workers=True, verbose=False)
+    seed_everything(evaluated.get("seed", 0), workers=True, verbose=False)
     module = rebuild(evaluated, checkpoint)
     few_shots = [make("few_shot", {**options["few_shot"], "seed": cfg.few_shot.seed + n}) for n in range(cfg.trials)]
+    precision = (evaluated.get("trainer") or {}).get("precision", "32-true")
     trainer = make(
         "trainer",
-        {"_target_": "lightning.pytorch.Trainer", "precision": evaluated["trainer"]["precision"], **devices},
+        {"_target_": "lightning.pytorch.Trainer", "precision": precision, **devices},
         logger=False, callbacks=[TQDMProgressBar()], enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     clip = make("clip_scorer", cfg.clip_scorer) if cfg.clip_scorer else None

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from prefixvlm.data.feature_codec import MAX_BYTES
+from prefixvlm.strict_json import read_limited
 
 MAX_PIXELS = 50_000_000  # a 17 kB PNG can decompress to gigabytes
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow opens no image with more
@@ -104,11 +105,10 @@ def check_image_path(path: Path) -> None:
 def read_image(path: Path) -> bytes:
     """Return the bytes of an image file. Raises ValueError for what is no file or too large, OSError as `open`."""
     check_image_path(path)
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)  # files of /proc say that they have no bytes
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES} bytes, the largest image that is read")
-    return data
+    try:
+        return read_limited(path, MAX_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{path} is not an image ({error})") from error
 
 
 def reason_of(error: Exception) -> str:
