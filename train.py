@@ -30,7 +30,7 @@ from prefixvlm.build import build_data, build_module, build_trainer, check_data,
 from prefixvlm.distributed import launch, world
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact, redact_dumps
-from prefixvlm.training import finished
+from prefixvlm.training import objective
 from prefixvlm.training.changes import check_resumed
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.resume import checkpoint_to_resume
@@ -82,8 +82,8 @@ def main(cfg: DictConfig) -> Any:
 
 def start(cfg: DictConfig) -> Any:
     """Train in this process, or in one for each device, unless the run is finished."""
-    if finished.told(cfg.run_dir, plain(cfg)):  # again, because another process may have trained until here
-        return finished.read(cfg.run_dir)["value"]
+    if objective.say_if_finished(plain(cfg)):  # again, because another process may have trained until here
+        return objective.read(cfg.run_dir)["value"]
     if (count := world.num_processes(cfg.trainer)) > 1:
         # All processes share the run folder, in which this one has already written .hydra/.
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
@@ -93,7 +93,7 @@ def start(cfg: DictConfig) -> Any:
             if is_worker:
                 raise ValueError(f"one of the job's {count} processes failed with exit code {code}")
             sys.exit(code)
-        return finished.read(cfg.run_dir)["value"]
+        return objective.read(cfg.run_dir)["value"]
     with signals.installed():
         return train(cfg)
 

@@ -21,7 +21,7 @@ from prefixvlm.lock import only_process
 from prefixvlm.logger.wandb import finish
 from prefixvlm.metrics.score_kind import ScoreKind, kind_of
 from prefixvlm.model.trained_state import count_parameters, named_parts
-from prefixvlm.training import finished
+from prefixvlm.training import objective
 from prefixvlm.training.checkpoint_file import FOR_EVALUATION, LAST
 from prefixvlm.training.run_options import check_known, check_length
 
@@ -171,7 +171,7 @@ def write_objective(config: Mapping[str, Any], value: Any, trainer: Trainer, kin
         directions = {name: kind.higher_is_better for name, kind in kinds.items()}
         if value is not None and not all(map(math.isfinite, value if isinstance(value, list) else [value])):
             value = None
-        finished.write(config["run_dir"], config, value=value, pruned=pruned, higher_is_better=directions)
+        objective.write(config["run_dir"], config, value=value, pruned=pruned, higher_is_better=directions)
 
 
 @contextmanager

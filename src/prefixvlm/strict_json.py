@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-MAX_BYTES = 2**30  # the largest annotations in use, of Visual Genome and GQA, have 700 MB
+MAX_BYTES = 2**30  # annotations of the largest data sets have hundreds of megabytes
 MAX_DEPTH = 100  # Python's stack holds some 900; what parses there may overflow where it is printed or walked
 MAX_DIGITS = 300  # a float holds 308
 T = TypeVar("T")

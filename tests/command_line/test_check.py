@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from prefixvlm.config import compose_run
-from prefixvlm.training import finished
+from prefixvlm.training import objective
 
 ROOT = Path(__file__).parents[2]
 # By the words that follow train.py or eval.py: what the sentence says.
@@ -134,7 +134,7 @@ def test_a_finished_run_says_so_without_torch(tmp_path):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
     cfg = compose_run(["mapper=resampler", "seed=3", f"run_dir={folder}"])
-    finished.write(str(folder), OmegaConf.to_container(cfg), value=1.5)
+    objective.write(str(folder), OmegaConf.to_container(cfg), value=1.5)
     command = "hydra.run.dir=runs/${hydra:runtime.choices.mapper} seed=3 mapper=resampler"
     same, other, again, sweep = answers_in(
         tmp_path, [("train", command + end) for end in ("", " seed=4", " resume=never", " -m")]

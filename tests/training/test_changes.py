@@ -8,7 +8,7 @@ import torch
 from prefixvlm.callbacks.early_stopping import EarlyStopping
 from prefixvlm.callbacks.last_checkpoint import LastCheckpoint
 from prefixvlm.task.captioning import Captioning
-from prefixvlm.training import finished
+from prefixvlm.training import objective
 from prefixvlm.training.changes import changed_options, check_changes, check_resumed
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
@@ -107,12 +107,12 @@ def test_a_run_is_finished_if_the_same_options_have_come_to_their_end_in_its_fol
     folder = tmp_path / "a"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
-    assert not finished.is_finished(str(folder), config(folder))
-    finished.write(str(folder), config(folder), value=1.5)
-    assert finished.read(str(folder))["value"] == 1.5
+    assert not objective.is_finished(str(folder), config(folder))
+    objective.write(str(folder), config(folder), value=1.5)
+    assert objective.read(str(folder))["value"] == 1.5
     moved = folder.rename(tmp_path / "b")
-    assert finished.is_finished(str(moved), config(moved, resume="must"))
-    assert not finished.is_finished(str(moved), config(moved, resume="never"))
-    assert not finished.is_finished(str(moved), config(moved, seed=2))
+    assert objective.is_finished(str(moved), config(moved, resume="must"))
+    assert not objective.is_finished(str(moved), config(moved, resume="never"))
+    assert not objective.is_finished(str(moved), config(moved, seed=2))
     (moved / "checkpoints" / "last.ckpt").unlink()
-    assert not finished.is_finished(str(moved), config(moved))
+    assert not objective.is_finished(str(moved), config(moved))

@@ -1,1 +1,1 @@
-"""Checkpoint files: what they hold, and reading those of strangers."""
+"""Checks of checkpoints that strangers wrote."""

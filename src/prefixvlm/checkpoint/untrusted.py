@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 
-from prefixvlm.strict_json import convert
+from prefixvlm.strict_json import MAX_DEPTH, convert
 
-MAX_PLAIN = 10**8  # characters and values of the plain data; a history of 10^5 steps has some 10^7
-MAX_DEPTH = 100
-
+MAX_PLAIN = 10**8  # characters and values of the plain data, far more than a configuration and a history have
 
 Node = dict[str, Any] | None
 

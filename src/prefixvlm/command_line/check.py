@@ -24,7 +24,7 @@ from prefixvlm.command_line.parse import jobs_of, parse
 from prefixvlm.component_check import check
 from prefixvlm.config import check_ranges
 from prefixvlm.distributed.world import check_devices, under_srun
-from prefixvlm.training import finished
+from prefixvlm.training import objective
 
 SHARDS = "prefixvlm.data.datamodule.ShardDataModule"
 
@@ -56,7 +56,7 @@ def check_command(conf: Path) -> None:
         composer = Hydra.create_main_hydra2(name, search_path)
         jobs = jobs_of(arguments.overrides) if arguments.multirun else [arguments.overrides]
         options = [_plain(_compose(composer, name, job)) for job in jobs]
-        if "run_dir" in options[0] and not arguments.multirun and finished.told(options[0]["run_dir"], options[0]):
+        if "run_dir" in options[0] and not arguments.multirun and objective.say_if_finished(options[0]):
             sys.exit()
         for check_each in (_check_values, _check_paths):  # the paths last, because they are read
             for each in options:

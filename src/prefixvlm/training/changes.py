@@ -38,7 +38,7 @@ def check_changes(changes: Mapping[str, tuple[Any, Any]]) -> None:
         )
 
 
-def described(changes: Mapping[str, tuple[Any, Any]]) -> str:
+def description_of(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """Return the changes as words for one line: KEY=NOW (was BEFORE), ..."""
     return ", ".join(f"{key}={now} (was {before})" for key, (before, now) in changes.items())
 
@@ -49,7 +49,7 @@ def check_resumed(path: str, module: Any, trainer: Trainer) -> None:
     changes = changed_options(checkpoint.get(KEY, {}).get("config", {}), module.record.config)
     check_changes(changes)
     if trainer.is_global_zero:
-        with_changes = f", from there on with {described(changes)}" if changes else ""
+        with_changes = f", from there on with {description_of(changes)}" if changes else ""
         print(f"The run goes on from step {checkpoint['global_step']}{with_changes}")
 
 

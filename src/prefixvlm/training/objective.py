@@ -1,4 +1,4 @@
-"""objective.json: the value of a finished run, and whether the same command would add anything to it."""
+"""objective.json, which a run writes at its end: its value, with a hash of its options."""
 
 import hashlib
 import json
@@ -19,6 +19,7 @@ def write(run_dir: str, config: Mapping[str, Any], **content: Any) -> None:
 
 
 def read(run_dir: str) -> dict[str, Any]:
+    """Return the content that `write` has written. Raises ValueError if the file is damaged."""
     return read_json(Path(run_dir) / OBJECTIVE, dict[str, Any], "the value of a run")
 
 
@@ -30,12 +31,12 @@ def is_finished(run_dir: str, config: Mapping[str, Any]) -> bool:
     return has_checkpoint and read(run_dir).get("options") == options_hash(run_dir, config)
 
 
-def told(run_dir: str, config: Mapping[str, Any]) -> bool:
-    """Return whether a run is finished, and print it if so."""
-    if not is_finished(run_dir, config):
+def say_if_finished(config: Mapping[str, Any]) -> bool:
+    """Print a sentence if a run is finished, and return whether it is."""
+    if not is_finished(config["run_dir"], config):
         return False
     if rank() == 0:
-        print(f"The run in {run_dir} is finished. To train more, set an option, or hydra.run.dir.")
+        print(f"The run in {config['run_dir']} is finished. To train more, set an option, or hydra.run.dir.")
     return True
 
 
