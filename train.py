@@ -83,7 +83,7 @@ def main(cfg: DictConfig) -> Any:
 def start(cfg: DictConfig) -> Any:
     """Train in this process, or in one for each device, unless the run is finished."""
     if objective.say_if_finished(plain(cfg)):  # again, because another process may have trained until here
-        return objective.read(cfg.run_dir)["value"]
+        return objective.read_objective(Path(cfg.run_dir)).value
     if (count := world.num_processes(cfg.trainer)) > 1:
         # All processes share the run folder, in which this one has already written .hydra/.
         overrides = [f"hydra.run.dir={quoted(cfg.run_dir)}", "hydra.output_subdir=null"]
@@ -93,7 +93,7 @@ def start(cfg: DictConfig) -> Any:
             if is_worker:
                 raise ValueError(f"one of the job's {count} processes failed with exit code {code}")
             sys.exit(code)
-        return objective.read(cfg.run_dir)["value"]
+        return objective.read_objective(Path(cfg.run_dir)).value
     with signals.installed():
         return train(cfg)
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hydra_plugins.prefixvlm._processes import failure, least_used, visible_gpus
-from prefixvlm.sweep.job_files import Objective, read_objective
+from prefixvlm.training.objective import Objective, read_objective
 from tests.hydra_plugins.conftest import alive
 
 

@@ -109,7 +109,7 @@ def test_a_run_is_finished_if_the_same_options_have_come_to_their_end_in_its_fol
     (folder / "checkpoints" / "last.ckpt").touch()
     assert not objective.is_finished(str(folder), config(folder))
     objective.write(str(folder), config(folder), value=1.5)
-    assert objective.read(str(folder))["value"] == 1.5
+    assert objective.read_objective(folder).value == 1.5
     moved = folder.rename(tmp_path / "b")
     assert objective.is_finished(str(moved), config(moved, resume="must"))
     assert not objective.is_finished(str(moved), config(moved, resume="never"))

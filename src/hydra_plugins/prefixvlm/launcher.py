@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hydra_plugins.prefixvlm._lock import only_sweep
 from hydra_plugins.prefixvlm._processes import Job, failure, run, visible_gpus
 from prefixvlm.errors import quoted
-from prefixvlm.sweep.job_files import OBJECTIVE, Objective, read_objective
+from prefixvlm.training.objective import OBJECTIVE, Objective, read_objective
 
 SWEEP_ONLY = ("mode", "sweep", "launcher", "run.", "job.num", "job.id")  # options of hydra.* that jobs do not get
 PRUNER = "+callbacks.pruner"  # an override of a job that changes when the job is repeated

@@ -19,7 +19,7 @@ from hydra_plugins.prefixvlm._lock import only_sweep
 from hydra_plugins.prefixvlm.launcher import PRUNER, ProcessLauncher, say
 from prefixvlm.atomic import write_text
 from prefixvlm.errors import quoted
-from prefixvlm.sweep.job_files import Objective, read_objective
+from prefixvlm.training.objective import Objective, read_objective
 
 
 @dataclass

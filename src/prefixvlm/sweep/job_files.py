@@ -1,31 +1,18 @@
-"""The files of a job that a sweep reads: its value, its options and its log. Each may be damaged."""
+"""The options and the log of a job of a sweep. Each file may be damaged."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
-from prefixvlm.strict_json import convert, read_json, read_limited
+from prefixvlm.strict_json import convert, read_limited
 
-OBJECTIVE, LOG = "objective.json", "job.log"
+LOG = "job.log"
 MAX_YAML = 2**20  # bytes
 _ERROR = re.compile(r"error: |[\w.]*(Error|Exception)\b")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a run has written when it ended: its value, one or several, and the directions of its scores."""
-
-    value: float | list[float] | None
-    pruned: bool = False
-    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
-
-    @property
-    def values(self) -> list[float]:
-        return self.value if isinstance(self.value, list) else [] if self.value is None else [self.value]
 
 
 @dataclass(frozen=True)
@@ -39,12 +26,6 @@ class Monitored:
     @property
     def names(self) -> list[str]:
         return self.objectives or [self.monitor or "value"]
-
-
-def read_objective(run: Path) -> Objective | None:
-    """Return the value of a run, None if it has not ended. Raises ValueError or OSError if the file is damaged."""
-    path = run / OBJECTIVE
-    return read_json(path, Objective, "the value of a run") if path.exists() else None
 
 
 def read_yaml(path: Path, schema: type[T]) -> T:

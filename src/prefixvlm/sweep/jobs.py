@@ -10,15 +10,13 @@ from typing import Any
 from prefixvlm.metrics.score_kind import ScoreKind
 from prefixvlm.sweep.job_files import (
     LOG,
-    OBJECTIVE,
     Monitored,
-    Objective,
     last_error,
     last_lines,
     plain,
-    read_objective,
     read_yaml,
 )
+from prefixvlm.training.objective import OBJECTIVE, Objective, read_objective
 
 PRUNER = "callbacks.pruner"  # set by the sweeper, with the number of each trial
 MAX_VALUE = 1e100  # the square of a larger one is no float

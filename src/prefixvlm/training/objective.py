@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,37 @@ from prefixvlm.strict_json import read_json
 OBJECTIVE = "objective.json"
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The value of a run that has ended, one or several; directions of its scores; a hash of its options."""
+
+    value: float | list[float] | None
+    pruned: bool = False
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
+    options: str = ""
+
+    @property
+    def values(self) -> list[float]:
+        return self.value if isinstance(self.value, list) else [] if self.value is None else [self.value]
+
+
 def write(run_dir: str, config: Mapping[str, Any], **content: Any) -> None:
     """Write the content and the hash of the configuration."""
     write_text(Path(run_dir) / OBJECTIVE, json.dumps({**content, "options": options_hash(run_dir, config)}) + "\n")
 
 
-def read(run_dir: str) -> dict[str, Any]:
-    """Return the content that `write` has written. Raises ValueError if the file is damaged."""
-    return read_json(Path(run_dir) / OBJECTIVE, dict[str, Any], "the value of a run")
+def read_objective(run: Path) -> Objective | None:
+    """Return the value of a run, None if it has not ended. Raises ValueError or OSError if the file is damaged."""
+    path = run / OBJECTIVE
+    return read_json(path, Objective, "the value of a run") if path.exists() else None
 
 
 def is_finished(run_dir: str, config: Mapping[str, Any]) -> bool:
     """Return whether a run with exactly these options has come to its end in the folder."""
-    if config["resume"] not in ("auto", "must") or not (Path(run_dir) / OBJECTIVE).is_file():
+    if config["resume"] not in ("auto", "must") or not (Path(run_dir) / "checkpoints" / "last.ckpt").is_file():
         return False
-    has_checkpoint = (Path(run_dir) / "checkpoints" / "last.ckpt").is_file()
-    return has_checkpoint and read(run_dir).get("options") == options_hash(run_dir, config)
+    written = read_objective(Path(run_dir))
+    return written is not None and written.options == options_hash(run_dir, config)
 
 
 def say_if_finished(config: Mapping[str, Any]) -> bool:
