@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prefixvlm import cli
+from prefixvlm import cli, commands
 from prefixvlm.build import build_module, make, plain
 from prefixvlm.config import compose_run
 from prefixvlm.data.shards.write import write_shards
@@ -40,7 +40,7 @@ def no_network(monkeypatch):
 
 def printed(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["prefixvlm", "describe", *arguments])
-    cli._main()
+    commands._main()
     return capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from prefixvlm import cli
+from prefixvlm import commands
 from prefixvlm.batch import Row
 from prefixvlm.build import build_module
 from prefixvlm.convert.clipcap_weights import read_clipcap
@@ -94,7 +94,7 @@ def weights_of(size, kind, buffers=False, seed=0):
 
 def command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["prefixvlm", "import-clipcap", *map(str, arguments)])
-    cli._main()
+    commands._main()
 
 
 @pytest.fixture

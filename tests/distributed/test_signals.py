@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from prefixvlm.distributed import world
+from prefixvlm.distributed.signals import SIGNALS, exiting_on_signals
 
 IMPORTING = """
 from prefixvlm.distributed.signals import exit_on_signals
@@ -14,6 +15,17 @@ exit_on_signals()
 print("ready", flush=True)
 import time
 time.sleep(60)
+"""
+COMMAND = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "prefixvlm.commands":
+            print("ready", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from prefixvlm.cli import main
+main()
 """
 # As rank 0 of two, of which the other is not started: the handlers of Python cannot run.
 WAITING = """
@@ -27,7 +39,7 @@ with signals.signals.installed():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("program", [IMPORTING, WAITING])
+@pytest.mark.parametrize("program", [IMPORTING, COMMAND, WAITING])
 def test_a_signal_ends_a_program_that_imports_or_waits_quietly(program, number, code):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", program], **options) as process:
@@ -35,6 +47,13 @@ def test_a_signal_ends_a_program_that_imports_or_waits_quietly(program, number, 
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
     assert (process.returncode, error) == (code, "")
+
+
+def test_the_former_handlers_are_back_after_a_block():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with exiting_on_signals():
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_process_that_waits_for_others_of_slurm_says_what_is_missing(monkeypatch, capsys):

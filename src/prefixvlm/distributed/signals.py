@@ -34,6 +34,18 @@ def exit_on_signals() -> None:
         signal.signal(signum, lambda number, frame: os._exit(exit_code(number)))
 
 
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Exit at once and quietly on SIGNALS within a block."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    exit_on_signals()
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 class Signals:
     """Handles SIGNALS by raising StoppedBySignal, or by setting `pending` while `defer` is set.
 
