@@ -16,7 +16,10 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("train", "eval", "prefixvlm.commands", "prefixvlm.encoder.openclip", "prefixvlm.encoder.timm", "wandb")
+MODULES = (
+    "train", "eval", "prefixvlm.command_line.subcommands", "prefixvlm.encoder.openclip", "prefixvlm.encoder.timm",
+    "wandb",
+)  # fmt: skip
 
 
 class Forked:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prefixvlm import cli, commands
+from prefixvlm import cli
 from prefixvlm.build import build_module, make, plain
+from prefixvlm.command_line import subcommands
 from prefixvlm.config import compose_run
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
@@ -40,7 +41,7 @@ def no_network(monkeypatch):
 
 def printed(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["prefixvlm", "describe", *arguments])
-    commands._main()
+    subcommands._main()
     return capsys.readouterr().out
 
 

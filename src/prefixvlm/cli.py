@@ -6,7 +6,7 @@ from prefixvlm.distributed.signals import exiting_on_signals
 def main() -> None:
     """Run the command line of this process."""
     with exiting_on_signals():
-        from prefixvlm.commands import run_command
+        from prefixvlm.command_line.subcommands import run_command
     run_command()
 
 

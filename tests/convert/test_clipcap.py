@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from prefixvlm import commands
 from prefixvlm.batch import Row
 from prefixvlm.build import build_module
+from prefixvlm.command_line import subcommands
 from prefixvlm.convert.clipcap_weights import read_clipcap
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
@@ -94,7 +94,7 @@ def weights_of(size, kind, buffers=False, seed=0):
 
 def command(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["prefixvlm", "import-clipcap", *map(str, arguments)])
-    commands._main()
+    subcommands._main()
 
 
 @pytest.fixture

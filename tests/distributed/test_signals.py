@@ -20,7 +20,7 @@ COMMAND = """
 import sys, time
 class Slow:
     def find_spec(self, name, path=None, target=None):
-        if name == "prefixvlm.commands":
+        if name == "prefixvlm.command_line.subcommands":
             print("ready", flush=True)
             time.sleep(60)
 sys.meta_path.insert(0, Slow())

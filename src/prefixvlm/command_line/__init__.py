@@ -1,1 +1,1 @@
-"""The command lines of train.py and eval.py, before torch is imported."""
+"""The command lines: subcommands of `prefixvlm`, and checks of train.py and eval.py before torch is imported."""

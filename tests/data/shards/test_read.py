@@ -27,7 +27,7 @@ def test_names_are_split_as_webdataset_splits_them() -> None:
 
 @pytest.mark.parametrize("module", ["tar_writer", "link_tars", "verify"])  # what processes that work on shards import
 def test_neither_torch_nor_webdataset_is_imported(module: str) -> None:
-    imports = f"import sys, prefixvlm.data.shards.{module}, prefixvlm.commands"
+    imports = f"import sys, prefixvlm.data.shards.{module}, prefixvlm.command_line.subcommands"
     code = f"{imports}; print({{'torch', 'webdataset'}} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 

@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "describe sede=3": "there is no key sede",
     "describe mapper=lineer": "there is no mapper 'lineer'; did you mean mapper=linear?",
