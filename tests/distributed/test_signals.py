@@ -36,6 +36,20 @@ with signals.signals.installed():
     print("ready", flush=True)
     dist.TCPStore("127.0.0.1", 0, 2, is_master=True)
 """
+# Two signals at once, which the handlers have handled: nothing is left to do.
+HANDLED = """
+import os, signal, time
+from prefixvlm.distributed import signals
+signals.GRACE = 0.1
+with signals.signals.installed():
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        try:
+            os.kill(os.getpid(), number)
+        except signals.StoppedBySignal:
+            pass
+    time.sleep(0.5)
+print("alive")
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -54,6 +68,11 @@ def test_the_former_handlers_are_back_after_a_block():
     with exiting_on_signals():
         assert signal.getsignal(signal.SIGINT) not in before
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_that_is_handled_ends_no_program_later():
+    done = subprocess.run([sys.executable, "-c", HANDLED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n")
 
 
 def test_a_process_that_waits_for_others_of_slurm_says_what_is_missing(monkeypatch, capsys):

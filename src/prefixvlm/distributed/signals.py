@@ -1,12 +1,12 @@
 """Signals that stop a run, deferred until the current training step is saved."""
 
-import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 GRACE = 3.0  # seconds
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SIGUSR1: SLURM's --signal, before the time limit
@@ -54,7 +54,8 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.pending, self.defer, self.last_handled = 0, False, -math.inf
+        self.pending, self.defer = 0, False
+        self.inbox: socket.socket | None = None
 
     def install(self) -> None:
         """Install the handlers, in the main thread only; again where Lightning has replaced them."""
@@ -70,30 +71,40 @@ class Signals:
         self.pending, self.defer = 0, False
         self.install()
         is_main = threading.current_thread() is threading.main_thread()
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False) if is_main else -1
-        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
+        self.inbox, outbox = socket.socketpair()
+        outbox.setblocking(False)
+        former = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False) if is_main else -1
+        threading.Thread(target=self._watch, args=(self.inbox,), daemon=True).start()
         try:
             yield
         finally:
-            os.close(writer)  # ends the thread
             if is_main:
                 signal.set_wakeup_fd(former)
                 for signum, handler in before.items():
                     signal.signal(signum, handler)
+            outbox.close()  # ends the thread
 
-    def _watch(self, reader: int) -> None:
-        """Read the numbers of arriving signals, and exit if one of SIGNALS is not handled in time."""
-        with open(reader, "rb", buffering=0) as pipe:
-            while number := pipe.read(1):
-                time.sleep(GRACE)
-                in_time = time.monotonic() - self.last_handled < 2 * GRACE
-                if number[0] in SIGNALS and not in_time and not self.defer:
-                    os._exit(exit_code(number[0]))
+    def _watch(self, inbox: socket.socket) -> None:
+        """Exit if the number of one of SIGNALS stays in the inbox, from which the handler takes what it handles."""
+        with inbox:
+            while number := inbox.recv(1, socket.MSG_PEEK):
+                if number[0] in SIGNALS:
+                    time.sleep(GRACE)
+                    if self._take(inbox, socket.MSG_PEEK) == number and not self.defer:
+                        os._exit(exit_code(number[0]))
+                else:
+                    self._take(inbox)  # another handler's
+
+    @staticmethod
+    def _take(inbox: socket.socket, flags: int = 0) -> bytes:
+        """Return the first number of the inbox, b"" if there is none or the block has ended."""
+        with suppress(OSError):
+            return inbox.recv(1, socket.MSG_DONTWAIT | flags)
+        return b""
 
     def _handle(self, signum: int, frame: object) -> None:
-        self.last_handled = time.monotonic()
+        while self.inbox and self._take(self.inbox):
+            pass
         if not self.defer or self.pending:
             raise StoppedBySignal(signum)
         self.pending = signum
