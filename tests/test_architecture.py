@@ -26,9 +26,9 @@ MAY_IMPORT = {
     "precision": set(),
     "strict_json": set(),
     "options": set(),
-    "component_check": set(),
     "checkpoint": set(),
-    "errors": {"component_check"},
+    "sentences": set(),
+    "errors": {"sentences"},
     "resumable_stages": set(),
     "batch": set(),
     "data": {"batch"},
@@ -43,17 +43,16 @@ MAY_IMPORT = {
     "report": {"data", "metrics"},
     "distributed": {"errors", "task"},
     "features": {"data", "encoder", "model"},
-    "training": STAGES | {"checkpoint", "component_check", "distributed"},
+    "training": STAGES | {"checkpoint", "distributed"},
     "convert": {"checkpoint", "encoder", "mapper", "lm", "model", "training"},
     "logger": {"provenance"},
     "sweep": {"metrics", "report", "training"},
     "callbacks": STAGES | {"distributed", "logger", "provenance", "sweep", "training"},
     "evaluation": STAGES | {"checkpoint", "report", "training"},
-    "config": {"component_check", "distributed"},
+    "config": {"distributed"},
     "build": {
         "callbacks",
         "checkpoint",
-        "component_check",
         "data",
         "features",
         "metrics",
@@ -67,12 +66,12 @@ MAY_IMPORT = {
     "cli": {"command_line", "distributed"},
     "command_line": {
         "build",
-        "component_check",
         "config",
         "convert",
         "data",
         "describe",
         "distributed",
+        "encoder",
         "errors",
         "evaluation",
         "features",
@@ -98,7 +97,7 @@ MAY_IMPORT_OF_NEIGHBOURS = {
 LIGHTNING = {
     "training", "callbacks", "logger", "evaluation", "distributed/world.py", "data/datamodule.py", "build.py", "run.py",
 }  # fmt: skip
-HYDRA = {"build.py", "command_line", "component_check.py", "config.py", "errors.py"}
+HYDRA = {"build.py", "command_line", "options/component_check.py", "config.py", "errors.py", "sentences.py"}
 
 MAX_FILES, MAX_LINES, MAX_FUNCTION_LINES = 15, 200, 40
 EXEMPT = {

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from prefixvlm import cli, config
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.errors import ERRORS, is_expected, one_sentence, sentence
+from prefixvlm.errors import ERRORS, is_expected, one_sentence
+from prefixvlm.sentences import sentence
 from tests.data.conftest import png
 from tests.forked import FORKED
 from tests.serve.test_predictor import write_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prefixvlm.component_check import check
+from prefixvlm.options.component_check import check
 from tests.test_end_to_end import ROOT, run, tiny_gpt2
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -115,8 +115,6 @@ def test_an_installed_package_may_name_plug_ins(folder, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[prefixvlm.plugins]\nanything = my_mappers\n")
-    code = (
-        "from prefixvlm.component_check import check; check('mapper', {'_target_': 'my_mappers.GatedMapper'}); print(1)"
-    )
+    code = "from prefixvlm.options.component_check import check; check('mapper', {'_target_': 'my_mappers.GatedMapper'}); print(1)"
     (Path(folder) / "check.py").write_text(code)
     assert run(folder / "check.py", cwd=folder, PYTHONPATH=str(folder)).stdout == "1\n"

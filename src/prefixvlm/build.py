@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.checkpoint.untrusted import require
-from prefixvlm.component_check import check, parameters_of
 from prefixvlm.data.datamodule import Collates, ShardDataModule
 from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind
+from prefixvlm.options.component_check import check, parameters_of
 from prefixvlm.options.components import build_component, resolve_target
 from prefixvlm.provenance.redaction import redact
 from prefixvlm.task.interface import Task
@@ -172,17 +172,9 @@ def build_data(cfg: Any, module: Any, collates: Collates | None = None, **change
 
 
 def build_trainer(cfg: Any) -> Trainer:
-    """Build the Trainer with its loggers, callbacks and atomic checkpoints.
-
-    Raises ValueError for a precision in which small updates of the trained weights would be lost.
-    """
+    """Build the Trainer with its loggers, callbacks and atomic checkpoints."""
     cfg = plain(cfg)
     trainer = cfg["trainer"]
-    if (precision := str(trainer.get("precision"))) in ("bf16-true", "16-true"):
-        raise ValueError(
-            f"trainer.precision is {precision}, in which small updates of the trained weights are lost; set it to "
-            f"{precision.removesuffix('true')}mixed, and lm.dtype for the frozen weights"
-        )
     callbacks = [make(f"callbacks.{name}", node) for name, node in (cfg.get("callbacks") or {}).items() if node]
     options = trainer_options(trainer.get("strategy"))
     if options:

@@ -10,8 +10,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from prefixvlm import plugins
-from prefixvlm.component_check import nearest
 from prefixvlm.distributed.world import rank, run_id
+from prefixvlm.options.component_check import nearest
 from prefixvlm.options.ranges import Positive, Seed, check_value
 
 CONF_FOLDERS = (Path("conf"), Path(__file__).parents[2] / "conf")  # of the working directory, or beside the package
@@ -78,10 +78,16 @@ RANGES = {
 
 
 def check_ranges(cfg: Mapping[str, Any]) -> None:
-    """Raise ValueError for a root value outside its range."""
+    """Raise ValueError for a root value outside its range, or a precision that would lose updates."""
     for key, annotation in RANGES.items():
         if key in cfg:
             check_value(key, cfg[key], annotation)
+    precision = str((cfg.get("trainer") or {}).get("precision"))
+    if precision in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision is {precision}, in which small updates of the trained weights are lost; set it to "
+            f"{precision.removesuffix('true')}mixed, and lm.dtype for the frozen weights"
+        )
 
 
 def register() -> None:

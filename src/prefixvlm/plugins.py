@@ -6,14 +6,29 @@ importing a module runs it.
 """
 
 import importlib
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from types import ModuleType
 
 GROUP = "prefixvlm.plugins"
 
+_MISSING = (
+    "plugins names {name!r}, which cannot be imported ({reason}); install it, or set PYTHONPATH to the folder that "
+    "holds it"
+)
 _named: set[str] = set()  # by the command line of this process
+
+
+def announce(modules: Sequence[str]) -> None:
+    """Accept what modules define before they are imported. Raises ValueError if there is no such package."""
+    for name in modules:
+        top = name.partition(".")[0]
+        if top not in sys.modules and find_spec(top) is None:
+            raise ValueError(_MISSING.format(name=name, reason=f"No module named {top!r}"))
+        _named.add(name)
 
 
 def enable(modules: Sequence[str]) -> None:
@@ -22,10 +37,7 @@ def enable(modules: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ValueError(
-                f"plugins names {name!r}, which cannot be imported ({error}); install it, or set PYTHONPATH to the "
-                "folder that holds it"
-            ) from error
+            raise ValueError(_MISSING.format(name=name, reason=error)) from error
         _named.add(name)
 
 

@@ -23,7 +23,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from prefixvlm.errors import is_expected, sentence
+from prefixvlm.errors import is_expected
+from prefixvlm.sentences import sentence
 from tests.fuzz import data_targets, program_targets
 from tests.fuzz.corpus import CORPUS
 from tests.fuzz.mutate import mutated

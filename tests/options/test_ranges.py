@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from omegaconf import OmegaConf
 
-from prefixvlm.component_check import check
+from prefixvlm.options.component_check import check
 from prefixvlm.options.ranges import BelowOne, Fraction, NonNegative, Positive, PositiveFloat, Seed, check_value
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from hydra.utils import get_object
 
-from prefixvlm.component_check import parameters_of
+from prefixvlm.options.component_check import parameters_of
 from prefixvlm.options.static_signature import static_parameters
 
 CONF = Path(__file__).parents[2] / "conf"

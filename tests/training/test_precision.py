@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from prefixvlm.build import build_trainer
 from prefixvlm.callbacks.frozen_guard import FrozenGuard
-from prefixvlm.config import compose_run
+from prefixvlm.config import check_ranges, compose_run
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.tune.last_blocks import LastBlocks
 from prefixvlm.tune.layer_norms import LayerNorms
@@ -89,4 +88,4 @@ def test_a_tuned_language_model_takes_part_in_mixed_precision(family, way, image
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_a_precision_that_loses_small_updates_is_refused(precision):
     with pytest.raises(ValueError, match=f"trainer.precision is {precision}.*set it to {precision[:-4]}mixed"):
-        build_trainer(compose_run([f"trainer.precision={precision}"]))
+        check_ranges(compose_run([f"trainer.precision={precision}"]))

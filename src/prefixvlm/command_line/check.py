@@ -20,10 +20,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from prefixvlm import plugins
 from prefixvlm.command_line.parse import jobs_of, parse
-from prefixvlm.component_check import check
 from prefixvlm.config import check_ranges
 from prefixvlm.distributed.world import check_devices, under_srun
+from prefixvlm.encoder.local_clip import KEYS, LOCAL, check_local
+from prefixvlm.options.component_check import check
 from prefixvlm.training import objective
 
 SHARDS = "prefixvlm.data.datamodule.ShardDataModule"
@@ -95,6 +97,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 def _check_values(options: dict[str, Any]) -> None:
     check_ranges(options)
+    plugins.announce(options.get("plugins") or ())
     for axis, node in options.items():
         if axis != "benchmark":  # its options that are null are those of the checkpoint
             check(axis, node, before_imports=True)
@@ -123,6 +126,13 @@ def _check_paths(options: dict[str, Any]) -> None:
         test = [data.get("test_split", "test")] if options["test"] and options["task"] else []
         for split in ("train", "val", *test):
             find_sources(data["shards"], split, ShardCache())
+    encoder, lm = options["encoder"] or {}, options["lm"] or {}
+    if (name := str(encoder.get("model_name"))).startswith(LOCAL):
+        weights = encoder.get("pretrained")
+        check_local(name, None if weights == "random" else weights, KEYS)
+    # Other names may be of the hub.
+    if (name := str(lm.get("name"))).startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise ValueError(f"there is no folder {name}; set lm.name to the folder of a language model, or to a hub id")
 
 
 def _check_file(key: str, path: str) -> None:

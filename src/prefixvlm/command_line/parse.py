@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 
-from prefixvlm.component_check import nearest
+from prefixvlm.options.component_check import nearest
 
 MAX_RANGE = 10_000  # jobs of a sweep
 

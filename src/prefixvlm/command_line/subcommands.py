@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from prefixvlm import plugins
-from prefixvlm.component_check import check
 from prefixvlm.config import compose_run, encoder_choice
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.shards.command import add_image_options, add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.metrics.command import add_score
+from prefixvlm.options.component_check import check
 from prefixvlm.serve.command import add_predict
 from prefixvlm.sweep.command import add_sweep
 

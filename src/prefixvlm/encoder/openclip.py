@@ -4,12 +4,11 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
 from prefixvlm.encoder.loading import RANDOM, check_random, fixed_random_weights, on_meta
+from prefixvlm.encoder.local_clip import KEYS
 from prefixvlm.encoder.openclip_loading import check_name, load_clip
 from prefixvlm.encoder.pretrained import PretrainedEncoder
 from prefixvlm.encoder.transforms import open_clip_transform
 from prefixvlm.options.ranges import Positive, Size
-
-KEYS = ("encoder.model_name", "encoder.pretrained")  # the keys of the two arguments in error messages
 
 
 class OpenClipEncoder(PretrainedEncoder):

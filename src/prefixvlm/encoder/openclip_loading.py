@@ -13,10 +13,11 @@ from typing import Any
 import open_clip
 
 from prefixvlm.encoder.loading import LOAD_ERRORS, first_line, on_meta
+from prefixvlm.encoder.local_clip import LOCAL, check_local
 from prefixvlm.strict_json import read_json
 
 logger = logging.getLogger(__name__)
-LOCAL, HUB, QUICK = "local-dir:", "hf-hub:", "-quickgelu"
+HUB, QUICK = "hf-hub:", "-quickgelu"
 
 
 def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tuple[str, str]) -> None:
@@ -24,22 +25,11 @@ def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tup
 
     keys: the configuration keys of model_name and pretrained, for the message.
     """
-    name_key, pretrained_key = keys
+    name_key, _ = keys
     if model_name.startswith(LOCAL):
-        folder = Path(model_name.removeprefix(LOCAL))
-        weights = [path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin", ".pth")]
-        if not (folder / "open_clip_config.json").is_file() or not weights:
-            raise ValueError(
-                f"{name_key} is {model_name}, but {folder} does not hold an open_clip_config.json and weights: "
-                f"make it with `python train.py experiment=clip_pretrain module.out={folder}`, or set {name_key}"
-            )
-        if pretrained is not None:
-            raise ValueError(
-                f"{pretrained_key} is {pretrained!r}, but {LOCAL} brings its own weights: set {pretrained_key}=null"
-            )
-        return
+        return check_local(model_name, pretrained, keys)
     if model_name.startswith(HUB):
-        return
+        return None
     config = open_clip.get_model_config(model_name)
     if config is None:
         near = difflib.get_close_matches(model_name, open_clip.list_models(), n=3, cutoff=0.4) or ["ViT-B-32"]
@@ -47,7 +37,7 @@ def check_name(model_name: str, pretrained: str | None, trained: bool, keys: tup
             f"{name_key} is {model_name!r}, which open_clip does not know: it knows {', '.join(near)} "
             f"and others, or take {LOCAL}PATH"
         )
-    check_pretrained(model_name, config, pretrained, trained, keys)
+    return check_pretrained(model_name, config, pretrained, trained, keys)
 
 
 def check_pretrained(

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from prefixvlm import plugins
+from prefixvlm.options.static_signature import defines_class
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ AXES = {  # * is a name that the user chooses
 }
 
 
+_NO_COMPONENT = "{key}._target_ is {target!r}, but {key} takes no component; remove _target_"
 RENAMED = {  # in checkpoints of older versions
     "prefixvlm.lm.packaged.smollm2": "prefixvlm.lm.packaged.SmolLM2.from_pretrained",
     "prefixvlm.lm.packaged.minilm": "prefixvlm.lm.packaged.MiniLM.from_pretrained",
@@ -74,13 +76,28 @@ def resolve_target(key: str, target: Any) -> Any:
     """Return the class, or its constructor, that the `_target_` of a key names. Raises ValueError if none may."""
     axis = axis_of(key)
     if axis is None:
-        raise ValueError(f"{key}._target_ is {target!r}, but {key} takes no component; remove _target_")
+        raise ValueError(_NO_COMPONENT.format(key=key, target=target))
     text = RENAMED.get(str(target), str(target))
     name = text.removesuffix(f".{axis.constructor}") if axis.constructor else text
     component = _class_of(axis, name) if axis.constructor == "" or name != text else None
     if component is None:
         raise ValueError(_not_accepted(key, axis, text))
     return getattr(component, axis.constructor) if axis.constructor else component
+
+
+def check_name(key: str, target: Any) -> None:
+    """Raise ValueError for a `_target_` that no class can have, as far as sources show it without an import."""
+    axis = axis_of(key)
+    if axis is None:
+        raise ValueError(_NO_COMPONENT.format(key=key, target=target))
+    text = RENAMED.get(str(target), str(target))
+    module, _, name = text.removesuffix(f".{axis.constructor}").rpartition(".")
+    if module.rpartition(".")[0] in axis.homes:
+        possible = not name.startswith("_") and defines_class(module, name)
+    else:
+        possible = module in axis.exported or plugins.defines(text)
+    if not possible:
+        raise ValueError(_not_accepted(key, axis, text))
 
 
 # Not hydra.utils.instantiate, which calls any function and resolves interpolations: the configuration of a checkpoint

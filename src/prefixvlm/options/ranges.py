@@ -43,7 +43,7 @@ _Share = Positive | Fraction  # of batches: a number or a fraction of them
 _MinusOne = Annotated[int, Range(-1)]
 _EARLY_STOPPING: dict[str, Any] = {"patience": NonNegative}
 _CHECKPOINT: dict[str, Any] = {"save_top_k": _MinusOne}
-# What the annotations of other packages do not say. Half precision of the trained weights is refused by build_trainer.
+# What the annotations of other packages do not say. config.check_ranges refuses half precision of the trained weights.
 STATED: dict[str, dict[str, Any]] = {
     "lightning.pytorch.Trainer": {
         "num_nodes": Positive,

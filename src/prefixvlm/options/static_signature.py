@@ -42,6 +42,18 @@ def static_parameters(target: str) -> Mapping[str, inspect.Parameter]:
     return {each.arg: inspect.Parameter(each.arg, keyword, annotation=_type(each.annotation)) for each in own}
 
 
+def defines_class(module: str, name: str) -> bool:
+    """Return whether the source of a module has a class of this name at its top."""
+    try:
+        path, found = _find(f"{module}.{name}")
+    except (NotShownError, SyntaxError):
+        return False
+    # A name that the module imports is of another file.
+    return isinstance(found, ast.ClassDef) and path.with_suffix("").parts[-module.count(".") - 1 :] == tuple(
+        module.split(".")
+    )
+
+
 def _function(target: str) -> ast.FunctionDef:
     path, found = _find(target)
     if isinstance(found, ast.ClassDef):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefixvlm.component_check import nearest
 from prefixvlm.metrics.score_kind import ScoreKind
+from prefixvlm.options.component_check import nearest
 
 # Logged beside losses and scores.
 STATISTICS = (

@@ -28,7 +28,7 @@ from prefixvlm.data.shards.reencode import ReencodeOptions
 from prefixvlm.data.shards.tar_writer import SampleOrError
 from prefixvlm.data.shards.worker_pool import run
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.errors import sentence
+from prefixvlm.sentences import sentence
 from tests.data.conftest import png, raw_samples
 
 

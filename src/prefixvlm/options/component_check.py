@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from prefixvlm.options.components import axis_of, resolve_target
+from prefixvlm.options.components import axis_of, check_name, resolve_target
 from prefixvlm.options.ranges import STATED, check_value
 from prefixvlm.options.static_signature import static_parameters
 
@@ -18,7 +18,7 @@ def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bo
     """Raise ValueError for a `_target_` that is not allowed, an unknown option, or a value of the wrong type or range.
 
     passed: names of arguments that the program passes, which a configuration may not set.
-    before_imports: check only what the sources of the components show, whatever `_target_` is.
+    before_imports: check only what the sources of the components show.
     """
     if isinstance(node, Mapping):
         for key in node:
@@ -44,7 +44,9 @@ def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str], b
     target = str(node["_target_"])
     if len(target) > MAX_TARGET:
         raise ValueError(f"{axis}._target_ is {target!r:.80}; it must be the dotted name of a class")
-    parameters = static_parameters(target) if before_imports else parameters_of(resolve_target(axis, node["_target_"]))
+    if before_imports:
+        check_name(axis, target)
+    parameters = static_parameters(target) if before_imports else parameters_of(resolve_target(axis, target))
     accepted = [name for name in parameters if name not in passed]
     special = {"_target_", "_partial_"} if (found := axis_of(axis)) and found.partial else {"_target_"}
     for key, value in node.items() if parameters else ():
