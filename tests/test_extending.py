@@ -115,6 +115,7 @@ def test_an_installed_package_may_name_plug_ins(folder, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[prefixvlm.plugins]\nanything = my_mappers\n")
-    code = "from prefixvlm.options.component_check import check; check('mapper', {'_target_': 'my_mappers.GatedMapper'}); print(1)"
+    check = "from prefixvlm.options.component_check import check; check"
+    code = f"{check}('mapper', {{'_target_': 'my_mappers.GatedMapper'}}); print(1)"
     (Path(folder) / "check.py").write_text(code)
     assert run(folder / "check.py", cwd=folder, PYTHONPATH=str(folder)).stdout == "1\n"

@@ -1,17 +1,15 @@
 """bench/run.py runs, which includes its checks that both sides give the same losses and captions."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.test_end_to_end import run
 
 RUN = Path(__file__).parents[2] / "bench" / "run.py"
 
 
 def test_quick_bench_writes_a_summary(tmp_path):
-    command = [sys.executable, RUN, "--quick", "--out", tmp_path / "bench"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    result = run(RUN, "--quick", "--out", tmp_path / "bench")
     summary = json.loads((tmp_path / "bench" / "summary.json").read_text())
     assert max(summary["loss_difference"].values()) < 1e-4
     assert summary["identical_captions"] > 0
@@ -27,6 +25,4 @@ def test_quick_bench_writes_a_summary(tmp_path):
 
 
 def test_too_few_rounds_are_an_error():
-    result = subprocess.run([sys.executable, RUN, "--rounds", "1"], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "--rounds is 1" in result.stderr
+    assert "--rounds is 1" in run(RUN, "--rounds", "1", code=2).stderr
