@@ -10,60 +10,92 @@ import importlib
 import json
 import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Not wandb: the first child that exits would remove the folder for media that wandb makes when it is imported.
 MODULES = (
     "train", "eval", "prefixvlm.command_line.subcommands", "prefixvlm.encoder.openclip", "prefixvlm.encoder.timm",
 )  # fmt: skip
 
 
 class Forked:
-    """run(arguments) returns what subprocess.run([sys.executable, *arguments]) does, for a script or `-m module`."""
+    """start(arguments) does what subprocess.Popen([sys.executable, *arguments]) does, for a script or `-m module`."""
 
     def __init__(self) -> None:
         self.lock, self.process = threading.Lock(), None
 
-    def run(self, arguments, cwd, timeout, env=()):
-        with self.lock, tempfile.TemporaryDirectory() as folder:
+    def start(self, arguments, cwd=ROOT, env=()):
+        with self.lock:
             if self.process is None:
                 command = [sys.executable, "-m", "tests.forked"]
                 self.process = subprocess.Popen(
                     command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
                 )
-                atexit.register(self.end)
-            outputs = [f"{folder}/out", f"{folder}/err"]
-            request = {"arguments": arguments, "cwd": str(cwd), "outputs": outputs, "env": {**os.environ, **dict(env)}}
-            print(json.dumps(request), file=self.process.stdin, flush=True)
-            late = threading.Timer(timeout, os.killpg, (int(self.process.stdout.readline()), 9))
-            late.start()
-            code = int(self.process.stdout.readline())
-            late.cancel()
-            return subprocess.CompletedProcess(arguments, code, *[Path(path).read_text() for path in outputs])
+                atexit.register(self.process.communicate)
+            folder = tempfile.mkdtemp(prefix="forked-")
+            request = {"arguments": [str(each) for each in arguments], "cwd": str(cwd), "folder": folder}
+            print(json.dumps({**request, "env": {**os.environ, **dict(env)}}), file=self.process.stdin, flush=True)
+            return Child(request["arguments"], int(self.process.stdout.readline()), Path(folder))
 
-    def end(self):
-        self.process.communicate()
+
+class Child:
+    """A command that runs, with the methods of subprocess.Popen."""
+
+    def __init__(self, arguments, pid, folder) -> None:
+        self.arguments, self.pid, self.folder, self.returncode = arguments, pid, folder, None
+
+    def poll(self):
+        if self.returncode is None and (self.folder / "code").exists():
+            self.returncode = int((self.folder / "code").read_text())
+        return self.returncode
+
+    def communicate(self, timeout=120):
+        """Return the two outputs. A command that takes longer is killed, with all that it has started."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                deadline = float("inf")
+            time.sleep(0.005)
+        outputs = [(self.folder / name).read_text() for name in ("out", "err")]
+        shutil.rmtree(self.folder)
+        return outputs
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
 
 
 FORKED = Forked()
 
 
 def serve():
-    """Serve requests; returns in each child, with its command."""
+    """Serve requests; returns in the process of each command, with its request."""
     for name in MODULES:
         importlib.import_module(name)
+    # timm imports wandb, whose folder for media the first command that exits would remove.
+    sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP._finalizer.detach()
     gc.freeze()  # a collection in a child would copy every page
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for the commands
     for line in sys.stdin:
-        if not (child := os.fork()):
-            return json.loads(line)
+        if os.fork():
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        request, child = json.loads(line), os.fork()
+        if not child:
+            return request
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        code, path = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), Path(request["folder"], "code")
+        path.with_suffix(".tmp").write_text(str(code))
+        path.with_suffix(".tmp").rename(path)
+        os._exit(0)
     sys.exit()
 
 
@@ -73,7 +105,7 @@ def become(request):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
-    for number, path in zip((0, 1, 2), ("/dev/null", *request["outputs"]), strict=True):
+    for number, path in enumerate(("/dev/null", f"{request['folder']}/out", f"{request['folder']}/err")):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     sys.argv = request["arguments"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))

@@ -44,7 +44,7 @@ def parts(tmp_path_factory):
 
 
 def test_names_are_learned_predicted_and_scored(parts, tmp_path):
-    often = ["trainer.max_epochs=80", "trainer.check_val_every_n_epoch=80"]
+    often = ["trainer.max_epochs=70", "trainer.check_val_every_n_epoch=70"]
     run("train.py", *parts, *often, f"hydra.run.dir={tmp_path}")
     run("eval.py", f"ckpt={tmp_path}/checkpoints/last.ckpt", "split=train")
     result, lines = read(tmp_path / "eval")

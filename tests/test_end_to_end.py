@@ -2,8 +2,8 @@
 
 import copy
 import json
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -77,9 +77,10 @@ def parts(tmp_path_factory):
 
 def run(*arguments, code=0, cwd=ROOT, timeout=180, **env):
     """Run a command as a user does, in a fork that has imported all modules."""
-    result = FORKED.run([str(each) for each in arguments], cwd, timeout, env)
-    assert result.returncode == code, result.stdout + result.stderr
-    return result
+    child = FORKED.start(arguments, cwd, env)
+    out, err = child.communicate(timeout)
+    assert child.returncode == code, out + err
+    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -242,17 +243,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(parts, trained, tmp_path)
     """Killed after step 3 and run again, a run ends with bit-identical weights to one that was not stopped."""
     folder, _ = trained
     options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_steps=1", "test=false"]
-    with subprocess.Popen(
-        [sys.executable, "train.py", *options, "data.num_workers=0"], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    ) as process:  # fmt: skip
-        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if last.exists() and load(last)["global_step"] >= 2:
-                process.kill()
-            time.sleep(0.005)
-        process.communicate(timeout=60)
+    process = FORKED.start(["train.py", *options, "data.num_workers=0"])
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if last.exists() and load(last)["global_step"] >= 2:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.communicate(timeout=60)
     stopped_at = load(last)["global_step"]
     run("train.py", *options)
     straight, resumed = load(folder / "checkpoints" / "last.ckpt"), load(last)

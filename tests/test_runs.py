@@ -2,10 +2,8 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 from tests.callbacks.test_last_checkpoint import equal
+from tests.forked import FORKED
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401  # a fixture
 
 TRAIN = [str(ROOT / "train.py"), "test=false", "data.limit_val_predictions=0"]
@@ -35,15 +34,21 @@ def end(folder):
 
 
 def start(parts, folder, *overrides):  # noqa: F811
-    command = [sys.executable, *TRAIN, *parts, f"hydra.run.dir={folder}", *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    return FORKED.start([*TRAIN, *parts, f"hydra.run.dir={folder}", *overrides])
+
+
+def ended(process, code):
+    """Return all that a process printed. Its exit code must be this one."""
+    out = "".join(process.communicate(timeout=60))
+    assert process.returncode == code, out
+    return out
 
 
 def wait_for_step(folder, process, newer_than=0.0):
     """Wait for a new checkpoint; the process must not end before."""
     path, deadline = folder / "checkpoints" / "last.ckpt", time.monotonic() + 90
     while not (path.is_file() and path.stat().st_mtime > newer_than):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -97,12 +102,9 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
     """The two tasks of a node are started as by srun, without SLURM."""
     shared = {"SLURM_JOB_ID": "42", "SLURM_JOB_NAME": "a", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     shared |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1"}
-    command = [sys.executable, *TRAIN, *parts, "data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=300"]
+    command = [*TRAIN, *parts, "data.batch_size=4", "trainer.accelerator=cpu", "trainer.max_epochs=300"]
     command.append("callbacks.last.every_n_steps=1")
-    tasks = []
-    for rank in "01":
-        environment = os.environ | shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}
-        tasks.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment))
+    tasks = [FORKED.start(command, tmp_path, shared | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank}) for rank in "01"]
     folder = tmp_path / "outputs" / "train" / "slurm-42"
     wait_for_step(folder, tasks[0])
     for task in tasks:
@@ -115,55 +117,40 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
 
 
 @pytest.mark.slow
-def test_a_signal_saves_and_stops_and_the_resumed_run_ends_the_same(parts, tmp_path):  # noqa: F811
-    options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=6"]
+def test_a_run_that_is_stopped_and_killed_ends_as_one_that_is_not(parts, tmp_path):  # noqa: F811
+    """In two processes: by SIGTERM, by the death of a rank, and by kill -9; `make soak` does many."""
+    options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=5", "trainer.deterministic=true"]
+    options += ["callbacks.last.every_n_steps=1", "trainer.val_check_interval=3"]
     run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
     folder = tmp_path / "stopped"
-    process = start(parts, folder, *options, "callbacks.last.every_n_steps=1")
+    path = folder / "checkpoints" / "last.ckpt"
+
+    process = start(parts, folder, *options)
     wait_for_step(folder, process)
     process.send_signal(signal.SIGTERM)
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 143, out
+    out = ended(process, 143)
     assert "Stopped by SIGTERM at step" in out
     assert "Traceback" not in out
     assert not (folder / "objective.json").exists()
     assert_gone(folder)
-    run(*TRAIN, *parts, *options, "resume=must", f"hydra.run.dir={folder}", timeout=120)
-    assert equal(end(folder), end(tmp_path / "whole"))
 
-
-@pytest.mark.slow
-def test_a_kill_loses_steps_and_nothing_else(parts, tmp_path):  # noqa: F811
-    """One kill of a run of two processes; bench/kills.py does 20."""
-    options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=4", "trainer.deterministic=true"]
-    options += ["callbacks.last.every_n_steps=2", "trainer.val_check_interval=3"]
-    run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
-    folder, rng = tmp_path / "killed", random.Random(0)
-    for _ in range(1):
-        path = folder / "checkpoints" / "last.ckpt"
-        process = start(parts, folder, *options)
-        wait_for_step(folder, process, path.stat().st_mtime if path.is_file() else 0)
-        time.sleep(rng.random() / 4)
-        process.kill()
-        process.communicate(timeout=60)
-        assert_gone(folder)
-        assert load(path)["global_step"] > 0
-    run(*TRAIN, *parts, *options, f"hydra.run.dir={folder}", timeout=120)
-    assert equal(end(folder), end(tmp_path / "whole"))
-    assert not list(folder.rglob("*.tmp"))
-
-
-@pytest.mark.slow
-def test_a_rank_that_dies_ends_the_run(parts, tmp_path):  # noqa: F811
-    folder = tmp_path / "run"
-    process = start(parts, folder, "trainer.devices=2", "data.batch_size=4", "trainer.max_epochs=300")
-    wait_for_step(folder, process)
+    process = start(parts, folder, *options)
+    wait_for_step(folder, process, path.stat().st_mtime)
     ranks = [pid for pid in processes_of(folder) if "\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_text()]
     os.kill(ranks[0], signal.SIGKILL)
-    out = process.communicate(timeout=60)[0]
-    assert process.returncode == 137, out
-    assert "process 1 of 2 failed with exit code -9" in out
+    assert "process 1 of 2 failed with exit code -9" in ended(process, 137)
     assert_gone(folder)
+
+    process = start(parts, folder, *options)
+    wait_for_step(folder, process, path.stat().st_mtime)
+    process.send_signal(signal.SIGKILL)
+    ended(process, -9)
+    assert_gone(folder)
+    assert load(path)["global_step"] > 0
+
+    run(*TRAIN, *parts, *options, "resume=must", f"hydra.run.dir={folder}", timeout=120)
+    assert equal(end(folder), end(tmp_path / "whole"))
+    assert not list(folder.rglob("*.tmp"))
 
 
 def test_a_run_with_a_damaged_last_checkpoint_resumes_from_the_previous_one(parts, tmp_path):  # noqa: F811

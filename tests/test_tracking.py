@@ -2,8 +2,7 @@
 
 import csv
 import json
-import subprocess
-import sys
+import signal
 import time
 
 import pytest
@@ -13,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.run_history import history
+from tests.forked import FORKED
 from tests.logger.test_wandb import nested, records
-from tests.test_end_to_end import ROOT, parts, run  # noqa: F401
+from tests.test_end_to_end import parts, run  # noqa: F401
 
 SECRETS = {"of the environment": "environment-9876", "of a URL": "hunter2hunter2", "of an override": "overridden-4321"}
 
@@ -111,13 +111,12 @@ def test_wandb_gets_the_exit_code_of_a_run(parts, tmp_path):  # noqa: F811
     assert ends(tmp_path / "run") == ([1], 0)
     rows = tmp_path / "run" / "csv" / "metrics.csv"
     rows.unlink()
-    command = [sys.executable, "train.py", *options, "trainer.max_epochs=1000", "resume=never"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not rows.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.terminate()
-        process.communicate(timeout=60)
+    process = FORKED.start(["train.py", *options, "trainer.max_epochs=1000", "resume=never"])
+    deadline = time.monotonic() + 120
+    while not rows.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
     assert process.returncode == 143
     assert ends(tmp_path / "run") == ([1, 143], 1)
     runs = {record.run.run_id for record in records(tmp_path / "run") if record.HasField("run")}

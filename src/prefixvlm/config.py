@@ -82,7 +82,8 @@ def check_ranges(cfg: Mapping[str, Any]) -> None:
     for key, annotation in RANGES.items():
         if key in cfg:
             check_value(key, cfg[key], annotation)
-    precision = str((cfg.get("trainer") or {}).get("precision"))
+    trainer = cfg.get("trainer")
+    precision = str(trainer.get("precision")) if isinstance(trainer, Mapping) else ""
     if precision in ("bf16-true", "16-true"):
         raise ValueError(
             f"trainer.precision is {precision}, in which small updates of the trained weights are lost; set it to "

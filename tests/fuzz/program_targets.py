@@ -13,9 +13,10 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from prefixvlm import component_check, config
+from prefixvlm import config
 from prefixvlm.command_line.check import check_command
 from prefixvlm.evaluation.config import evaluation_config
+from prefixvlm.options import component_check
 from prefixvlm.options.components import axis_of
 from prefixvlm.strict_json import read_json
 from prefixvlm.sweep.report import compare, text_report, write_report
@@ -60,6 +61,7 @@ def _check_components(axis: str, node: Any) -> None:
 TRAIN = """train
 data.shards=shards
 data.num_workers=0
+encoder.model_name=local-dir:clip
 optim.lr=0.01
 mapper=transformer
 mapper.prefix_length=4
@@ -68,7 +70,14 @@ seed=3
 experiment=mine
 --config-dir=mine
 logger=csv"""
-SWEEP = "train\n-m\ndata.shards=shards\nseed=1,2\nmapper=linear,mlp\nmapper.prefix_length=choice(4,8)\n--optim.lr=0.1"
+SWEEP = """train
+-m
+data.shards=shards
+encoder.model_name=local-dir:clip
+seed=1,2
+mapper=linear,mlp
+mapper.prefix_length=choice(4,8)
+--optim.lr=0.1"""
 EVAL = "eval\nckpt=x.ckpt\nshards=shards\nlimit=10\nfew_shot.shots=1\nblind=true"
 EXPERIMENT = """# @package _global_
 defaults:
@@ -86,7 +95,9 @@ def _make_commands(folder: Path) -> Files:
     (folder / "shards").mkdir()
     for split in ("train", "val", "test"):
         write_tar(folder / "shards" / f"{split}-0.tar", [("a.png", png()), ("a.txt", b"a dog")])
-    (folder / "x.ckpt").touch()
+    (folder / "clip").mkdir()
+    for name in ("x.ckpt", "clip/open_clip_config.json", "clip/a.safetensors"):
+        (folder / name).touch()
     files = {"train.words": TRAIN, "sweep.words": SWEEP, "eval.words": EVAL, "mine/experiment/mine.yaml": EXPERIMENT}
     return {name: text.encode() for name, text in files.items()}
 

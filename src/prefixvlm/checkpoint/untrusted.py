@@ -10,7 +10,7 @@ import torch
 
 from prefixvlm.strict_json import MAX_DEPTH, convert
 
-MAX_PLAIN = 10**8  # characters and values of the plain data, far more than a configuration and a history have
+MAX_PLAIN = 10**7  # characters and values of the plain data, far more than a configuration and a history have
 
 Node = dict[str, Any] | None
 
