@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
+from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
 from prefixvlm.evaluation.config import evaluation_config
@@ -51,13 +52,14 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     check_options(options)
     out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
     checkpoint = load(cfg.ckpt)
-    evaluated = evaluation_config(options, checkpoint[KEY]["config"])
+    evaluated = evaluation_config(options, locate(checkpoint[KEY]["config"], Path(cfg.ckpt)))
     if cfg.submission:
         check_one_task(evaluated["task"])
     check_data(evaluated, "test")
     check_writable(out=out, submission=cfg.submission and Path(cfg.submission).parent)
     seed_everything(evaluated.get("seed", 0), workers=True, verbose=False)
-    module = rebuild(evaluated, checkpoint)
+    with naming_places(evaluated, Path(cfg.ckpt)):
+        module = rebuild(evaluated, checkpoint)
     few_shots = [make("few_shot", {**options["few_shot"], "seed": cfg.few_shot.seed + n}) for n in range(cfg.trials)]
     precision = (evaluated.get("trainer") or {}).get("precision", "32-true")
     trainer = make(

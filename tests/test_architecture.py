@@ -19,7 +19,7 @@ FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
 BASE = {"atomic", "lock", "options", "plugins", "precision", "strict_json"}
 STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
-    "__init__": set(),
+    "__init__": {"serve"},
     "atomic": set(),
     "lock": set(),
     "plugins": set(),
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     },
     "run": {"distributed", "logger", "metrics", "model", "training"},
     "describe": {"build", "data", "encoder", "model", "training"},
-    "serve": {"batch", "build", "data", "task", "training"},
+    "serve": {"batch", "build", "checkpoint", "data", "model", "task", "training"},
     "cli": {"command_line", "distributed"},
     "command_line": {
         "build",

@@ -17,7 +17,7 @@ from prefixvlm.convert.clipcap_weights import read_clipcap
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.decoder_state import DecoderState
-from prefixvlm.serve.predictor import Predictor
+from prefixvlm.serve.captioner import Captioner
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 from tests.conftest import byte_tokenizer
@@ -189,13 +189,13 @@ def test_normalize_is_stored_in_the_checkpoint(imported, tmp_path):
     Image.new("RGB", (70, 50), "teal").save(tmp_path / "x.png")
     captions = []
     for out, arguments in {"plain": [], "normalised": ["--normalize"]}.items():
-        predictor = Predictor(imported(state, "--num-heads", 4, *arguments, out=out) / "clipcap.ckpt")
+        predictor = Captioner(imported(state, "--num-heads", 4, *arguments, out=out) / "clipcap.ckpt")
         encoder = predictor.module.model.encoder
         feature = encoder(encoder.transform(Image.open(tmp_path / "x.png").convert("RGB"))[None])[0, 0]
         assert (abs(float(feature.norm()) - 1) < 1e-5) == bool(arguments)
         ids = without_stop(naive.beam(state, feature, 4)[0])
         captions.append(byte_tokenizer().decode(ids).strip())
-        assert predictor([tmp_path / "x.png"]) == captions[-1:]
+        assert predictor.caption([tmp_path / "x.png"]) == captions[-1:]
     assert captions[0] != captions[1]
 
 

@@ -29,7 +29,7 @@ from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.features.encode_captions import caption_encoder_for
 from prefixvlm.features.write import write_features
-from prefixvlm.serve.predictor import Predictor
+from prefixvlm.serve.captioner import Captioner
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from tests.conftest import MeanEncoder
@@ -324,7 +324,7 @@ def test_checkpoints_are_the_same_whichever_way_they_were_trained(made, stored, 
             losses.append(loss_of(module, data))
         assert type(module.model.encoder) is OpenClipEncoder
         captions = captions_of(module, data)
-        assert Predictor(tmp_path / f"{name}.ckpt")(image_files(made, tmp_path)) == captions
+        assert Captioner(tmp_path / f"{name}.ckpt").caption(image_files(made, tmp_path)) == captions
         assert len(set(captions)) > 1
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-3)
 

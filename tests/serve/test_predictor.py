@@ -7,7 +7,7 @@ from PIL import Image
 
 from prefixvlm.build import build_module
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.serve.predictor import Predictor
+from prefixvlm.serve.captioner import Captioner
 from prefixvlm.serve.request import Request
 from prefixvlm.task.detection import Detection
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
@@ -70,7 +70,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(made):
-    return Predictor(made[1])
+    return Captioner(made[1])
 
 
 def alone(module, task, path, question="is it?"):
@@ -81,52 +81,52 @@ def alone(module, task, path, question="is it?"):
 
 def test_captions_are_those_of_the_saved_module(made, predictor):
     module, _, paths = made
-    captions = predictor(paths)
+    captions = predictor.caption(paths)
     assert captions == [alone(module, "captioning", path) for path in paths]
     assert len(set(captions)) > 1
 
 
 def test_texts_are_in_the_order_of_the_images_even_if_one_is_repeated(made, predictor):
     paths = made[2]
-    captions = dict(zip(paths, predictor(paths), strict=True))
+    captions = dict(zip(paths, predictor.caption(paths), strict=True))
     order = [paths[3], paths[0], paths[3], paths[1]]
-    assert predictor(order) == [captions[path] for path in order]
+    assert predictor.caption(order) == [captions[path] for path in order]
 
 
 def test_a_question_is_answered_about_each_image(made, predictor):
     module, _, paths = made
-    answers = predictor(paths, "what {colour} is it?")
+    answers = predictor.answer(paths, "what {colour} is it?")
     assert answers == [alone(module, "vqa", path, "what {colour} is it?") for path in paths]
-    assert answers != predictor(paths)
-    assert answers != predictor(paths, "how many?")
+    assert answers != predictor.caption(paths)
+    assert answers != predictor.answer(paths, "how many?")
 
 
 def test_a_file_that_is_not_an_image_is_an_error_with_its_name(made, predictor, tmp_path):
     (tmp_path / "notes.png").write_text("these are notes")
     with pytest.raises(ValueError, match=r"notes\.png.*image does not decode"):
-        predictor([made[2][0], tmp_path / "notes.png"])
+        predictor.caption([made[2][0], tmp_path / "notes.png"])
     with pytest.raises(OSError, match=r"absent\.png"):
-        predictor([tmp_path / "absent.png"])
+        predictor.caption([tmp_path / "absent.png"])
 
 
 def test_a_request_for_an_untrained_task_is_an_error(tmp_path, made):
     write_checkpoint(tmp_path, ["captioning"])
-    predictor = Predictor(tmp_path / "x.ckpt")
-    assert len(predictor(made[2])) == 4
+    predictor = Captioner(tmp_path / "x.ckpt")
+    assert len(predictor.caption(made[2])) == 4
     with pytest.raises(ValueError, match=r"trained for captioning, not for vqa.*task=vqa"):
-        predictor(made[2], "what colour?")
+        predictor.answer(made[2], "what colour?")
 
 
 def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.ckpt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match=r"x\.ckpt is not a checkpoint"):
-        Predictor(tmp_path / "x.ckpt")
+        Captioner(tmp_path / "x.ckpt")
 
 
 def test_a_random_language_model_is_drawn_as_it_was_in_training(tmp_path):
     module = write_checkpoint(tmp_path, weights="random")
     state = torch.random.get_rng_state()
-    found = Predictor(tmp_path / "x.ckpt").module
+    found = Captioner(tmp_path / "x.ckpt").module
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, tensor in module.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor)

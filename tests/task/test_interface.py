@@ -8,6 +8,8 @@ from PIL import Image
 
 from prefixvlm.batch import IMAGE_ID, Row
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.model import generation
+from prefixvlm.model.stop import truncate_at_stop
 from prefixvlm.task import interface
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.fast_binding import FastBinding
@@ -47,7 +49,7 @@ def test_right_decoding_reaches_the_decoder(images, decoding):
     task = Captioning(decoding=decoding)
     batch = collator_of(model)([row for i in images for row in task.prompt_rows(Sample("k", i, ("c",)))], False)
     keywords = {name: value for name, value in task.decoding.items() if name != "stop"}
-    ids = interface.METHODS[keywords.pop("method")](model, batch, **keywords)
+    ids = generation.METHODS[keywords.pop("method")](model, batch, **keywords)
     expected = [
         text.strip().split("\n")[0].strip() for text in model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
     ]
@@ -182,13 +184,13 @@ def test_a_report_has_everything_that_a_comparison_needs():
     ],
 )
 def test_a_text_is_truncated_at_the_first_stop(text, stop, expected):
-    assert interface.truncate_at_stop(text, stop) == expected
+    assert truncate_at_stop(text, stop) == expected
 
 
 def test_generated_text_is_truncated_before_it_is_scored(images, monkeypatch):
     model = tiny_model("gpt2")
     said = [model.lm.tokenizer(text).input_ids for text in (" red\nQ: what? A: blue", "\n blue, I think")]
-    monkeypatch.setitem(interface.METHODS, "greedy", lambda model, batch, max_new_tokens: said)
+    monkeypatch.setitem(generation.METHODS, "greedy", lambda model, batch, max_new_tokens: said)
     task = Vqa(decoding={"stop": [",", "\n"]})
     samples = [Sample(f"k{i}", images[i], (), questions("red", "what?")) for i in range(2)]
     rows = [row for sample in samples for row in task.prompt_rows(sample)]

@@ -65,10 +65,13 @@ class ImageDecoder:
     def __call__(self, data: bytes) -> Image.Image:
         """Return an upright RGB image without metadata. Raises ValueError if it is damaged or too large."""
         with _as_value_error():
-            image = self._open(data)
-            turn = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image, self.background)
-            rgb = rgb if turn is None else rgb.transpose(turn)
+            return self.convert(self._open(data))
+
+    def convert(self, image: Image.Image) -> Image.Image:
+        """Return an upright RGB copy, without metadata, of an image of any mode."""
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image, self.background)
+        rgb = rgb.copy() if turn is None else rgb.transpose(turn)
         rgb.info.clear()  # whoever saves these pixels must not save the orientation that was applied to them
         return rgb
 

@@ -1,6 +1,6 @@
 """Greedy decoding, nucleus sampling and beam search with a KV cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ ChooseTokens = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # (logits
 @torch.no_grad()
 def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
     """Return the ids of the most probable token at each step, without the EOS."""
-    return decode_stepwise(
-        DecoderState.from_prompts(model, batch), lambda logits, rows, texts: logits.argmax(-1), max_new_tokens
-    )
+    return decode_stepwise(DecoderState.from_prompts(model, batch), most_probable, max_new_tokens)
+
+
+def most_probable(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
+    return logits.argmax(-1)
 
 
 @torch.no_grad()
@@ -34,14 +36,19 @@ def nucleus(
 
     Returns num_samples texts per row, those of one row next to each other.
     """
+    state = DecoderState.from_prompts(model, batch)
+    state.reorder(torch.arange(len(state.lengths), device=state.lengths.device).repeat_interleave(num_samples))
+    return decode_stepwise(state, sampler(state.logits.device, top_p, temperature, seed), max_new_tokens)
+
+
+def sampler(device: torch.device, top_p: float = 0.9, temperature: float = 1.0, seed: int = 0) -> ChooseTokens:
+    """Return a function that samples tokens; see nucleus."""
     if not 0 < top_p <= 1 or temperature <= 0:
         raise ValueError(
             f"top_p is {top_p} and temperature {temperature}; accepted are 0 < top_p <= 1, temperature > 0"
         )
-    state = DecoderState.from_prompts(model, batch)
     # A generator of its own: sampling in validation must not advance the training's random numbers.
-    generator = torch.Generator(state.logits.device).manual_seed(seed)
-    state.reorder(torch.arange(len(state.lengths), device=state.lengths.device).repeat_interleave(num_samples))
+    generator = torch.Generator(device).manual_seed(seed)
 
     def sample(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Tensor:
         probabilities, ids = (logits / temperature).softmax(-1).sort(-1, descending=True)
@@ -49,12 +56,20 @@ def nucleus(
         probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
         return ids.gather(1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]
 
-    return decode_stepwise(state, sample, max_new_tokens)
+    return sample
 
 
 def decode_stepwise(state: DecoderState, choose: ChooseTokens, max_new_tokens: int) -> list[list[int]]:
     """Append a chosen token per row and step until each row has chosen EOS; finished rows are dropped."""
     texts: list[list[int]] = [[] for _ in range(len(state.lengths))]
+    for _ in steps(state, choose, max_new_tokens, texts):
+        pass
+    return texts
+
+
+@torch.no_grad()
+def steps(state: DecoderState, choose: ChooseTokens, max_new_tokens: int, texts: list[list[int]]) -> Iterator[None]:
+    """Decode as decode_stepwise does, and yield after each step. texts: of all rows, to which tokens are appended."""
     active = torch.arange(len(texts), device=state.lengths.device)
     for step in range(max_new_tokens):
         ids = choose(state.logits, active.tolist(), texts)
@@ -62,11 +77,30 @@ def decode_stepwise(state: DecoderState, choose: ChooseTokens, max_new_tokens: i
         active, ids = active[running], ids[running]
         for row, token in zip(active.tolist(), ids.tolist(), strict=True):
             texts[row].append(token)
+        yield
         # The logits after the last token would not be used.
         if not len(active) or step == max_new_tokens - 1:
             break
         state.step(ids, running.nonzero()[:, 0])
-    return texts
+
+
+def stream_greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> Iterator[list[int]]:
+    """Yield the ids so far of the only row of a batch, after each step of `greedy`."""
+    return _stream(DecoderState.from_prompts(model, batch), most_probable, max_new_tokens)
+
+
+def stream_nucleus(
+    model: PrefixLM, batch: Batch, max_new_tokens: int = 32, top_p: float = 0.9, temperature: float = 1.0, seed: int = 0
+) -> Iterator[list[int]]:
+    """Yield the ids so far of the only row of a batch, after each step of `nucleus`."""
+    state = DecoderState.from_prompts(model, batch)
+    return _stream(state, sampler(state.logits.device, top_p, temperature, seed), max_new_tokens)
+
+
+def _stream(state: DecoderState, choose: ChooseTokens, max_new_tokens: int) -> Iterator[list[int]]:
+    texts: list[list[int]] = [[]]
+    for _ in steps(state, choose, max_new_tokens, texts):
+        yield texts[0]
 
 
 @torch.no_grad()

@@ -47,5 +47,5 @@ def _predict(arguments: argparse.Namespace) -> None:
         draw_boxes(task, answers, arguments.out)
     several = len(request.texts) > 1
     for answer in answers:
-        fields = [*([str(answer.path)] if answer.path else []), *([answer.asked] if several else [])]
+        fields = [*([answer.name] if answer.name else []), *([answer.asked] if several else [])]
         print("\t".join([*fields, task.format(answer.prediction, answer.image.size, answer.asked)]))

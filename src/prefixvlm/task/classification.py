@@ -79,6 +79,10 @@ class Classification(Task):
             for id, values in means.items()
         ]
 
+    def probabilities(self, prediction: Prediction) -> dict[str, float]:
+        """Return the probability of each class among the classes: the softmax of their log-likelihoods."""
+        return dict(zip(self.classes, torch.tensor(prediction.values).softmax(0).tolist(), strict=True))
+
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return accuracy, top 5 and averages over classes, in percent; for two classes also the area under the ROC."""
         return super().scores(predictions) | class_scores(self.classes, predictions)

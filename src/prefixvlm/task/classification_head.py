@@ -130,11 +130,16 @@ class ClassificationHead(HeadTask):
 
     def format(self, prediction: Prediction, size: tuple[int, int], asked: str = "") -> str:
         """Return the class with its probability, as "circle 0.912"; with multi_label all from 0.5 on."""
-        logits = torch.tensor(prediction.values)
+        shares = self.probabilities(prediction)
         if not self.multi_label:
-            return f"{prediction.prediction} {logits.softmax(0).max():.3f}"
-        probabilities = zip(self.classes, logits.sigmoid().tolist(), logits.tolist(), strict=True)
-        return ", ".join(f"{name} {share:.3f}" for name, share, logit in probabilities if logit >= 0) or "(none)"
+            return f"{prediction.prediction} {max(shares.values()):.3f}"
+        return ", ".join(f"{name} {share:.3f}" for name, share in shares.items() if share >= 0.5) or "(none)"
+
+    def probabilities(self, prediction: Prediction) -> dict[str, float]:
+        """Return the probability of each class; with multi_label they do not sum to 1."""
+        logits = torch.tensor(prediction.values)
+        shares = logits.sigmoid() if self.multi_label else logits.softmax(0)
+        return dict(zip(self.classes, shares.tolist(), strict=True))
 
     def _true_classes(self, sample: Sample) -> list[str] | None:
         """Return the classes of a sample, None if it has no such label. Raises ValueError for an unknown class."""

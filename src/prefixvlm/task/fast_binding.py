@@ -6,6 +6,7 @@ from typing import Any
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import PERCENT
+from prefixvlm.model.generation import generate_ids
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.options.ranges import NonNegative
 from prefixvlm.task.interface import MAX_ROWS, Task
@@ -62,7 +63,7 @@ class FastBinding(Task):
         """Return predictions. values: 1 if the answer begins with any name; 1 if the likeliest name is right."""
         predictions = []
         for part in batch.split(MAX_ROWS):
-            generated = self.generate_ids(model, part)
+            generated = generate_ids(model, part, self.decoding)
             best = likeliest(model, part, [rows[0].choices for rows in part.rows], self.prompt)
             for rows, ids, name in zip(part.rows, generated, best, strict=True):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")

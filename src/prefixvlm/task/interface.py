@@ -1,7 +1,6 @@
 """Base class of tasks: rows of text from samples, predictions from the model, and their scores."""
 
 import copy
-import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,18 +13,11 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.data.schema import Box
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind, kind_of
-from prefixvlm.model import decoding
-from prefixvlm.model.clipcap_beam import clipcap_beam
+from prefixvlm.model import generation
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.results.prediction import Prediction, Score, by_group, item_mean_score
 from prefixvlm.task.results.report import report_of
 
-METHODS: dict[str, Callable[..., list[list[int]]]] = {
-    "greedy": decoding.greedy,
-    "beam": decoding.beam,
-    "clipcap_beam": clipcap_beam,
-    "nucleus": decoding.nucleus,
-}
 MAX_ROWS = 512  # rows decoded at once: the KV cache must fit in memory
 
 Scorer = Callable[[Sequence[Prediction]], dict[str, Score]]
@@ -68,25 +60,19 @@ class Task(ABC):
             cls.score_kinds = {cls.main_score: PERCENT}
 
     def __init__(self, decoding: dict[str, Any] | None = None) -> None:
-        self.decoding = {"method": "greedy", "max_new_tokens": 32, "stop": ["\n"], **(decoding or {})}
-        method = self.decoding["method"]
-        if method not in METHODS:
-            raise ValueError(f"task.{self.name}.decoding.method is {method!r}; accepted are {', '.join(METHODS)}")
-        # A task has one text per row, so num_samples is not an option.
-        accepted = {"stop", *inspect.signature(METHODS[method]).parameters} - {"model", "batch", "num_samples"}
-        if unknown := self.decoding.keys() - accepted - {"method"}:
-            raise ValueError(
-                f"task.{self.name}.decoding.{min(unknown)} is not an option of {method} decoding; "
-                f"accepted are {', '.join(sorted(accepted))}"
-            )
-        stop = self.decoding["stop"]
-        if not isinstance(stop, list | tuple) or not all(isinstance(each, str) and each for each in stop):
-            raise ValueError(f"task.{self.name}.decoding.stop is {stop!r}; give a list of texts, or [] for none")
+        self.decoding = {**generation.DEFAULT, **(decoding or {})}
+        generation.check_options(f"task.{self.name}.decoding", self.decoding)
 
     def renamed(self, name: str) -> Self:
         """Return a copy of this task under another name."""
         task = copy.copy(self)
         task.name = name
+        return task
+
+    def with_decoding(self, **changes: Any) -> Self:
+        """Return a copy of this task with other decoding options. Raises ValueError as the constructor does."""
+        task = copy.copy(self)
+        task.decoding = generation.changed_options("decoding", self.decoding, changes)
         return task
 
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
@@ -121,15 +107,9 @@ class Task(ABC):
         """
         return Sample(key, image)
 
-    def generate_ids(self, model: PrefixLM, batch: Batch) -> list[list[int]]:
-        """Return the generated token ids, without EOS, of each of the S rows of the batch."""
-        keywords = {name: value for name, value in self.decoding.items() if name not in ("method", "stop")}
-        return METHODS[self.decoding["method"]](model, batch, **keywords)
-
     def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
         """Return the generated text of each of the S rows of the batch."""
-        texts = model.lm.tokenizer.batch_decode(self.generate_ids(model, batch), skip_special_tokens=True)
-        return [truncate_at_stop(text.strip(), self.decoding["stop"]) for text in texts]
+        return generation.generate(model, batch, self.decoding)
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
         """Return one Prediction for each of the prompt_rows that the batch was collated from."""
@@ -185,6 +165,10 @@ class Task(ABC):
         """Return a line for `prefixvlm predict`. size: width and height of the image. asked: the text, by `takes`."""
         return " ".join(prediction.prediction.splitlines())
 
+    def probabilities(self, prediction: Prediction) -> dict[str, float] | None:
+        """Return the probability of each class; None for a task without classes."""
+        return None
+
     def boxes(self, prediction: Prediction) -> list[FoundBox] | None:
         """Return the predicted boxes to draw; None for a task without boxes."""
         return None
@@ -192,8 +176,3 @@ class Task(ABC):
     def details(self, prediction: Prediction) -> dict[str, Any]:
         """Return JSON data that the report shows instead of the text, by `shown_as`."""
         return {}
-
-
-def truncate_at_stop(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first stop text in it."""
-    return min((text.split(each, 1)[0] for each in stop), key=len, default=text).strip()

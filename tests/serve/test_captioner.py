@@ -1,0 +1,210 @@
+"""prefixvlm.load with a small CLIP and GPT-2: every kind of image, every method."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import prefixvlm
+from prefixvlm.batch import Row
+from prefixvlm.model.constrained import score_answers
+from prefixvlm.serve.captioner import Captioner
+from tests.serve.test_predictor import alone, made  # noqa: F401  # a fixture
+
+
+@pytest.fixture(scope="module")
+def model(made):  # noqa: F811
+    return prefixvlm.load(made[1])
+
+
+@pytest.fixture(scope="module")
+def image(made):  # noqa: F811
+    return Image.open(made[2][0]).convert("RGB")
+
+
+def kinds(path):
+    """Return the image of a file in all kinds that are accepted."""
+    image, data = Image.open(path).convert("RGB"), path.read_bytes()
+    array = np.array(image)
+    tensor = torch.from_numpy(array).movedim(-1, 0)
+    rgba = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
+    return [path, str(path), data, image, image.convert("RGBA"), array, rgba, array / 255, tensor, tensor / 255]
+
+
+def test_an_image_of_any_kind_has_the_same_caption(made, model):  # noqa: F811
+    module, _, paths = made
+    expected = alone(module, "captioning", paths[0])
+    assert model.caption(kinds(paths[0])) == [expected] * 10
+    assert [model.caption(each) for each in kinds(paths[0])] == [expected] * 10
+    assert model.caption(paths[1]) == alone(module, "captioning", paths[1]) != expected
+
+
+def test_a_grey_array_is_a_grey_image(model):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    caption = model.caption(Image.fromarray(grey).convert("RGB"))
+    assert model.caption([grey, grey[..., None], torch.from_numpy(grey)]) == [caption] * 3
+
+
+def test_a_picture_taken_sideways_is_turned(model, image):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    sideways = Image.open(io.BytesIO(buffer.getvalue()))
+    assert model.caption([buffer.getvalue(), sideways]) == [model.caption(image)] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (3, "of type int; give a path, bytes"),
+        (np.zeros((4, 4, 2), np.uint8), r"has the shape \[4, 4, 2\]"),
+        (torch.zeros(4, 4, 3), r"has the shape \[4, 3, 4\]"),
+        (np.full((4, 4, 3), 255.0), "values from 255 to 255; give 0 to 1"),
+        (np.full((4, 4, 3), np.nan), "values from nan to nan"),
+        (np.zeros((4, 4, 3), np.int32), "array of int32; give uint8"),
+        (np.zeros((0, 4, 3), np.uint8), r"has the shape \[0, 4, 3\]"),
+        (b"no image", "does not decode"),
+    ],
+)
+def test_what_is_no_image_is_one_sentence(model, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.caption(wrong)
+
+
+def test_answers_are_those_of_the_saved_module(made, model):  # noqa: F811
+    module, _, paths = made
+    assert model.answer(paths[0], "is it?") == alone(module, "vqa", paths[0])
+    assert model.answer(paths, "is it?") == [alone(module, "vqa", path) for path in paths]
+
+
+def test_decoding_options_are_those_of_the_task(model, image):
+    assert model.caption(image, method="beam", num_beams=1) == model.caption(image)
+    assert len(model.caption(image, max_new_tokens=3)) <= 3 < len(model.caption(image, max_new_tokens=20, stop=[]))
+    first = model.caption(image, method="nucleus", seed=1, temperature=2.0)
+    assert first == model.caption(image, method="nucleus", seed=1, temperature=2.0)
+    with pytest.raises(ValueError, match="decoding.num_beams is not an option of greedy decoding"):
+        model.caption(image, num_beams=3)
+
+
+@pytest.mark.parametrize("question", [None, "is it?"])
+@pytest.mark.parametrize("options", [{}, {"method": "nucleus", "seed": 3, "temperature": 3.0}, {"stop": []}])
+def test_a_streamed_text_is_the_whole_one(model, image, question, options):
+    options = {"max_new_tokens": 12, **options}
+    parts = list(model.stream(image, question, **options))
+    whole = model.answer(image, question, **options) if question else model.caption(image, **options)
+    assert "".join(parts) == whole
+    assert len(parts) > 1
+
+
+def test_beam_search_is_not_streamed(model, image):
+    with pytest.raises(ValueError, match="beam decoding cannot be streamed; accepted are greedy, nucleus"):
+        model.stream(image, method="beam")
+
+
+@pytest.mark.parametrize("question", [None, "is it?"])
+def test_texts_are_ranked_by_their_likelihoods(model, image, question):
+    texts = ["a red thing", "blue", "no"]
+    ranked = model.rank(image, texts, question)
+    assert sorted(text for text, _ in ranked) == sorted(texts)
+    assert [value for _, value in ranked] == sorted((value for _, value in ranked), reverse=True)
+    for text, value in ranked:
+        tokens = model.log_probs(image, text, question)
+        assert value == pytest.approx(sum(each for _, each in tokens), abs=1e-4)
+        assert "".join(token for token, _ in tokens[:-1]) == f" {text}"
+    mean = dict(model.rank(image, texts, question, normalize_length=True))
+    assert mean["no"] == pytest.approx(dict(ranked)["no"] / 4, abs=1e-5)  # " no" and the EOS
+
+
+def test_log_likelihoods_are_those_of_a_naive_loop(model, image):
+    module = model.module
+    row = Row((image, "Caption:"))
+    ids = module.model.lm.tokenizer(" ab").input_ids
+    expected = score_answers(module.model, module.collate([row], False), [ids])[0, 0]
+    assert dict(model.rank(image, ["ab"]))["ab"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_the_embedding_is_the_prefix(model, image):
+    pixels = model.module.model.encoder.transform(image)[None]
+    with torch.no_grad():
+        expected = model.module.model.prefix_embeds(pixels)
+    torch.testing.assert_close(model.embed(image), expected[0])
+    torch.testing.assert_close(model.embed([image, image]), expected.expand(2, -1, -1))
+
+
+def test_demonstrations_stand_before_the_prompt(made, model, image):  # noqa: F811
+    red, green = made[2][:2]
+    shown = model.caption(image, [(red, "red"), (green, "green")], max_new_tokens=8)
+    one, two = (Image.open(path).convert("RGB") for path in (red, green))
+    same = model.generate([one, "Caption: red\n", two, "Caption: green\n", image, "Caption:"], max_new_tokens=8)
+    assert shown == same != model.caption(image, max_new_tokens=8)
+    asked = model.answer(image, "how many?", [(red, "is it?", "yes")], max_new_tokens=8)
+    prompt = [one, "Question: is it? Answer: yes\n", image, "Question: how many? Answer:"]
+    assert asked == model.generate(prompt, max_new_tokens=8)
+    with pytest.raises(ValueError, match="demonstration 0 has 1 texts"):
+        model.answer(image, "how many?", [(red, "yes")])
+
+
+def test_a_prompt_may_have_several_images_or_none(made, model, image):  # noqa: F811
+    assert model.generate([image, "Caption:"], max_new_tokens=5) == model.caption(image)
+    assert model.generate([Path(made[2][0]), "Caption:"], max_new_tokens=5) == model.caption(image)
+    assert model.generate(["Caption", ":"]).image is None
+
+
+def test_a_notebook_shows_the_image_with_its_text(model, image):
+    page = model.answer(image, "is <it>?")._repr_html_()
+    assert page.startswith('<figure><img src="data:image/png;base64,')
+    assert "<em>is &lt;it&gt;?</em>" in page
+
+
+def test_classes_need_a_task_with_classes(model, image):
+    with pytest.raises(ValueError, match="trained for captioning, vqa; rank"):
+        model.classify(image)
+
+
+def test_a_device_that_is_none_is_one_sentence(made):  # noqa: F811
+    with pytest.raises(ValueError, match="device is 'gpu'; give auto, cpu"):
+        Captioner(made[1], device="gpu")
+
+
+def test_the_dtype_is_that_of_the_language_model(made):  # noqa: F811
+    model = prefixvlm.load(made[1], dtype="bfloat16")
+    assert model.module.model.lm.head.weight.dtype == torch.bfloat16
+    assert model.module.model.mapper.proj.weight.dtype == torch.float32
+
+
+def relative(made, folder):  # noqa: F811
+    """Move a checkpoint with its parts to a folder, and write relative paths into it."""
+    checkpoint = torch.load(made[1], weights_only=True)
+    config = checkpoint["prefixvlm"]["config"]
+    for name in ("clip", "gpt2"):
+        shutil.copytree(made[1].parent / name, folder / "parts" / name)
+    config["encoder"]["model_name"], config["lm"]["name"] = "local-dir:parts/clip", "parts/gpt2"
+    path = folder / "outputs" / "run" / "x.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save(checkpoint, path)
+    return path
+
+
+def test_relative_paths_are_found_beside_the_checkpoint(made, model, image, tmp_path, monkeypatch):  # noqa: F811
+    path = relative(made, tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    assert prefixvlm.load(path).caption(image) == model.caption(image)
+    monkeypatch.chdir(path.parent)
+    assert prefixvlm.load("x.ckpt").caption(image) == model.caption(image)
+    (tmp_path / "a" / "parts" / "clip").rename(tmp_path / "clip")
+    with pytest.raises(ValueError, match="parts/clip does not hold") as error:
+        prefixvlm.load(path)
+    (note,) = error.value.__notes__
+    assert note == f"parts/clip was looked for in {path.parent}, in {path.parent} and in the folders above it"
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, prefixvlm; print(prefixvlm.load.__name__, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "load False False\n"
