@@ -18,8 +18,9 @@ def pieces(texts: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
     said, text = "", ""
     for text in texts:
         text = text.strip()
-        ended = truncate_at_stop(text, stop) != text
-        certain = truncate_at_stop(text, stop) if ended else _certain(text, stop)
+        begin = _possible_stop(text, stop)
+        ended = any(each in text[: begin + len(each)] for each in stop)  # before any that may still come
+        certain = truncate_at_stop(text, stop) if ended else text[:begin].rstrip(UNFINISHED).rstrip()
         yield from _rest(certain, said)
         said = max(said, certain, key=len)
         if ended:
@@ -27,10 +28,10 @@ def pieces(texts: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
     yield from _rest(truncate_at_stop(text, stop), said)
 
 
-def _certain(text: str, stop: Sequence[str]) -> str:
-    """Return the text without an end that may be the beginning of a stop text or half a letter."""
-    held = max((length for each in stop for length in range(len(each)) if text.endswith(each[:length])), default=0)
-    return text[: len(text) - held].rstrip(UNFINISHED).rstrip()
+def _possible_stop(text: str, stop: Sequence[str]) -> int:
+    """Return where the text ends or, if that is the beginning of a stop text, where that begins."""
+    held = (length for each in stop for length in range(len(each)) if text.endswith(each[:length]))
+    return len(text) - max(held, default=0)
 
 
 def _rest(text: str, said: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Images as Python holds them: paths, bytes, PIL images, arrays and tensors."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,9 @@ def to_image(image: ImageInput, decoder: ImageDecoder) -> Image.Image:
     if isinstance(image, Image.Image):
         return decoder.convert(image)
     if isinstance(image, np.ndarray):
-        return decoder.convert(_from_array(image))
+        return decoder.convert(_from_array(image, image.shape))
     if isinstance(image, Tensor):
-        return decoder.convert(_from_array(_channels_last(image)))
+        return decoder.convert(_from_array(_channels_last(image), image.shape))
     if not isinstance(image, str | os.PathLike):
         raise ValueError(
             f"an image is of type {type(image).__name__}; give a path, bytes, a PIL image, an array [H, W, 3] or a "
@@ -48,11 +49,12 @@ def _channels_last(image: Tensor) -> NDArray[np.generic]:
     return (tensor.movedim(0, -1) if tensor.ndim == 3 else tensor).numpy()
 
 
-def _from_array(array: NDArray[np.generic]) -> Image.Image:
+def _from_array(array: NDArray[np.generic], shape: Sequence[int]) -> Image.Image:
+    """Return an image of an array [H, W] or [H, W, C]. shape: that of the given image, for messages."""
     pixels = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     channels = 1 if pixels.ndim == 2 else pixels.shape[2] if pixels.ndim == 3 else 0
     if channels not in MODES or not pixels.size:
-        raise ValueError(f"an image has the shape {list(array.shape)}; give an array [H, W, 3] or a tensor [3, H, W]")
+        raise ValueError(f"an image has the shape {list(shape)}; give an array [H, W, 3] or a tensor [3, H, W]")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN
             raise ValueError(f"an image of floats has values from {pixels.min():g} to {pixels.max():g}; give 0 to 1")
