@@ -8,7 +8,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test fuzz soak check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -35,6 +35,9 @@ test: check ## the whole test suite, offline
 fuzz: install ## damaged files of every kind, as long as told, with a table: make fuzz [SECONDS=600]
 	@mkdir -p outputs/fuzz
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/fuzz -q --tb=line -n 0
+
+soak: install ## kills, full disks, bad servers: is anything lost? make soak [MINUTES=20] [ARGS='--only sweep']
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),20) $(ARGS)
 
 check: install ## style and types
 	$(BIN)/ruff check .

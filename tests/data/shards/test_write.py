@@ -245,7 +245,12 @@ NUM_IMAGES = 500  # so many that the command is not done before it is stopped
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder with a table whose shards take some seconds to write, and the shards of an undisturbed run."""
-    folder = tmp_path_factory.mktemp("table")
+    folder = make_table(tmp_path_factory.mktemp("table"))
+    run_command(command(folder, folder / "whole", 1))
+    return folder, folder / "whole"
+
+
+def make_table(folder: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.jpg", quality=95)
     with (folder / "table.csv").open("w") as file:
@@ -253,8 +258,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for number in range(NUM_IMAGES):
             os.link(folder / "noise.jpg", folder / f"{number}.jpg")
             file.write(f"{number}.jpg,noise {number}\n")
-    run_command(command(folder, folder / "whole", 1))
-    return folder, folder / "whole"
+    return folder
 
 
 def command(folder: Path, out: Path, workers: int) -> list[str]:

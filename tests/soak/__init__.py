@@ -1,0 +1,1 @@
+"""Hours of misfortune in minutes: real commands that are killed, starved and lied to (`make soak`)."""
