@@ -80,8 +80,6 @@ def serve():
     """Serve requests; returns in the process of each command, with its request."""
     for name in MODULES:
         importlib.import_module(name)
-    # timm imports wandb, whose folder for media the first command that exits would remove.
-    sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP._finalizer.detach()
     gc.freeze()  # a collection in a child would copy every page
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for the commands
     for line in sys.stdin:
@@ -105,6 +103,8 @@ def become(request):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    # timm has imported wandb, whose folder for media each command that uses it removes at its end: here is a new one.
+    sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP.__init__("wandb-media")
     for number, path in enumerate(("/dev/null", f"{request['folder']}/out", f"{request['folder']}/err")):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     sys.argv = request["arguments"]

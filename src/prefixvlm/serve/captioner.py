@@ -106,11 +106,11 @@ class Captioner(Predictor):
 
     def _texts(self, images: Any, request: Request, shown: Sequence[tuple[Any, ...]], decoding: dict[str, Any]) -> Any:
         task = _decoding(self.task(request), decoding)
-        context = self._context(task, shown)
+        context = self.context(task, shown)
 
         def texts(batch: list[Image.Image]) -> list[Text]:
             samples = [task.request(str(number), image, request.texts) for number, image in enumerate(batch)]
-            rows = [[_after(context, row) for row in task.prompt_rows(sample)] for sample in samples]
+            rows = [[after(context, row) for row in task.prompt_rows(sample)] for sample in samples]
             said = [prediction.prediction for prediction in self.predict(task, rows)]
             return [Text.of(text, image, request.texts[0]) for text, image in zip(said, batch, strict=True)]
 
@@ -129,8 +129,8 @@ class Captioner(Predictor):
         task = self.task(request)
         return task, task.prompt_rows(task.request("", image, request.texts))[0]
 
-    def _context(self, task: Task, shown: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Return images and texts of demonstrations, as FewShot puts them before a prompt."""
+    def context(self, task: Task, shown: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the images and texts of demonstrations, as FewShot puts them before a prompt."""
         parts: list[Any] = []
         for number, (image, *texts) in enumerate(shown):
             if len(texts) != (2 if task.takes == "question" else 1):
@@ -151,7 +151,8 @@ class Captioner(Predictor):
         return self.module.collate(rows, supervised).to(self.module.device)
 
 
-def _after(context: list[Any], row: Row) -> Row:
+def after(context: list[Any], row: Row) -> Row:
+    """Return the row with demonstrations before it."""
     return replace(row, context=tuple(join_texts([*context, *row.context])))
 
 

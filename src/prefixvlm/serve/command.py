@@ -1,15 +1,27 @@
 """The subcommand `prefixvlm predict`: captions, answers and boxes for image files."""
 
 import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from prefixvlm.data.image import check_image_path
+import yaml
+from tqdm import tqdm
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+from prefixvlm.serve.inputs import EXTENSIONS, STDIN, Item, read_items
+from prefixvlm.serve.request import Request
+from prefixvlm.serve.results import Results
+
+MAX_NAMED = 5  # images that could not be read
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="PNG, JPEG or WebP")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE",
+        help="PNG, JPEG or WebP files, folders, patterns as 'photos/**/*.jpg', - for paths from standard input, or "
+        "JSONL files of {image, question, choices, id}",
+    )  # fmt: skip
     parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
     parser.add_argument("--task", metavar="NAME", help="one of the checkpoint's tasks, if several fit the request")
     parser.add_argument(
@@ -20,32 +32,104 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         "--phrase", action="append", default=[], metavar="TEXT", help="to find, for grounding; may be repeated"
     )
     parser.add_argument("--text", metavar="TEXT", help="words to tag, for tagging; the tag O is not printed")
+    parser.add_argument(
+        "--decoding", nargs="+", default=[], metavar="KEY=VALUE",
+        help="options of the task's decoding, as method=beam num_beams=5; after the images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--few-shot", type=Path, metavar="DIR",
+        help="a folder of images, each with its caption or answer in a .txt of the same name, shown before the prompt",
+    )  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write to a new .jsonl or .csv, as they come")
+    parser.add_argument("--resume", action="store_true", help="go on with the file of --results")
     parser.add_argument("--out", type=Path, metavar="PICTURE", help="save the image with the predicted boxes")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
+    parser.add_argument("--dtype", help="of the language model: float32, bfloat16, float16; default: the run's")
     parser.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    for image in arguments.images:
-        check_image_path(image)
-    # Imported here, because torch takes seconds, and most subcommands do not need it.
-    from prefixvlm.serve.draw import draw_boxes
-    from prefixvlm.serve.predictor import Predictor
-    from prefixvlm.serve.request import Request
-
     request = Request(tuple(arguments.question), tuple(arguments.phrase), arguments.text)
     _ = request.takes  # raises ValueError for a bad request before the checkpoint is loaded
-    if arguments.out and len(arguments.images) != 1:
-        raise ValueError(f"--out is of one image; there are {len(arguments.images)}")
-    if arguments.out and (arguments.out.suffix.lower() not in EXTENSIONS or not arguments.out.parent.is_dir()):
-        raise ValueError(
-            f"--out is {arguments.out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists"
-        )
-    predictor = Predictor(arguments.ckpt)
-    task = predictor.task(request, arguments.task)
-    answers = predictor.answers(arguments.images, request, arguments.task)
-    if arguments.out:
-        draw_boxes(task, answers, arguments.out)
-    several = len(request.texts) > 1
-    for answer in answers:
-        fields = [*([answer.name] if answer.name else []), *([answer.asked] if several else [])]
-        print("\t".join([*fields, task.format(answer.prediction, answer.image.size, answer.asked)]))
+    items: Iterable[Item] = read_items(arguments.images, request)
+    # What comes from a pipe is not waited for.
+    items = items if STDIN in arguments.images else list(items)
+    _check(arguments, items)
+    options: dict[str, Any] = {"decoding": _decoding(arguments.decoding), "shown": _shown(arguments.few_shot)}
+    results = Results(arguments.results, arguments.resume)
+    # Imported here, because torch takes seconds, and most subcommands do not need it.
+    from prefixvlm.serve.batches import Options
+    from prefixvlm.serve.captioner import Captioner
+
+    model = Captioner(arguments.ckpt, arguments.device, arguments.dtype)
+    if not arguments.images:
+        for answer in model.answers([], request, arguments.task):  # a task on text alone
+            print(model.task(request, arguments.task).format(answer.prediction, answer.image.size, answer.asked))
+        return
+    given = Options(arguments.batch_size, arguments.workers, arguments.task, **options)
+    if bad := _predict_items(model, items, given, results, arguments.out):
+        print(f"error: {len(bad)} images could not be read:", *bad[:MAX_NAMED], sep="\n  ", file=sys.stderr)
+        sys.exit(1)
+
+
+def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Results, out: Path | None) -> list[str]:
+    """Write the results of all items that are not there yet. Returns what is wrong with images that are bad."""
+    from prefixvlm.serve.batches import predict_all
+    from prefixvlm.serve.draw import draw_boxes
+
+    bad: list[str] = []
+    total = len(items) if isinstance(items, list) else None
+    todo = (item for item in items if not {(item.id, text) for text in item.request.texts} <= results.done)
+    # Where the results are printed, a bar would stand between them.
+    with tqdm(total=total, unit=" images", disable=None if results.path else True) as bar:
+        for item, answers in predict_all(model, todo, options):
+            bar.update()
+            if isinstance(answers, Exception):
+                bad.append(str(answers))
+                continue
+            task = model.task(item.request, options.task)
+            if out:
+                draw_boxes(task, answers, out)
+            for answer in answers:
+                _write(results, item, answer, task)
+    results.close()
+    return bad
+
+
+def _write(results: Results, item: Item, answer: Any, task: Any) -> None:
+    shown = task.format(answer.prediction, answer.image.size, answer.asked)
+    line = "\t".join([answer.name, *([answer.asked] if len(item.request.texts) > 1 else []), shown])
+    record = {"id": item.id, "image": answer.name, "asked": answer.asked, "prediction": answer.prediction.prediction}
+    shares = task.probabilities(answer.prediction)
+    results.write(line, record | ({"probabilities": shares} if shares else {}))
+
+
+def _check(arguments: argparse.Namespace, items: Iterable[Item]) -> None:
+    if arguments.batch_size < 1 or arguments.workers < 1:
+        raise ValueError(f"--batch-size is {arguments.batch_size} and --workers {arguments.workers}; set 1 or more")
+    if arguments.resume and not arguments.results:
+        raise ValueError("--resume goes on with a file; give it as --results")
+    out = arguments.out
+    if out and (not isinstance(items, list) or len(items) != 1):
+        raise ValueError(f"--out is of one image; there are {len(items) if isinstance(items, list) else 'several'}")
+    if out and (out.suffix.lower() not in EXTENSIONS or not out.parent.is_dir()):
+        raise ValueError(f"--out is {out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists")
+
+
+def _decoding(words: list[str]) -> dict[str, Any]:
+    pairs = [word.partition("=") for word in words]
+    if wrong := [word for word, (_, equals, _) in zip(words, pairs, strict=True) if not equals]:
+        raise ValueError(f"--decoding has {wrong[0]!r}; write KEY=VALUE")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+def _shown(folder: Path | None) -> list[tuple[Path, str]]:
+    """Return the images of --few-shot with their texts."""
+    if folder is None:
+        return []
+    found = [item.path for item in read_items([str(folder)], Request())]
+    if missing := [path for path in found if not path.with_suffix(".txt").is_file()]:
+        raise ValueError(f"--few-shot has {missing[0]}, but no {missing[0].with_suffix('.txt').name} with its text")
+    return [(path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()) for path in found]

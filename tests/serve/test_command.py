@@ -1,0 +1,151 @@
+"""`prefixvlm predict` on files, folders, patterns, standard input and JSONL, to lines, JSONL and CSV."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+import prefixvlm
+from prefixvlm import cli
+from prefixvlm.command_line import subcommands
+from tests.serve.test_predictor import COLOURS, made  # noqa: F401  # a fixture
+
+
+@pytest.fixture
+def images(made, tmp_path):  # noqa: F811
+    """Return a folder with images in folders, one of them hidden."""
+    folder = tmp_path / "images"
+    for place, path in zip(("a/red", "a/green", "b/blue", ".hidden/white"), made[2], strict=True):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(folder / f"{place}.png")
+    return folder
+
+
+@pytest.fixture
+def predict(made, monkeypatch, capsys):  # noqa: F811
+    """Return a function that runs the command and returns its standard output or, for another exit code, its errors."""
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["prefixvlm", "predict", "--ckpt", str(made[1]), *map(str, arguments)])
+        if code == 0:
+            subcommands._main()
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def captions(made):  # noqa: F811
+    """Return the caption of each colour."""
+    return dict(zip(COLOURS, prefixvlm.load(made[1]).caption(made[2]), strict=True))
+
+
+def lines(images, captions, *places):
+    return "".join(f"{images / place}.png\t{captions[place.split('/')[1]]}\n" for place in places)
+
+
+def test_folders_and_patterns_are_read_in_order_without_hidden_files(predict, images, captions):
+    assert predict(images) == lines(images, captions, "a/green", "a/red", "b/blue")
+    assert predict(images / "b", images / "a" / "red.png") == lines(images, captions, "b/blue", "a/red")
+    assert predict(images / "**" / "r*.png") == lines(images, captions, "a/red")
+
+
+def test_paths_come_from_standard_input(predict, images, captions, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{images}/a/red.png\n\n{images}/b/blue.png\n"))
+    assert predict("-") == lines(images, captions, "a/red", "b/blue")
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_jsonl_brings_questions_choices_and_ids(predict, images, made, tmp_path, size):  # noqa: F811
+    asked = [
+        {"image": "images/a/red.png", "question": "is it?", "id": 7},
+        {"image": "images/a/green.png"},
+        {"image": "images/b/blue.png", "question": "how many?", "choices": ["one", "two"], "id": "c"},
+        {"image": "images/a/red.png", "question": "how many?"},
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
+    predict(tmp_path / "asked.jsonl", "--results", tmp_path / "x.jsonl", "--batch-size", size)
+    model, found = prefixvlm.load(made[1]), [json.loads(line) for line in (tmp_path / "x.jsonl").open()]
+    assert [each["id"] for each in found] == ["7", "images/a/green.png", "c", "images/a/red.png"]
+    assert [each["asked"] for each in found] == ["is it?", "", "how many?", "how many?"]
+    red = images / "a" / "red.png"
+    assert found[0]["prediction"] == model.answer(red, "is it?")
+    assert found[1]["prediction"] == model.caption(images / "a" / "green.png")
+    assert found[2]["prediction"] == model.rank(images / "b" / "blue.png", ["one", "two"], "how many?")[0][0]
+    assert found[3]["prediction"] == model.answer(red, "how many?")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_file_of_results_is_continued_where_it_was_cut(predict, images, tmp_path, suffix):
+    whole, part = tmp_path / f"whole.{suffix}", tmp_path / f"part.{suffix}"
+    predict(images, "--results", whole)
+    content = whole.read_bytes()
+    end = content.index(b"red.png")
+    part.write_bytes(content[: end + 3])
+    assert "part" in predict(images, "--results", part, code=2)  # it exists
+    predict(images, "--results", part, "--resume")
+    assert part.read_bytes() == content
+    predict(images, "--results", part, "--resume")
+    assert part.read_bytes() == content
+
+
+def test_csv_is_what_csv_reads(predict, images, captions, tmp_path):
+    predict(images / "a", "--question", "is, it?", "--question", "no?", "--results", tmp_path / "x.csv")
+    rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    assert [row["asked"] for row in rows] == ["is, it?", "no?"] * 2
+    assert rows[0].keys() == {"id", "image", "asked", "prediction"}
+
+
+def test_bad_images_are_counted_and_named_and_the_rest_goes_on(predict, images, captions, capsys):
+    (images / "a" / "bad.png").write_text("no image")
+    (images / "b" / "cut.png").write_bytes((images / "b" / "blue.png").read_bytes()[:60])
+    error = predict(images, code=1)
+    assert error.startswith("error: 2 images could not be read:\n")
+    assert f"  {images}/a/bad.png: the image does not decode" in error
+    assert f"  {images}/b/cut.png: " in error
+
+
+def test_decoding_and_demonstrations(predict, images, made):  # noqa: F811
+    model, red, green = prefixvlm.load(made[1]), images / "a" / "red.png", images / "a" / "green.png"
+    said = predict(red, "--decoding", "max_new_tokens=9", "method=beam", "num_beams=2").rstrip("\n").split("\t")[1]
+    assert said == model.caption(red, max_new_tokens=9, method="beam", num_beams=2)
+    green.with_suffix(".txt").write_text("green\n")
+    red.with_suffix(".txt").write_text("red")
+    shown = [(green, "green"), (red, "red")]
+    blue = images / "b" / "blue.png"
+    assert predict(blue, "--few-shot", images / "a") == f"{blue}\t{model.caption(blue, shown)}\n"
+    questions = [(image, "how?", text) for image, text in shown]
+    found = predict(blue, "--few-shot", images / "a", "--question", "how?")
+    assert found == f"{blue}\t{model.answer(blue, 'how?', questions)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere.png"], "there is no image nowhere.png"),
+        (["nowhere/*.png"], "no file fits the pattern nowhere/*.png"),
+        (["{}/empty"], "has no image; accepted are .png"),
+        (["{}/bad.jsonl"], "line 2 of {}/bad.jsonl is not valid (Object missing required field `image`)"),
+        (["{}/a.png", "--results", "x.txt"], "--results is x.txt; it must end in .jsonl or .csv"),
+        (["{}/a.png", "--resume"], "--resume goes on with a file; give it as --results"),
+        (["{}/a.png", "--batch-size", "0"], "--batch-size is 0 and --workers 2; set 1 or more"),
+        (["{}/a.png", "--decoding", "beam"], "--decoding has 'beam'; write KEY=VALUE"),
+        (["{}/a.png", "--decoding", "num_beams=2"], "decoding.num_beams is not an option of greedy decoding"),
+        (["{}/a.png", "--few-shot", "{}"], "but no a.txt with its text"),
+        (["{}/a.png", "{}/a.png", "--out", "x.png"], "--out is of one image; there are 2"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(predict, tmp_path, words, sentence):
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "bad.jsonl").write_text('{"image": "a.png"}\n{"picture": "a.png"}\n')
+    error = predict(*(word.format(tmp_path) for word in words), code=2)
+    assert sentence.format(tmp_path) in error
+    assert error.count("error:") == 1
