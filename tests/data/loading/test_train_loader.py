@@ -16,6 +16,7 @@ from prefixvlm.data.loading.shard_source import ShardSource
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import ShardCache
+from prefixvlm.sentences import sentence
 
 Make = Callable[..., Path]
 
@@ -34,6 +35,17 @@ def images(samples: list[Sample], rng: random.Random) -> list[Image.Image]:
 
 def refuse(samples: list[Sample], rng: random.Random) -> None:
     raise ValueError("no captions; set task to another")
+
+
+class Unsendable:
+    """Cannot be pickled, as a tensor cannot be shared where /dev/shm is full."""
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError("unable to allocate shared memory")
+
+
+def unsendable(samples: list[Sample], rng: random.Random) -> Unsendable:
+    return Unsendable()
 
 
 def sources_of(folder: Path, split: str) -> list[ShardSource]:
@@ -200,6 +212,14 @@ def test_an_error_in_a_worker_is_one_sentence(make_shards: Make, workers: int) -
     loader.sources[0].shards[0].path.unlink()
     with pytest.raises(FileNotFoundError):
         list(loader)
+
+
+@pytest.mark.timeout(60)
+def test_a_batch_that_cannot_be_handed_over_ends_the_training_and_is_not_waited_for(make_shards: Make) -> None:
+    loader = TrainLoader(sources_of(make_shards(5, "shards", train=8), "train"), 4, unsendable, 8, num_workers=1)
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        list(loader)
+    assert sentence(error.value).startswith("a data worker was killed")
 
 
 def test_shards_without_a_manifest_are_counted(make_shards: Make) -> None:
