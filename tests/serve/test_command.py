@@ -72,7 +72,8 @@ def test_jsonl_brings_questions_choices_and_ids(predict, images, made, tmp_path,
     ]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(each) + "\n" for each in asked))
     predict(tmp_path / "asked.jsonl", "--results", tmp_path / "x.jsonl", "--batch-size", size)
-    model, found = prefixvlm.load(made[1]), [json.loads(line) for line in (tmp_path / "x.jsonl").open()]
+    model = prefixvlm.load(made[1])
+    found = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [each["id"] for each in found] == ["7", "images/a/green.png", "c", "images/a/red.png"]
     assert [each["asked"] for each in found] == ["is it?", "", "how many?", "how many?"]
     red = images / "a" / "red.png"
@@ -98,7 +99,7 @@ def test_a_file_of_results_is_continued_where_it_was_cut(predict, images, tmp_pa
 
 def test_csv_is_what_csv_reads(predict, images, captions, tmp_path):
     predict(images / "a", "--question", "is, it?", "--question", "no?", "--results", tmp_path / "x.csv")
-    rows = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert [row["asked"] for row in rows] == ["is, it?", "no?"] * 2
     assert rows[0].keys() == {"id", "image", "asked", "prediction"}
 
@@ -107,7 +108,7 @@ def test_bad_images_are_counted_and_named_and_the_rest_goes_on(predict, images, 
     (images / "a" / "bad.png").write_text("no image")
     (images / "b" / "cut.png").write_bytes((images / "b" / "blue.png").read_bytes()[:60])
     error = predict(images, code=1)
-    assert error.startswith("error: 2 images could not be read:\n")
+    assert "error: 2 images could not be read:\n" in error
     assert f"  {images}/a/bad.png: the image does not decode" in error
     assert f"  {images}/b/cut.png: " in error
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Res
     total = len(items) if isinstance(items, list) else None
     todo = (item for item in items if not {(item.id, text) for text in item.request.texts} <= results.done)
     # Where the results are printed, a bar would stand between them.
-    with tqdm(total=total, unit=" images", disable=None if results.path else True) as bar:
+    with closing(results), tqdm(total=total, unit=" images", disable=None if results.path else True) as bar:
         for item, answers in predict_all(model, todo, options):
             bar.update()
             if isinstance(answers, Exception):
@@ -94,7 +95,6 @@ def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Res
                 draw_boxes(task, answers, out)
             for answer in answers:
                 _write(results, item, answer, task)
-    results.close()
     return bad
 
 
