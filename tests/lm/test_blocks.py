@@ -71,7 +71,7 @@ def test_checkpointed_blocks_give_the_same_bits(model, images):
 def test_checkpointed_blocks_store_less(images):
     model = tiny_model("llama")
     batch = collator_of(model)([Row((image,), " a long text" * 5) for image in images] * 4)
-    assert stored_bytes(changed(model, activation_checkpointing=True), batch) < 0.4 * stored_bytes(model, batch)
+    assert stored_bytes(changed(model, activation_checkpointing=True), batch) < 0.45 * stored_bytes(model, batch)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,10 @@ def _predict(arguments: argparse.Namespace) -> None:
             print(model.task(request, arguments.task).format(answer.prediction, answer.image.size, answer.asked))
         return
     given = Options(arguments.batch_size, arguments.workers, arguments.task, **options)
-    if bad := _predict_items(model, items, given, results, arguments.out):
+    bad = _predict_items(model, items, given, results, arguments.out)
+    if bad and isinstance(items, list) and len(items) == 1:
+        raise ValueError(bad[0])
+    if bad:
         print(f"error: {len(bad)} images could not be read:", *bad[:MAX_NAMED], sep="\n  ", file=sys.stderr)
         sys.exit(1)
 
