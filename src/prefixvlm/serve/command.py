@@ -119,6 +119,8 @@ def _check(arguments: argparse.Namespace, items: Iterable[Item]) -> None:
         raise ValueError(f"--out is of one image; there are {len(items) if isinstance(items, list) else 'several'}")
     if out and (out.suffix.lower() not in EXTENSIONS or not out.parent.is_dir()):
         raise ValueError(f"--out is {out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists")
+    if not arguments.ckpt.is_file():
+        raise ValueError(f"there is no checkpoint file {arguments.ckpt}; set --ckpt to a .ckpt file of a run")
 
 
 def _decoding(words: list[str]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prefixvlm.task.interface import Task
+if TYPE_CHECKING:  # importing it imports torch, before the arguments are checked
+    from prefixvlm.task.interface import Task
 
 TRAINED_BY = {"question": "vqa", "phrase": "grounding", "text": "tagging"}  # by Task.takes, for error messages
 
@@ -37,7 +39,7 @@ class Request:
         return self.questions or self.phrases or (self.text or "",)
 
 
-def choose_task(tasks: Mapping[str, Task], request: Request, name: str | None) -> Task:
+def choose_task(tasks: Mapping[str, "Task"], request: Request, name: str | None) -> "Task":
     """Return the task that answers a request. Raises ValueError if none does, or if several do and none is named."""
     if name is not None and name not in tasks:
         raise ValueError(
@@ -52,7 +54,7 @@ def choose_task(tasks: Mapping[str, Task], request: Request, name: str | None) -
     return tasks["captioning" if "captioning" in fitting else fitting[0]]
 
 
-def _refusal(tasks: Mapping[str, Task], takes: str, name: str | None) -> str:
+def _refusal(tasks: Mapping[str, "Task"], takes: str, name: str | None) -> str:
     trained, accepted = ", ".join(tasks), sorted({task.takes for task in tasks.values()} - {""})
     options = " or ".join("images alone" if each == "image" else f"--{each}" for each in accepted)
     if not accepted:
@@ -65,7 +67,7 @@ def _refusal(tasks: Mapping[str, Task], takes: str, name: str | None) -> str:
     return f"the checkpoint was trained for {trained}; give {options}"
 
 
-def check_num_images(task: Task, number: int) -> None:
+def check_num_images(task: "Task", number: int) -> None:
     """Raise ValueError if images are missing, or if the task does not read images."""
     if task.reads_image and not number:
         raise ValueError(f"task {task.name} is about an image; give one or more")
