@@ -21,6 +21,7 @@ from yaml import YAMLError
 from prefixvlm.options.component_check import nearest
 
 DEAD_WORKER = "DataLoader worker"  # in torch's message about a worker that was killed
+MAX_SHOWN = 500  # letters of an override
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory")  # on the CPU and on a GPU
 
 
@@ -81,6 +82,7 @@ def _of_file(name: str, reason: str) -> str:
 
 def _parse_error(override: str) -> str:
     # Hydra's own message names a character of its grammar, but not what to write instead.
+    override = override if len(override) <= MAX_SHOWN else f"{override[:MAX_SHOWN]}..."
     key, equals, value = override.partition("=")
     if not equals or value[:1] in "[{'\"":
         return f"{override} cannot be read; write KEY=VALUE, with every bracket and quote closed"

@@ -11,7 +11,7 @@ from prefixvlm.options.components import axis_of, check_name, resolve_target
 from prefixvlm.options.ranges import STATED, check_value
 from prefixvlm.options.static_signature import static_parameters
 
-MAX_TARGET = 200  # letters; the file of a longer name could not be asked for
+MAX_NAME = 200  # letters of a key or a `_target_`; the file of a longer name could not be asked for
 
 
 def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bool = False) -> None:
@@ -22,7 +22,8 @@ def check(axis: str, node: Any, passed: Collection[str] = (), before_imports: bo
     """
     if isinstance(node, Mapping):
         for key in node:
-            if not isinstance(key, str) or not key.isprintable():  # the sentences below name it
+            # The sentences below name it.
+            if not isinstance(key, str) or not key.isprintable() or len(key) > MAX_NAME:
                 raise ValueError(f"{axis} has the key {key!r:.80}; keys are words")
         if "_target_" in node:
             _check_target(axis, node, passed, before_imports)
@@ -42,7 +43,7 @@ def parameters_of(component: Any) -> Mapping[str, inspect.Parameter]:
 
 def _check_target(axis: str, node: Mapping[str, Any], passed: Collection[str], before_imports: bool) -> None:
     target = str(node["_target_"])
-    if len(target) > MAX_TARGET:
+    if len(target) > MAX_NAME:
         raise ValueError(f"{axis}._target_ is {target!r:.80}; it must be the dotted name of a class")
     if before_imports:
         check_name(axis, target)
