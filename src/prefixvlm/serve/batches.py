@@ -12,6 +12,7 @@ from prefixvlm.serve.captioner import Captioner, after
 from prefixvlm.serve.images import to_image
 from prefixvlm.serve.inputs import Item
 from prefixvlm.serve.predictor import Answer
+from prefixvlm.serve.request import check_num_images
 from prefixvlm.task.interface import Task
 
 
@@ -57,6 +58,7 @@ def _predict_batch(
             outcomes[number] = error
             continue
         task = model.task(item.request, options.task)
+        check_num_images(task, 1)
         # A dialogue goes turn by turn, and choices are ranked for one image.
         together = item.request if task.turn_by_turn else (number if item.choices else None)
         groups.setdefault((task.name, together), []).append(number)
