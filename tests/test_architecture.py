@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "precision": set(),
     "strict_json": set(),
     "options": set(),
-    "checkpoint": set(),
+    "checkpoint": {"encoder"},
     "sentences": set(),
     "errors": {"sentences"},
     "resumable_stages": set(),

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.encoder.local_clip import LOCAL
+
 AXES = ("encoder", "lm", "task")
-LOCAL = "local-dir:"  # open_clip's prefix of a folder
 
 
 def locate(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def naming_places(config: Mapping[str, Any], checkpoint: Path) -> Iterator[None]
     try:
         yield
     except (ValueError, OSError) as error:
-        texts = [text.removeprefix(LOCAL) for axis in AXES for text in _texts(config.get(axis))]
+        texts = [text.removeprefix(LOCAL) for axis in ("encoder", "lm") for text in _texts(config.get(axis))]
         for missing in [text for text in texts if _is_relative(text) and not Path(text).exists()][:1]:
             folder = checkpoint.absolute().parent
             error.add_note(f"{missing} was looked for in {Path.cwd()}, in {folder} and in the folders above it")

@@ -82,7 +82,8 @@ class Captioner(Predictor):
 
     def classify(self, images: Any) -> Any:
         """Return the probability of each class by its name, the likeliest first, as a dict for each image."""
-        task = next((each for each in self.module.tasks.values() if hasattr(each, "classes")), None)
+        with_classes = (each for each in self.module.tasks.values() if type(each).probabilities != Task.probabilities)
+        task = next(with_classes, None)
         if task is None:
             raise ValueError(f"the checkpoint was trained for {', '.join(self.module.tasks)}; rank() takes any classes")
 

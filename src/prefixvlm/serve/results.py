@@ -30,15 +30,16 @@ class Results:
             raise ValueError(f"{path} exists; give --resume to go on with it, or another --results")
         whole = _without_cut_line(path) if path.exists() else ""
         self.done = {(str(each["id"]), str(each["asked"])) for each in self._parse(whole)}
-        self.file = file = path.open("a", encoding="utf-8", newline="")
-        if path.suffix == ".csv" and not whole:
-            csv.writer(file).writerow(COLUMNS)
 
     def write(self, line: str, record: Mapping[str, Any]) -> None:
         """Write a result. line: as it is printed. record: with COLUMNS, of which CSV has no more."""
-        if self.file is None or self.path is None:
+        if self.path is None:
             print(line, flush=True)
             return
+        if self.file is None:  # not before there is a result: a command that fails leaves no file
+            self.file = self.path.open("a", encoding="utf-8", newline="")
+            if self.path.suffix == ".csv" and not self.path.stat().st_size:
+                csv.writer(self.file).writerow(COLUMNS)
         if self.path.suffix == ".csv":
             csv.writer(self.file).writerow([record[name] for name in COLUMNS])
         else:
