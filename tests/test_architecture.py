@@ -19,7 +19,7 @@ FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
 BASE = {"atomic", "lock", "options", "plugins", "precision", "strict_json"}
 STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
-    "__init__": {"serve"},
+    "__init__": {"inference"},
     "atomic": set(),
     "lock": set(),
     "plugins": set(),
@@ -62,7 +62,22 @@ MAY_IMPORT = {
     },
     "run": {"distributed", "logger", "metrics", "model", "training"},
     "describe": {"build", "data", "encoder", "model", "training"},
-    "serve": {"batch", "build", "checkpoint", "data", "model", "task", "training"},
+    "inference": {"batch", "build", "checkpoint", "data", "model", "task", "training"},
+    "inspect": {"batch", "data", "inference", "model", "report", "task"},
+    "export": {
+        "batch",
+        "build",
+        "checkpoint",
+        "data",
+        "encoder",
+        "inference",
+        "lm",
+        "mapper",
+        "model",
+        "provenance",
+        "task",
+    },
+    "serve": {"data", "errors", "inference", "inspect", "task"},
     "cli": {"command_line", "distributed"},
     "command_line": {
         "build",
@@ -77,6 +92,9 @@ MAY_IMPORT = {
         "features",
         "lm",
         "metrics",
+        "export",
+        "inference",
+        "inspect",
         "serve",
         "sweep",
         "training",

@@ -29,7 +29,7 @@ from prefixvlm.errors import ERRORS, is_expected, one_sentence
 from prefixvlm.sentences import sentence
 from tests.data.conftest import png
 from tests.forked import FORKED
-from tests.serve.test_predictor import write_checkpoint
+from tests.inference.test_predictor import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -15,8 +15,8 @@ from prefixvlm.data.sample import decode
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.data.sources import easy_vqa
-from prefixvlm.serve.predictor import Predictor
-from prefixvlm.serve.request import Request
+from prefixvlm.inference.predictor import Predictor
+from prefixvlm.inference.request import Request
 from prefixvlm.training.checkpoint_file import load
 from tests.callbacks.test_last_checkpoint import equal
 from tests.conftest import WIDTH, byte_tokenizer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import os
 
-    from prefixvlm.serve.captioner import Captioner
+    from prefixvlm.inference.captioner import Captioner
 
 
 def load(
@@ -20,8 +20,8 @@ def load(
     Raises ValueError or OSError if the file is not a checkpoint, or if its encoder or language model is not found.
     """
     # Imported here, because torch takes seconds.
+    from prefixvlm.inference.captioner import Captioner
     from prefixvlm.plugins import enable
-    from prefixvlm.serve.captioner import Captioner
 
     enable(plugins)
     return Captioner(checkpoint, device, dtype)

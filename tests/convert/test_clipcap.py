@@ -14,10 +14,10 @@ from prefixvlm.batch import Row
 from prefixvlm.build import build_module
 from prefixvlm.command_line import subcommands
 from prefixvlm.convert.clipcap_weights import read_clipcap
+from prefixvlm.inference.captioner import Captioner
 from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.decoder_state import DecoderState
-from prefixvlm.serve.captioner import Captioner
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 from tests.conftest import byte_tokenizer

@@ -29,7 +29,7 @@ from prefixvlm.encoder.openclip import OpenClipEncoder
 from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.features.encode_captions import caption_encoder_for
 from prefixvlm.features.write import write_features
-from prefixvlm.serve.captioner import Captioner
+from prefixvlm.inference.captioner import Captioner
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from tests.conftest import MeanEncoder

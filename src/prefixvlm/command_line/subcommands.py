@@ -14,9 +14,9 @@ from prefixvlm.config import compose_run, encoder_choice
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.shards.command import add_image_options, add_shards
 from prefixvlm.errors import one_sentence
+from prefixvlm.inference.command import add_predict
 from prefixvlm.metrics.command import add_score
 from prefixvlm.options.component_check import check
-from prefixvlm.serve.command import add_predict
 from prefixvlm.sweep.command import add_sweep
 
 
@@ -54,12 +54,12 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
     _add_features(add_shards(shards, with_plugins))
 
-    score = commands.add_parser("score", help="score prediction files of any system, or compare two evaluations")
-    add_score(score)
-
-    add_sweep(commands.add_parser("sweep", help="compare the jobs of a sweep"))
-
-    add_predict(commands.add_parser("predict", help="caption images or answer questions with a checkpoint"))
+    for name, add, text in (
+        ("score", add_score, "score prediction files of any system, or compare two evaluations"),
+        ("sweep", add_sweep, "compare the jobs of a sweep"),
+        ("predict", add_predict, "caption images or answer questions with a checkpoint"),
+    ):
+        add(commands.add_parser(name, help=text))
 
     merge = commands.add_parser(
         "merge", help="merge LoRA into the weights of the language model that it was trained on"

@@ -1,1 +1,1 @@
-"""Inference with a trained checkpoint on image files."""
+"""An HTTP server for a trained checkpoint, with a page."""

@@ -13,9 +13,9 @@ from PIL import Image
 
 import prefixvlm
 from prefixvlm.batch import Row
+from prefixvlm.inference.captioner import Captioner
 from prefixvlm.model.constrained import score_answers
-from prefixvlm.serve.captioner import Captioner
-from tests.serve.test_predictor import alone, made  # noqa: F401  # a fixture
+from tests.inference.test_predictor import alone, made  # noqa: F401  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefixvlm.data.image import check_image_path
-from prefixvlm.serve.request import Request
+from prefixvlm.inference.request import Request
 from prefixvlm.strict_json import parse_json
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")

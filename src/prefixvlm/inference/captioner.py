@@ -11,11 +11,11 @@ from torch import Tensor
 
 from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Question, Sample
+from prefixvlm.inference.images import ImageInput, to_image
+from prefixvlm.inference.predictor import MAX_IMAGES, Predictor
+from prefixvlm.inference.request import Request
+from prefixvlm.inference.text import Text
 from prefixvlm.model.generation import stream
-from prefixvlm.serve.images import ImageInput, to_image
-from prefixvlm.serve.predictor import MAX_IMAGES, Predictor
-from prefixvlm.serve.request import Request
-from prefixvlm.serve.text import Text
 from prefixvlm.task.interface import Task
 from prefixvlm.task.rows.closed_set import likelihoods
 from prefixvlm.task.rows.few_shot import join_texts
@@ -27,7 +27,7 @@ SEPARATOR = "\n"  # after a demonstration, as in FewShot
 class Captioner(Predictor):
     """A trained model for images: what `prefixvlm.load` returns.
 
-    Images are paths, bytes, PIL images, arrays or tensors; see serve.images.to_image. A method that takes `images`
+    Images are paths, bytes, PIL images, arrays or tensors; see inference.images.to_image. A method that takes `images`
     returns one result for one image, and a list for a list. Decoding options are those of the task, as
     method="beam", num_beams=5, max_new_tokens=20, stop=["."].
     demonstrations: few-shot examples before the prompt: (image, caption), or (image, question, answer).

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from prefixvlm.serve.inputs import EXTENSIONS, STDIN, Item, read_items
-from prefixvlm.serve.request import Request
-from prefixvlm.serve.results import Results
+from prefixvlm.inference.inputs import EXTENSIONS, STDIN, Item, read_items
+from prefixvlm.inference.request import Request
+from prefixvlm.inference.results import Results
 
 MAX_NAMED = 5  # images that could not be read
 
@@ -61,8 +61,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {"decoding": _decoding(arguments.decoding), "shown": _shown(arguments.few_shot)}
     results = Results(arguments.results, arguments.resume)
     # Imported here, because torch takes seconds, and most subcommands do not need it.
-    from prefixvlm.serve.batches import Options
-    from prefixvlm.serve.captioner import Captioner
+    from prefixvlm.inference.batches import Options
+    from prefixvlm.inference.captioner import Captioner
 
     model = Captioner(arguments.ckpt, arguments.device, arguments.dtype)
     if not arguments.images:
@@ -80,8 +80,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Results, out: Path | None) -> list[str]:
     """Write the results of all items that are not there yet. Returns what is wrong with images that are bad."""
-    from prefixvlm.serve.batches import predict_all
-    from prefixvlm.serve.draw import draw_boxes
+    from prefixvlm.inference.batches import predict_all
+    from prefixvlm.inference.draw import draw_boxes
 
     bad: list[str] = []
     total = len(items) if isinstance(items, list) else None

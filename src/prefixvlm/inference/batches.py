@@ -8,11 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from prefixvlm.serve.captioner import Captioner, after
-from prefixvlm.serve.images import to_image
-from prefixvlm.serve.inputs import Item
-from prefixvlm.serve.predictor import Answer
-from prefixvlm.serve.request import check_num_images
+from prefixvlm.inference.captioner import Captioner, after
+from prefixvlm.inference.images import to_image
+from prefixvlm.inference.inputs import Item
+from prefixvlm.inference.predictor import Answer
+from prefixvlm.inference.request import check_num_images
 from prefixvlm.task.interface import Task
 
 

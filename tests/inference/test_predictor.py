@@ -7,8 +7,8 @@ from PIL import Image
 
 from prefixvlm.build import build_module
 from prefixvlm.data.sample import Question, Sample
-from prefixvlm.serve.captioner import Captioner
-from prefixvlm.serve.request import Request
+from prefixvlm.inference.captioner import Captioner
+from prefixvlm.inference.request import Request
 from prefixvlm.task.detection import Detection
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from tests.test_end_to_end import tiny_clip, tiny_gpt2

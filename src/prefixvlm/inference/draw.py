@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-from prefixvlm.serve.predictor import Answer
+from prefixvlm.inference.predictor import Answer
 from prefixvlm.task.interface import Task
 
 COLOURS = ("#d6006c", "#2457c5", "#00796b", "#c2410c", "#7e22ce")

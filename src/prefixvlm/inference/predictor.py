@@ -13,8 +13,8 @@ from prefixvlm.build import rebuild
 from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.sample import BLACK_IMAGE
-from prefixvlm.serve.images import ImageInput, to_image
-from prefixvlm.serve.request import Request, check_num_images, choose_task
+from prefixvlm.inference.images import ImageInput, to_image
+from prefixvlm.inference.request import Request, check_num_images, choose_task
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.training.checkpoint import KEY

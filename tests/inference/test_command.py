@@ -11,7 +11,7 @@ from PIL import Image
 import prefixvlm
 from prefixvlm import cli
 from prefixvlm.command_line import subcommands
-from tests.serve.test_predictor import COLOURS, made  # noqa: F401  # a fixture
+from tests.inference.test_predictor import COLOURS, made  # noqa: F401  # a fixture
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Export of a trained checkpoint to other libraries and formats."""
