@@ -17,6 +17,7 @@ from prefixvlm.errors import one_sentence
 from prefixvlm.inference.command import add_predict
 from prefixvlm.metrics.command import add_score
 from prefixvlm.options.component_check import check
+from prefixvlm.serve.feedback_command import add_feedback
 from prefixvlm.sweep.command import add_sweep
 
 
@@ -58,6 +59,7 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
         ("score", add_score, "score prediction files of any system, or compare two evaluations"),
         ("sweep", add_sweep, "compare the jobs of a sweep"),
         ("predict", add_predict, "caption images or answer questions with a checkpoint"),
+        ("feedback", add_feedback, "what the corrections say that `prefixvlm serve` has collected"),
     ):
         add(commands.add_parser(name, help=text))
 

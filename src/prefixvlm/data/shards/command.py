@@ -60,7 +60,7 @@ def _add_source(names: Any, name: str) -> None:
         command.add_argument("--samples-per-shard", type=_positive, default=1000, metavar="N", help="default: 1000")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
     _add_workers(command)
-    command.set_defaults(run=_write, source=name)
+    command.set_defaults(run=_write, dataset=name)
 
 
 def add_image_options(command: argparse.ArgumentParser) -> None:
@@ -123,7 +123,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> None:
-    source = sources.load(arguments.source)
+    source = sources.load(arguments.dataset)
     given = {name: value for name in source.ARGUMENTS if (value := getattr(arguments, name)) is not None}
     for name, value in given.items():
         if isinstance(value, Path) and not value.exists():
@@ -186,4 +186,5 @@ def origin(source: sources.DatasetSource, given: Mapping[str, Any]) -> str:
             texts.append(f"{value.name} (sha256 {sha256(value)[:16]})")
         elif name != "images":
             texts.append(f"{name} {value.resolve().name if isinstance(value, Path) else value}")
+    texts += [source.version(**given)] if hasattr(source, "version") else []
     return "; ".join(texts)

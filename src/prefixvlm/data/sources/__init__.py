@@ -5,6 +5,7 @@ samples(split, **arguments). ARGUMENTS describes each keyword of that function a
 from". An argument that begins with the name of a split, as `val_questions`, belongs to that split: it is written only
 if the argument is given. A module whose splits depend on its data has a function available_splits(**arguments) instead.
 A module of existing tars has a function tars(split, **arguments) instead of samples.
+A module of data that grows has a function version(**arguments), whose text the manifest has.
 Modules of the user's own are named by plug-ins, see prefixvlm/plugins.py.
 """
 
@@ -31,6 +32,7 @@ class DatasetSource(Protocol):
     samples: Callable[..., Samples]
     tars: Callable[..., Sequence[Path]]
     available_splits: Callable[..., list[str]]
+    version: Callable[..., str]
 
 
 def names() -> list[str]:
