@@ -109,6 +109,7 @@ MAY_IMPORT_OF_NEIGHBOURS = {
     "metrics/ptb": set(),
     "metrics/vqa": {"pairs"},
     "report/templates": set(),
+    "serve/page": set(),
     "task/results": set(),
     "task/rows": {"interface", "results"},
 }
