@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
+from prefixvlm.checkpoint.hub_folder import CONFIG, find
 from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
@@ -50,15 +51,17 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     # Everything that can fail early is checked before hours of work.
     config.check_ranges(options)
     check_options(options)
-    out = Path(cfg.out or Path(cfg.ckpt).parent.parent / "eval")
-    checkpoint = load(cfg.ckpt)
-    evaluated = evaluation_config(options, locate(checkpoint[KEY]["config"], Path(cfg.ckpt)))
+    path = find(cfg.ckpt)
+    checkpoint = load(path)
+    # Beside the folder of a run's checkpoints.
+    out = Path(cfg.out or (Path("outputs") if path.name == CONFIG else path.parent.parent) / "eval")
+    evaluated = evaluation_config(options, locate(checkpoint[KEY]["config"], path))
     if cfg.submission:
         check_one_task(evaluated["task"])
     check_data(evaluated, "test")
     check_writable(out=out, submission=cfg.submission and Path(cfg.submission).parent)
     seed_everything(evaluated.get("seed", 0), workers=True, verbose=False)
-    with naming_places(evaluated, Path(cfg.ckpt)):
+    with naming_places(evaluated, path):
         module = rebuild(evaluated, checkpoint)
     few_shots = [make("few_shot", {**options["few_shot"], "seed": cfg.few_shot.seed + n}) for n in range(cfg.trials)]
     precision = (evaluated.get("trainer") or {}).get("precision", "32-true")
@@ -77,7 +80,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     seconds = {"evaluation": round(time.perf_counter() - start, 1)}
     parameters = dict(zip(("trained_parameters", "frozen_parameters"), count_parameters(module), strict=True))
     result |= describe(cfg.ckpt, redact(evaluated), redact(options), parameters, seconds, provenance())
-    result["checkpoint_sha256"] = sha256(Path(cfg.ckpt))
+    result["checkpoint_sha256"] = sha256(path)
     write_results(out, result, lines, history(checkpoint), evaluator.data.images)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)

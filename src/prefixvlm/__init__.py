@@ -14,7 +14,8 @@ def load(
 ) -> "Captioner":
     """Return the model of a checkpoint, for captions, answers, classes, likelihoods and embeddings of images.
 
-    checkpoint: a .ckpt file of a run, from any working folder. device: auto, cpu, cuda, cuda:1 or mps.
+    checkpoint: a .ckpt file of a run, from any working folder; a folder of `prefixvlm export --to hub`; or a hub id,
+    as user/name or user/name@revision. device: auto, cpu, cuda, cuda:1 or mps.
     dtype: of the language model: float32, bfloat16 or float16; None for that of the run.
     plugins: modules of your own whose classes the checkpoint names. They are imported.
     Raises ValueError or OSError if the file is not a checkpoint, or if its encoder or language model is not found.

@@ -1,7 +1,7 @@
 """Local parts of a checkpoint, its encoder and its language model, found from any working folder."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from prefixvlm.encoder.local_clip import LOCAL
 AXES = ("encoder", "lm", "task")
 
 
-def locate(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+def locate(config: Mapping[str, Any], checkpoint: Path, axes: Sequence[str] = AXES) -> dict[str, Any]:
     """Return the configuration with absolute paths for parts that lie beside the checkpoint and not here.
 
     A relative path is of the folder in which the run was started, mostly one above the checkpoint.
     """
-    located = {axis: _located(config.get(axis), checkpoint.absolute().parents) for axis in AXES}
+    located = {axis: _located(config.get(axis), checkpoint.absolute().parents) for axis in axes}
     return {**config, **{axis: node for axis, node in located.items() if axis in config}}
 
 

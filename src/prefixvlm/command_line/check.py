@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from prefixvlm import plugins
+from prefixvlm.checkpoint.hub_folder import find_here
 from prefixvlm.command_line.parse import jobs_of, parse
 from prefixvlm.config import check_ranges
 from prefixvlm.distributed.world import check_devices, under_srun
@@ -138,5 +139,4 @@ def _check_paths(options: dict[str, Any]) -> None:
 def _check_file(key: str, path: str) -> None:
     if path == MISSING:
         raise ValueError(f"{key} has no value; set it as {key}=VALUE")
-    if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint file {path}; set {key} to a .ckpt file of a run")
+    find_here(path, key)

@@ -14,6 +14,7 @@ from prefixvlm.config import compose_run, encoder_choice
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.shards.command import add_image_options, add_shards
 from prefixvlm.errors import one_sentence
+from prefixvlm.export.command import add_export
 from prefixvlm.inference.command import add_predict
 from prefixvlm.metrics.command import add_score
 from prefixvlm.options.component_check import check
@@ -60,6 +61,7 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
         ("sweep", add_sweep, "compare the jobs of a sweep"),
         ("predict", add_predict, "caption images or answer questions with a checkpoint"),
         ("feedback", add_feedback, "what the corrections say that `prefixvlm serve` has collected"),
+        ("export", add_export, "write a checkpoint for the Hugging Face hub, or for other runtimes"),
     ):
         add(commands.add_parser(name, help=text))
 

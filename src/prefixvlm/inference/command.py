@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from prefixvlm.checkpoint.hub_folder import find_here
 from prefixvlm.inference.inputs import EXTENSIONS, STDIN, Item, read_items
 from prefixvlm.inference.request import Request
 from prefixvlm.inference.results import Results
@@ -23,7 +24,9 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         help="PNG, JPEG or WebP files, folders, patterns as 'photos/**/*.jpg', - for paths from standard input, or "
         "JSONL files of {image, question, choices, id}",
     )  # fmt: skip
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
+    parser.add_argument(
+        "--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run, an exported folder or a hub id"
+    )
     parser.add_argument("--task", metavar="NAME", help="one of the checkpoint's tasks, if several fit the request")
     parser.add_argument(
         "--question", action="append", default=[], metavar="TEXT",
@@ -119,8 +122,7 @@ def _check(arguments: argparse.Namespace, items: Iterable[Item]) -> None:
         raise ValueError(f"--out is of one image; there are {len(items) if isinstance(items, list) else 'several'}")
     if out and (out.suffix.lower() not in EXTENSIONS or not out.parent.is_dir()):
         raise ValueError(f"--out is {out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists")
-    if not arguments.ckpt.is_file():
-        raise ValueError(f"there is no checkpoint file {arguments.ckpt}; set --ckpt to a .ckpt file of a run")
+    find_here(arguments.ckpt, "--ckpt")
 
 
 def _decoding(words: list[str]) -> dict[str, Any]:

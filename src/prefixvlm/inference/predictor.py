@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from prefixvlm.batch import Row
 from prefixvlm.build import rebuild
+from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.sample import BLACK_IMAGE
@@ -44,7 +44,8 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], device: str = "auto", dtype: str | None = None) -> None:
-        content, path = load(Path(checkpoint)), Path(checkpoint)
+        path = find(checkpoint)
+        content = load(path)
         config = locate(content[KEY]["config"], path)
         if dtype is not None and config.get("lm"):
             config["lm"] = {**config["lm"], "dtype": dtype}

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from prefixvlm.atomic import link_or_copy, replacing_file
+from prefixvlm.checkpoint.hub_folder import CONFIG, find, read_folder
 from prefixvlm.checkpoint.untrusted import check_archive, check_content
 from prefixvlm.training.checkpoint import KEY, for_evaluation
 
@@ -46,11 +47,11 @@ class AtomicCheckpointIO(CheckpointIO):
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, which may be a stranger's, without running code from it.
 
+    path: a file, a folder or a hub id; see hub_folder.find.
     Raises ValueError unless it is a checkpoint of PrefixModule, of plain data and tensors.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint file {path}; set ckpt to a .ckpt file of a run")
-    checkpoint = read(path)
+    path = find(path)
+    checkpoint = read_folder(path) if path.name == CONFIG else read(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict):
         raise ValueError(f"{path} is not the checkpoint of a mapper that prefixvlm trained; set ckpt to one")
     try:

@@ -1,0 +1,66 @@
+"""The subcommand `prefixvlm export`: a checkpoint in another format."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefixvlm.checkpoint.hub_folder import find_here
+
+
+@dataclass(frozen=True)
+class Format:
+    """A choice of --to. write: writes the folder, and returns a line that says what is in it.
+
+    options: those of the arguments that only some formats take and that this one takes.
+    """
+
+    help: str
+    write: Callable[[argparse.Namespace], str]
+    options: tuple[str, ...] = ()
+
+
+# The functions import what they need themselves, because torch takes seconds.
+def _write_hub(arguments: argparse.Namespace) -> str:
+    from prefixvlm.export.hub import export_hub
+
+    return export_hub(arguments.ckpt, arguments.out, arguments.metrics, arguments.include_frozen, arguments.licence)
+
+
+FORMATS = {
+    "hub": Format(
+        "the trained tensors, the configuration and a model card, for prefixvlm.load and the Hugging Face hub",
+        _write_hub,
+        ("metrics", "include_frozen", "licence"),
+    ),
+}
+OPTIONS = sorted({option for each in FORMATS.values() for option in each.options})
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    choices = "; ".join(f"{name}: {each.help}" for name, each in FORMATS.items())
+    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
+    parser.add_argument("--to", required=True, choices=list(FORMATS), help=choices)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE",
+        help="the metrics.json of an evaluation, for the model card; default: the one beside the checkpoint, if any",
+    )  # fmt: skip
+    parser.add_argument(
+        "--include-frozen", action="store_true",
+        help="copy the folders of your own that hold the frozen encoder or language model, too",
+    )  # fmt: skip
+    parser.add_argument("--licence", metavar="ID", help="of what was trained, for the model card: mit, apache-2.0")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    chosen = FORMATS[arguments.to]
+    for option in OPTIONS:
+        if getattr(arguments, option) and option not in chosen.options:
+            takers = " or ".join(name for name, each in FORMATS.items() if option in each.options)
+            raise ValueError(f"--{option.replace('_', '-')} is an option of --to {takers}, not of --to {arguments.to}")
+    find_here(arguments.ckpt, "--ckpt")
+    if arguments.out.exists():
+        raise ValueError(f"{arguments.out} exists; set --out to a new folder")
+    print(f"{arguments.out}: {chosen.write(arguments)}")
