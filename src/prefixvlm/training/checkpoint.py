@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.data.shards.manifest import sha256
 
 KEY = "prefixvlm"  # key of our own entries in Lightning's checkpoint: config, identity, lineage, provenance, ...
@@ -37,7 +38,7 @@ def checkpoint_content(
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lineage of a run that starts from a checkpoint: the checkpoint after its own lineage."""
     # The hash identifies the file wherever it is moved.
-    parent = {"checkpoint": str(path), "sha256": sha256(Path(path)), "step": checkpoint.get("global_step", 0)}
+    parent = {"checkpoint": str(path), "sha256": sha256(find(path)), "step": checkpoint.get("global_step", 0)}
     return [*checkpoint[KEY].get("lineage", []), parent]
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefixvlm.batch import IGNORE_INDEX, Batch
-from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.data.datamodule import Collates
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.interface import LanguageModel
@@ -190,7 +189,6 @@ class PrefixModule(LightningModule):
 
     def start_from(self, path: str) -> None:
         """Initialise from the checkpoint of another run; heads that it lacks stay as they are."""
-        path = str(find(path))
         checkpoint = load(path)
         self.load_trained(new_heads(trained_state(self), checkpoint, self.tasks))
         self.lineage = lineage(path, checkpoint)
