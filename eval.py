@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 
 from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
-from prefixvlm.checkpoint.hub_folder import CONFIG, find
+from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
@@ -53,8 +53,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     check_options(options)
     path = find(cfg.ckpt)
     checkpoint = load(path)
-    # Beside the folder of a run's checkpoints.
-    out = Path(cfg.out or (Path("outputs") if path.name == CONFIG else path.parent.parent) / "eval")
+    out = Path(cfg.out or path.parent.parent / "eval")
     evaluated = evaluation_config(options, locate(checkpoint[KEY]["config"], path))
     if cfg.submission:
         check_one_task(evaluated["task"])
