@@ -104,7 +104,9 @@ class PretrainedEncoder(ImageEncoder):
         without_autocast = not self.trained and torch.amp.is_autocast_available(device)
         context = torch.autocast(device, enabled=False) if without_autocast else nullcontext()
         # no_grad, not inference_mode: autograd cannot save inference tensors for the mapper's backward pass.
-        with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()), context:
+        # The gradient of the pixels themselves is for heat maps.
+        has_gradient = (self.trained or pixel_values.requires_grad) and torch.is_grad_enabled()
+        with torch.set_grad_enabled(has_gradient), context:
             if self.pooled:
                 return self._pooled(pixel_values)[:, :, None, None].float()
             maps = self._concatenated(pixel_values).float()

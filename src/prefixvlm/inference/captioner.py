@@ -73,12 +73,19 @@ class Captioner(Predictor):
     @torch.no_grad()
     def log_probs(self, image: ImageInput, text: str, question: str | None = None) -> list[tuple[str, float]]:
         """Return the tokens of a caption or an answer, the EOS last, each with its log-probability after the others."""
-        _, row = self._row(to_image(image, self.decoder), question)
-        model = self.module.model
-        batch = self._batch([replace(row, target=(" " if row.text else "") + text)], supervised=True)
+        model, batch = self.module.model, self.batch_of(image, question, text)
         ids = batch.labels[batch.labels >= 0].tolist()
         tokens = model.lm.tokenizer.batch_decode([[token] for token in ids])
         return list(zip(tokens, (-model(batch)).tolist(), strict=True))
+
+    def batch_of(
+        self, image: ImageInput, question: str | None = None, text: str | None = None, task: str | None = None
+    ) -> Batch:
+        """Return the row of a request; with a text, as the caption or answer that is supervised. task: its name."""
+        _, row = self._row(to_image(image, self.decoder), question, task)
+        if text is None:
+            return self._batch([row])
+        return self._batch([replace(row, target=(" " if row.text else "") + text)], supervised=True)
 
     def classify(self, images: Any) -> Any:
         """Return the probability of each class by its name, the likeliest first, as a dict for each image."""
@@ -125,9 +132,9 @@ class Captioner(Predictor):
             results += function([to_image(image, self.decoder) for image in given[first : first + MAX_IMAGES]])
         return results if several else results[0]
 
-    def _row(self, image: Image.Image, question: str | None) -> tuple[Task, Row]:
+    def _row(self, image: Image.Image, question: str | None, name: str | None = None) -> tuple[Task, Row]:
         request = Request(() if question is None else (question,))
-        task = self.task(request)
+        task = self.task(request, name)
         return task, task.prompt_rows(task.request("", image, request.texts))[0]
 
     def context(self, task: Task, shown: Sequence[tuple[Any, ...]]) -> list[Any]:

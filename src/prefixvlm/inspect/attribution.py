@@ -1,0 +1,129 @@
+"""Heat maps: where in the image the log-probability of a token comes from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from prefixvlm.inference.captioner import Captioner
+from prefixvlm.inference.images import ImageInput
+from prefixvlm.inspect.cells import Cells
+from prefixvlm.inspect.picture import as_seen
+from prefixvlm.inspect.target import MAX_ROWS, Target, target_of
+
+STEPS = 32  # of integrated gradients
+GRADIENT_ROWS = 8  # images at once whose activations are stored
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Maps of T tokens.
+
+    tokens: their texts, without the EOS. maps: float32[T, rows, columns], the evidence for each token, scaled to 0..1:
+        its largest cell is 1, and cells that speak against it are 0; on the CPU.
+    values: the same, signed, in nats. log_probs: float32[T]. picture: the image as the encoder sees it, which the maps
+        cover: cropped and resized.
+    """
+
+    tokens: list[str]
+    maps: Tensor
+    values: Tensor
+    log_probs: Tensor
+    picture: Image.Image
+
+
+def heat_maps(
+    model: Captioner,
+    image: ImageInput,
+    question: str | None = None,
+    text: str | None = None,
+    method: str = "gradient_x_input",
+) -> HeatMaps:
+    """Return a heat map for each token of the model's caption of an image or answer to a question, or for its class.
+
+    text: a caption, an answer or a class to explain in place of the model's own.
+    method: gradient_x_input, integrated_gradients (Sundararajan et al. 2017) or occlusion (Zeiler and Fergus 2014).
+    Raises ValueError for another method, and for a model that cannot be explained; see target_of.
+    """
+    check_method(method)
+    # A server may be in inference_mode, whose tensors have no gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        target = target_of(model, image, question, text)
+        values = attributions(target, method)
+        log_probs = target.log_probs(target.pixel_values)[0].cpu()
+        return HeatMaps(target.tokens, scaled(values), values, log_probs, as_seen(target))
+
+
+def check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; accepted are {', '.join(METHODS)}")
+
+
+@torch.no_grad()
+def attributions(target: Target, method: str, progress: bool = False) -> Tensor:
+    """Return the attribution of each cell of the image to each token: float32[T, rows, columns], on the CPU."""
+    cells = Cells.of(target.model, *target.pixel_values.shape[2:])
+    return METHODS[method](target, cells, progress).float().cpu()
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Return values without the negative ones, divided by the largest of each token: float[T, rows, columns]."""
+    evidence = values.clamp_min(0)
+    return evidence / evidence.amax((1, 2), keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def gradient_x_input(target: Target, cells: Cells, progress: bool = False) -> Tensor:
+    """Return the product of each pixel value and its gradient, summed over channels and over each cell."""
+    return cells.sums((gradients(target, target.pixel_values, progress)[:, 0] * target.pixel_values).sum(1))
+
+
+def integrated_gradients(target: Target, cells: Cells, progress: bool = False, steps: int = STEPS) -> Tensor:
+    """Return the integral of the gradient along the line from an image of the mean colour, 0, times the image.
+
+    Their sum is the difference of the log-probabilities of the two images (completeness).
+    """
+    # Gauss-Legendre needs fewer steps than sums of equal ones; nodes and weights are for [-1, 1].
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    image = target.pixel_values
+    alphas = torch.as_tensor((nodes + 1) / 2, dtype=image.dtype, device=image.device)[:, None, None, None]
+    mean = torch.zeros_like(image).repeat(len(target.tokens), 1, 1, 1)
+    shares = torch.as_tensor(weights / 2, dtype=image.dtype, device=image.device)
+    parts = zip(alphas.split(GRADIENT_ROWS), shares.split(GRADIENT_ROWS), strict=True)
+    total = -(-steps // GRADIENT_ROWS)
+    for alpha, share in tqdm(parts, "integrated gradients", total, leave=False, disable=None if progress else True):
+        mean += torch.einsum("tbchw,b->tchw", gradients(target, alpha * image), share)
+    return cells.sums((mean * image).sum(1))
+
+
+def occlusion(target: Target, cells: Cells, progress: bool = False) -> Tensor:
+    """Return how much the log-probability of each token falls if a cell has the mean colour, 0."""
+    image = target.pixel_values
+    removed = torch.eye(len(cells), dtype=torch.bool).split(MAX_ROWS)
+    bar = tqdm(removed, "occlusion", leave=False, disable=None if progress else True)
+    occluded = torch.cat([target.log_probs(cells.without(image[0], list(part))) for part in bar])
+    return (target.log_probs(image) - occluded).T.unflatten(1, (cells.rows, cells.columns))
+
+
+def gradients(target: Target, pixel_values: Tensor, progress: bool = False) -> Tensor:
+    """Return the gradients of the log-probabilities: float[B, 3, H, W] -> float[T, B, 3, H, W]."""
+    with torch.enable_grad():
+        # A leaf of its own, and not backward(), so that no tensor of the model gets a .grad.
+        leaf = pixel_values.clone().requires_grad_()
+        # The rows are independent: the gradient of their sum holds the gradient of each.
+        sums = target.log_probs(leaf).sum(0)
+        if not sums.requires_grad:
+            name = type(target.model.encoder).__name__
+            raise ValueError(f"{name} computes no gradients of its pixels; set the method to occlusion")
+        bar = tqdm(sums, "gradients", leave=False, disable=None if progress else True)
+        return torch.stack([torch.autograd.grad(each, leaf, retain_graph=True)[0] for each in bar])
+
+
+METHODS: dict[str, Callable[[Target, Cells, bool], Tensor]] = {
+    "gradient_x_input": gradient_x_input,
+    "integrated_gradients": integrated_gradients,
+    "occlusion": occlusion,
+}
