@@ -79,7 +79,7 @@ MAY_IMPORT = {
         "task",
         "training",
     },
-    "serve": {"data", "errors", "inference", "inspect", "task"},
+    "serve": {"batch", "data", "errors", "inference", "inspect", "model", "task"},  # a conversation is a row of its own
     "cli": {"command_line", "distributed"},
     "command_line": {
         "build",
@@ -112,6 +112,8 @@ MAY_IMPORT_OF_NEIGHBOURS = {
     "metrics/ptb": set(),
     "metrics/vqa": {"pairs"},
     "report/templates": set(),
+    "serve/api": {"prompts", "service", "work"},
+    "serve/http": {"api", "limits"},
     "serve/page": set(),
     "task/results": set(),
     "task/rows": {"interface", "results"},

@@ -18,6 +18,7 @@ from prefixvlm.export.command import add_export
 from prefixvlm.inference.command import add_predict
 from prefixvlm.metrics.command import add_score
 from prefixvlm.options.component_check import check
+from prefixvlm.serve.command import add_serve
 from prefixvlm.serve.feedback_command import add_feedback
 from prefixvlm.sweep.command import add_sweep
 
@@ -60,6 +61,7 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
         ("score", add_score, "score prediction files of any system, or compare two evaluations"),
         ("sweep", add_sweep, "compare the jobs of a sweep"),
         ("predict", add_predict, "caption images or answer questions with a checkpoint"),
+        ("serve", add_serve, "an HTTP server with a page for a checkpoint, and OpenAI's endpoints"),
         ("feedback", add_feedback, "what the corrections say that `prefixvlm serve` has collected"),
         ("export", add_export, "write a checkpoint for the Hugging Face hub, or for other runtimes"),
     ):

@@ -108,10 +108,18 @@ def beam(
     model: PrefixLM, batch: Batch, max_new_tokens: int = 32, num_beams: int = 5, length_penalty: float = 1.0
 ) -> list[list[int]]:
     """Beam search: the text with the greatest log-likelihood over (its length with EOS) ** length_penalty."""
+    return [texts[0] for texts in beams(model, batch, max_new_tokens, num_beams, length_penalty)]
+
+
+@torch.no_grad()
+def beams(
+    model: PrefixLM, batch: Batch, max_new_tokens: int = 32, num_beams: int = 5, length_penalty: float = 1.0
+) -> list[list[list[int]]]:
+    """Return the ids of all texts that `beam` has found for each row, at most num_beams, the best first."""
     state = DecoderState.from_prompts(model, batch)
     lm, k = model.lm, num_beams
     device, num_rows = state.logits.device, len(state.lengths)
-    texts: list[list[int]] = [[] for _ in range(num_rows)]
+    texts: list[list[list[int]]] = [[] for _ in range(num_rows)]
     active = torch.arange(num_rows, device=device)
     running = torch.zeros(num_rows, 1, device=device)  # log-likelihoods: [n, 1] first, then [n, k]
     running_ids = torch.zeros(num_rows, 1, 0, dtype=torch.long, device=device)
@@ -130,8 +138,9 @@ def beam(
         running, order = scores.masked_fill(ends, -torch.inf).topk(k)
         # transformers' early_stopping=False: a row is done if no beam can beat its worst text at the present length.
         done = (running[:, 0] / length**length_penalty <= finished[:, -1]) | ends.all(1)
-        for row, best_ids in zip(active[done].tolist(), finished_ids[done, 0].tolist(), strict=True):
-            texts[row] = before_eos(best_ids, lm.eos_id)
+        found = finished.isfinite().sum(1)  # less than k if the vocabulary or the length is very small
+        for row, number, best_ids in zip(*(each[done].tolist() for each in (active, found, finished_ids)), strict=True):
+            texts[row] = [before_eos(ids, lm.eos_id) for ids in best_ids[:number]]
         if bool(done.all()):
             break
         stay = (~done).nonzero()[:, 0]

@@ -1,0 +1,1 @@
+"""What stands between sockets and endpoints: limits, keys, timeouts, and the page's files."""
