@@ -83,17 +83,17 @@ def our_model(mapper: Mapper, lm: GPT2LMHeadModel) -> PrefixLM:
     return PrefixLM(Features(), mapper, CausalLM(lm, Tokenizer(lm.config.vocab_size)))
 
 
-def batch_of(features: Tensor, captions: list[list[int]]) -> Batch:
+def batch_of(features: Tensor, captions: list[list[int]], prefix_length: int = PREFIX_LENGTH) -> Batch:
     """Return a Collator's batch of images with these captions; empty captions give images alone."""
-    width = PREFIX_LENGTH + max(map(len, captions))
+    width = prefix_length + max(map(len, captions))
     ids = torch.zeros(len(captions), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE_INDEX)
     mask = torch.zeros_like(ids, dtype=torch.bool)
-    ids[:, :PREFIX_LENGTH] = IMAGE_ID
+    ids[:, :prefix_length] = IMAGE_ID
     for row, caption in enumerate(captions):
-        end = PREFIX_LENGTH + len(caption)
+        end = prefix_length + len(caption)
         mask[row, :end] = True
-        ids[row, PREFIX_LENGTH:end] = labels[row, PREFIX_LENGTH:end] = torch.tensor(caption, dtype=torch.long)
+        ids[row, prefix_length:end] = labels[row, prefix_length:end] = torch.tensor(caption, dtype=torch.long)
     return Batch(features, ids, mask, labels, torch.arange(len(captions)))
 
 
