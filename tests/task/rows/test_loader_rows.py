@@ -9,13 +9,14 @@ from PIL import Image
 from prefixvlm.batch import NothingToLearnError
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader
-from prefixvlm.data.sample import Sample
+from prefixvlm.data.sample import Question, Sample
 from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.classification_head import ClassificationHead
 from prefixvlm.task.regression import Regression
 from prefixvlm.task.rows.loader_rows import TrainingRows
+from prefixvlm.task.vqa import Vqa
 from tests.conftest import collator_of, tiny_model
 
 CLASSES = ["a", "b"]
@@ -89,3 +90,30 @@ def test_tasks_that_generate_text_share_a_validation_batch():
     batches = rows(some, random.Random(0))
     assert [batch.task for batch in batches] == ["captioning", "classification"]
     assert torch.equal(batches[1].head_targets, torch.tensor([[0.0]]))
+
+
+def asked(number, caption=False, question=False):
+    return sample(
+        number,
+        captions=("a red star",) * caption,
+        questions=(Question(f"q{number}", "what?", ("a star",)),) * question,
+    )
+
+
+def test_a_sample_with_a_text_for_another_task_is_left_out():
+    """As corrections of users, of which some are of captions and some of answers."""
+    tasks = {"captioning": Captioning("C:"), "vqa": Vqa()}
+    rows, mixed = (
+        TrainingRows(tasks, lambda rows, supervised, task: (task, [row.key for row in rows]), mixed)
+        for mixed in (False, True)
+    )
+    samples = [asked(0, caption=True), asked(1, question=True), asked(2, caption=True, question=True)]
+    found = dict(rows(samples, random.Random(seed)) for seed in range(9))
+    assert found == {"captioning": ["k0", "k2"], "vqa": ["k1", "k2"]}
+    assert {rows(samples[:1], random.Random(seed))[0] for seed in range(9)} == {"captioning"}
+    assert mixed(samples, random.Random(0)) == [("captioning", ["k0", "k2", "k1", "k2"])]
+    for each in (rows, mixed):
+        with pytest.raises(ValueError, match="'k3' has no"):
+            each([*samples, asked(3)], random.Random(0))
+    with pytest.raises(ValueError, match="'k1' has no caption"):
+        TrainingRows({"captioning": Captioning()}, rows.collate)(samples, random.Random(0))

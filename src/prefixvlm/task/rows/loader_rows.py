@@ -28,7 +28,8 @@ class TrainingRows:
 
     mixed: return rows of all tasks, in one batch for the tasks that generate text and one for each head. Otherwise
     return a batch of one task, drawn at random, because rows of similar length need little padding. If the samples have
-    no rows of that task, the next one follows.
+    no rows of that task, the next one follows. A sample without a text for a task is left out of its rows if it has one
+    for another task, as the corrections of users; otherwise the error of the task is raised.
     """
 
     def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
@@ -49,7 +50,7 @@ class TrainingRows:
             task = self.tasks[name]
             for sample, sample_rng in zip(samples, sample_rngs, strict=True):
                 group = text_task if self.mixed and not task.has_head else name
-                rows.setdefault(group, []).extend(task.training_rows(sample, sample_rng))
+                rows.setdefault(group, []).extend(self._rows(task, sample, sample_rng))
             if not self.mixed and rows[name]:
                 break
         batches = [self.collate(each, True, name) for name, each in rows.items() if each]
@@ -59,6 +60,24 @@ class TrainingRows:
                 "set other options of the task, another task or other data.shards"
             )
         return batches if self.mixed else batches[0]
+
+    def _rows(self, task: Task, sample: Sample, rng: random.Random) -> list[Row]:
+        try:
+            return task.training_rows(sample, rng)
+        except NothingToLearnError:
+            raise
+        except ValueError:
+            others = (each for each in self.tasks.values() if each is not task and not each.has_head)
+            if task.has_head or not any(_has_rows(each, sample) for each in others):
+                raise
+            return []
+
+
+def _has_rows(task: Task, sample: Sample) -> bool:
+    try:
+        return bool(task.training_rows(sample, random.Random(0)))
+    except ValueError:
+        return False
 
 
 class PromptRows:
