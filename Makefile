@@ -44,12 +44,13 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## speed and memory: steps, captioning, scoring, reading shards, stored features; writes outputs/bench
+bench: install ## speed and memory: steps, captioning, scoring, reading shards, stored features, predict; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
 	$(BIN)/python bench/scores.py
 	$(BIN)/python bench/reading.py
 	$(BIN)/python bench/reading.py --padding
 	$(BIN)/python bench/features.py
+	$(BIN)/python bench/predict.py
 
 mutants: install ## one mistake at a time in a copy of the sources: do the nearest tests fail? ARGS='mapper/ cider'
 	$(BIN)/python bench/mutants.py $(ARGS)

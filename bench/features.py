@@ -67,13 +67,17 @@ class Side:
 
 def random_encoder(features: str, quick: bool, folder: Path) -> OpenClipEncoder:
     """Return ViT-B-32 with random weights, from a file: a frozen encoder without weights is an error."""
+    random_encoder_folder(quick, folder)
+    return OpenClipEncoder(f"local-dir:{folder}", features=features)
+
+
+def random_encoder_folder(quick: bool, folder: Path) -> None:
     torch.manual_seed(0)
     config = {**open_clip.get_model_config(MODEL), "text_cfg": TEXT}
     if quick:
         config["vision_cfg"] |= {"layers": 1, "width": 128}
     save_file(open_clip.model.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    return OpenClipEncoder(f"local-dir:{folder}", features=features)
 
 
 def sides_of(features: str, lm: CausalLM, batch: int, quick: bool, folder: Path) -> dict[str, Side]:

@@ -40,12 +40,12 @@ SIZE, BATCH, SHARD = (500, 375), 32, 500
 TRANSFORM = image_transform_v2(PreprocessCfg(size=224), is_train=False)
 
 
-def photo(seed: int) -> bytes:
+def photo(seed: int, size: tuple[int, int] = SIZE) -> bytes:
     """Return a JPEG of smooth colours under fine noise, with about as many bytes as a photo of this size."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     # Without noise the JPEG would be small, and decoding it unusually fast.
-    fine = Image.fromarray(rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    fine = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), np.uint8)).filter(ImageFilter.GaussianBlur(1))
     buffer = io.BytesIO()
     Image.blend(coarse, fine, 0.3).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

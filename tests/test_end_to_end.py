@@ -38,8 +38,13 @@ def tiny_clip(folder: Path, seed: int = 0, config: dict = CLIP) -> Path:
     return folder
 
 
-def tiny_gpt2(folder: Path, seed: int = 0) -> Path:
+def tiny_gpt2(folder: Path, seed: int = 0, scale: float = 1.0, repeats: int = 1) -> Path:
+    """Write a small random GPT-2. scale: of its embeddings. repeats: of its 96 positions."""
     lm = tiny_lm("gpt2", seed)
+    lm.model.transformer.wte.weight.data *= scale
+    positions = lm.model.transformer.wpe
+    positions.weight.data = positions.weight.data.repeat(repeats, 1)
+    lm.model.config.n_positions = 96 * repeats
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
     return folder

@@ -24,5 +24,5 @@ def load(
     from prefixvlm.inference.captioner import Captioner
     from prefixvlm.plugins import enable
 
-    enable(plugins)
+    enable([plugins] if isinstance(plugins, str) else plugins)
     return Captioner(checkpoint, device, dtype)

@@ -3,15 +3,23 @@
 import csv
 import io
 import json
+import signal
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 import prefixvlm
 from prefixvlm import cli
 from prefixvlm.command_line import subcommands
-from tests.inference.test_predictor import COLOURS, made  # noqa: F401  # a fixture
+from prefixvlm.inference import draw
+from prefixvlm.task.results.boxes import parse_boxes
+from tests.forked import FORKED
+from tests.inference.test_predictor import COLOURS, made, write_checkpoint  # noqa: F401  # made is a fixture
+
+SEED_WITH_BOXES = 11  # of a random language model that predicts some
 
 
 @pytest.fixture
@@ -139,8 +147,14 @@ def test_decoding_and_demonstrations(predict, images, made):  # noqa: F811
         (["{}/a.png", "--batch-size", "0"], "--batch-size is 0 and --workers 2; set 1 or more"),
         (["{}/a.png", "--decoding", "beam"], "--decoding has 'beam'; write KEY=VALUE"),
         (["{}/a.png", "--decoding", "num_beams=2"], "decoding.num_beams is not an option of greedy decoding"),
+        (["{}/a.png", "--decoding", "max_new_tokens=ten"], "decoding.max_new_tokens is 'ten'; it must be an int"),
+        (["{}/a.png", "--device", "gpu"], "device is 'gpu'; give auto, cpu"),
         (["{}/a.png", "--few-shot", "{}"], "but no a.txt with its text"),
-        (["{}/a.png", "{}/a.png", "--out", "x.png"], "--out is of one image; there are 2"),
+        (["{}/a.png", "{}/a.png", "--out", "x.png"], "--out is x.png, of one image, and there are 2; give a folder"),
+        (["{}/a.png", "--out", "x.txt"], "--out is x.txt; it must be a folder or end in .png"),
+        (["{}/a.png", "--out", "{}/no/drawn"], "--out is {}/no/drawn; it must be a folder or end in .png"),
+        (["-", "--out", "drawn"], "--out takes images that are named on the command line"),
+        (["{}/a.png", "--out", "x.png"], "--out draws boxes, and task captioning predicts none; leave it out"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(predict, tmp_path, words, sentence):
@@ -150,3 +164,45 @@ def test_wrong_arguments_are_one_sentence(predict, tmp_path, words, sentence):
     error = predict(*(word.format(tmp_path) for word in words), code=2)
     assert sentence.format(tmp_path) in error
     assert error.count("error:") == 1
+
+
+def test_boxes_are_drawn_on_one_image_or_on_those_of_a_folder(predict, images, tmp_path):
+    write_checkpoint(tmp_path, ["detection"], gpt2={"seed": SEED_WITH_BOXES})
+    known = ["--ckpt", tmp_path / "x.ckpt", "--results", tmp_path / "x.jsonl"]
+    predict(images, *known, "--out", tmp_path / "drawn")
+    found = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    colours = {ImageColor.getrgb(colour) for colour in draw.COLOURS}
+    boxes = 0
+    for record in found:
+        place = Path(record["image"]).relative_to(images)
+        picture, before = (Image.open(path).convert("RGB") for path in (tmp_path / "drawn" / place, record["image"]))
+        assert picture.size == before.size
+        for box, _ in parse_boxes(record["prediction"], confidences=True):
+            left, top = (round(edge * size) for edge, size in zip(box.edges[:2], picture.size, strict=True))
+            assert picture.getpixel((min(left, picture.width - 1), min(top, picture.height - 1))) in colours
+            boxes += 1
+    assert boxes > 0
+    one = images / "a" / "red.png"
+    predict(one, "--ckpt", tmp_path / "x.ckpt", "--out", tmp_path / "one.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "drawn" / "a" / "red.png").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "drawn").rglob("*.png")) == ["blue.png", "green.png", "red.png"]
+
+
+def test_a_command_that_is_killed_or_interrupted_goes_on_where_it_stopped(predict, images, made, tmp_path):  # noqa: F811
+    for number in range(60):
+        Image.new("RGB", (20, 20), (4 * number, 0, 0)).save(images / f"{number:02d}.png")
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    predict(images, "--results", whole)
+    command = ["-m", "prefixvlm.cli", "predict", images, "--ckpt", made[1], "--results", part, "--batch-size", 1]
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        start = part.stat().st_size if part.exists() else 0
+        child = FORKED.start([*command, *(["--resume"] if start else [])])
+        while child.poll() is None and not (part.exists() and part.stat().st_size > start):
+            time.sleep(0.001)
+        child.send_signal(number)
+        _, error = child.communicate()
+        assert child.returncode == code
+        assert "Traceback" not in error
+        assert start < part.stat().st_size < whole.stat().st_size
+    predict(images, "--results", part, "--resume")
+    assert part.read_text() == whole.read_text()

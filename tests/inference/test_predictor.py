@@ -19,11 +19,21 @@ TASKS = {
         "_target_": "prefixvlm.task.captioning.Captioning", "prompt": "Caption:", "decoding": {"max_new_tokens": 5}
     },
     "vqa": {"_target_": "prefixvlm.task.vqa.Vqa", "decoding": {"max_new_tokens": 5}},
+    "head": {
+        "_target_": "prefixvlm.task.classification_head.ClassificationHead", "classes": ["circle", "square", "dog"]
+    },
+    "names": {
+        "_target_": "prefixvlm.task.classification.Classification", "classes": ["cat", "dog"], "prompts": ["This is"]
+    },
+    "detection": {
+        "_target_": "prefixvlm.task.detection.Detection", "classes": ["a", "b"], "prompt": "", "max_boxes": 2,
+    },
 }  # fmt: skip
 
 
-def write_checkpoint(folder, tasks=("captioning", "vqa"), **lm):
-    """Return a module with random weights and its checkpoint, folder/x.ckpt."""
+def write_checkpoint(folder, tasks=("captioning", "vqa"), gpt2=None, **lm):
+    """Write folder/x.ckpt with random weights and return its module. gpt2: options of tiny_gpt2."""
+    name = tiny_gpt2(folder / "gpt2", **(gpt2 or {}))
     cfg = {
         "seed": 5,
         "encoder": {
@@ -33,7 +43,7 @@ def write_checkpoint(folder, tasks=("captioning", "vqa"), **lm):
         "mapper": {"_target_": "prefixvlm.mapper.linear.LinearMapper", "prefix_length": 2},
         "lm": {
             "_target_": "prefixvlm.lm.causal.CausalLM.from_pretrained",
-            "name": str(tiny_gpt2(folder / "gpt2")),
+            "name": str(name),
             "dtype": "float32",
             **lm,
         },

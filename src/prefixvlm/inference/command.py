@@ -1,6 +1,7 @@
 """The subcommand `prefixvlm predict`: captions, answers and boxes for image files."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import closing
@@ -46,7 +47,10 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--results", type=Path, metavar="FILE", help="write to a new .jsonl or .csv, as they come")
     parser.add_argument("--resume", action="store_true", help="go on with the file of --results")
-    parser.add_argument("--out", type=Path, metavar="PICTURE", help="save the image with the predicted boxes")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH",
+        help="a picture, for one image, or a folder of pictures: save the images with the predicted boxes",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
@@ -87,6 +91,7 @@ def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Res
     from prefixvlm.inference.draw import draw_boxes
 
     bad: list[str] = []
+    pictures = _pictures(out, items) if out and isinstance(items, list) else {}
     total = len(items) if isinstance(items, list) else None
     todo = (item for item in items if not {(item.id, text) for text in item.request.texts} <= results.done)
     # Where the results are printed, a bar would stand between them.
@@ -97,11 +102,20 @@ def _predict_items(model: Any, items: Iterable[Item], options: Any, results: Res
                 bad.append(str(answers))
                 continue
             task = model.task(item.request, options.task)
-            if out:
-                draw_boxes(task, answers, out)
+            if item.path in pictures:
+                draw_boxes(task, answers, pictures[item.path])
             for answer in answers:
                 _write(results, item, answer, task)
     return bad
+
+
+def _pictures(out: Path, items: list[Item]) -> dict[Path, Path]:
+    """Return the picture of each image: in a folder those of several, placed as the images are below theirs."""
+    if out.suffix.lower() in EXTENSIONS:
+        return {items[0].path: out}
+    paths = [item.path.absolute() for item in items]
+    above = os.path.commonpath([path.parent for path in paths])
+    return {item.path: out / path.relative_to(above) for item, path in zip(items, paths, strict=True)}
 
 
 def _write(results: Results, item: Item, answer: Any, task: Any) -> None:
@@ -117,12 +131,21 @@ def _check(arguments: argparse.Namespace, items: Iterable[Item]) -> None:
         raise ValueError(f"--batch-size is {arguments.batch_size} and --workers {arguments.workers}; set 1 or more")
     if arguments.resume and not arguments.results:
         raise ValueError("--resume goes on with a file; give it as --results")
-    out = arguments.out
-    if out and (not isinstance(items, list) or len(items) != 1):
-        raise ValueError(f"--out is of one image; there are {len(items) if isinstance(items, list) else 'several'}")
-    if out and (out.suffix.lower() not in EXTENSIONS or not out.parent.is_dir()):
-        raise ValueError(f"--out is {out}; it must end in {', '.join(EXTENSIONS)} and be in a folder that exists")
+    if arguments.out:
+        _check_out(arguments.out, items)
     find_here(arguments.ckpt, "--ckpt")
+
+
+def _check_out(out: Path, items: Iterable[Item]) -> None:
+    if not isinstance(items, list) or not items:
+        raise ValueError("--out takes images that are named on the command line; name them in place of standard input")
+    is_picture = out.suffix.lower() in EXTENSIONS
+    if is_picture and len(items) != 1:
+        raise ValueError(f"--out is {out}, of one image, and there are {len(items)}; give a folder")
+    if (out.suffix and not is_picture) or not out.parent.is_dir() or (out.is_file() and not is_picture):
+        raise ValueError(
+            f"--out is {out}; it must be a folder or end in {', '.join(EXTENSIONS)}, and be in a folder that exists"
+        )
 
 
 def _decoding(words: list[str]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
+from prefixvlm.atomic import replacing_file
 from prefixvlm.inference.predictor import Answer
 from prefixvlm.task.interface import Task
 
@@ -12,7 +13,7 @@ COLOURS = ("#d6006c", "#2457c5", "#00796b", "#c2410c", "#7e22ce")
 
 
 def draw_boxes(task: Task, answers: Sequence[Answer], out: Path) -> None:
-    """Save the image with the boxes of all answers, each with its label or phrase.
+    """Save the image with the boxes of all answers, each with its label or phrase, to a new or replaced file.
 
     Raises ValueError for a task without boxes.
     """
@@ -33,4 +34,5 @@ def draw_boxes(task: Task, answers: Sequence[Answer], out: Path) -> None:
         # Edges lie between pixels, but a rectangle of Pillow includes its last row and column.
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colours[label], width=width)
         pen.text((left + 2 * width, top + width), label, fill=colours[label], font=font)
-    image.save(out)
+    with replacing_file(out) as file:
+        image.save(file, Image.registered_extensions()[out.suffix.lower()])

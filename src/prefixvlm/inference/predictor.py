@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
+from torch import nn
 
 from prefixvlm.batch import Row
 from prefixvlm.build import rebuild
@@ -21,6 +22,7 @@ from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
 
 MAX_IMAGES = 64  # in a batch
+HALF = "float16"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,21 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], device: str = "auto", dtype: str | None = None) -> None:
-        path = find(checkpoint)
-        content = load(path)
-        config = locate(content[KEY]["config"], path)
-        if dtype is not None and config.get("lm"):
+        on, self.checkpoint = _device(device), find(checkpoint)
+        content = load(self.checkpoint)
+        config = locate(content[KEY]["config"], self.checkpoint)
+        if dtype not in (None, HALF) and config.get("lm"):
             config["lm"] = {**config["lm"], "dtype": dtype}
-        with naming_places(config, path):
-            self.module = rebuild(config, content).eval().to(_device(device))
+        with naming_places(config, self.checkpoint):
+            self.module = rebuild(config, content).eval()
+        if dtype == HALF:
+            _halve(self.module.model.lm)
+        self.module.to(on)
         self.decoder = ImageDecoder.of(config.get("data") or {})
+
+    def __repr__(self) -> str:
+        tasks, lm = ", ".join(self.module.tasks), next(self.module.model.lm.parameters())
+        return f"<{type(self).__name__} of {self.checkpoint}: {tasks}; {lm.dtype} on {lm.device}>"
 
     def task(self, request: Request, name: str | None = None) -> Task:
         """Return the task that answers a request. name: name of the task, if several can."""
@@ -109,7 +118,22 @@ def name_of(image: ImageInput) -> str:
 
 
 def _device(name: str) -> torch.device:
+    accepted = f"device is {name!r}; give auto, cpu, cuda, cuda:1 or mps"
     try:
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
-        raise ValueError(f"device is {name!r}; give auto, cpu, cuda, cuda:1 or mps") from error
+        raise ValueError(accepted) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {name!r}, and torch finds {torch.cuda.device_count()} CUDA devices; give auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device is {name!r}, and torch finds none; give auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(accepted)
+    return device
+
+
+def _halve(lm: nn.Module) -> None:
+    # Not at loading: small weights of bfloat16 are 0 in float16, and the checkpoint would not know its language model.
+    for parameter in lm.parameters():
+        if parameter.is_floating_point() and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float16)

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -10,25 +11,26 @@ MAX_SIDE = 320  # pixels of a picture in a notebook
 
 
 class Text(str):
-    """A generated text. image: what it is about, None for a prompt without images. asked: the question, "" without."""
+    """A generated text. images: of its prompt, with any demonstrations left out. asked: the question, "" without."""
 
-    image: Image.Image | None
+    images: tuple[Image.Image, ...]
     asked: str
 
     @classmethod
-    def of(cls, text: str, image: Image.Image | None, asked: str = "") -> "Text":
+    def of(cls, text: str, images: Sequence[Image.Image], asked: str = "") -> "Text":
         self = cls(text)
-        self.image, self.asked = image, asked
+        self.images, self.asked = tuple(images), asked
         return self
 
     def _repr_html_(self) -> str:
         """Return a figure for a notebook."""
-        picture = ""
-        if self.image is not None:
-            small, buffer = self.image.copy(), io.BytesIO()
-            small.thumbnail((MAX_SIDE, MAX_SIDE))
-            small.save(buffer, "PNG")
-            data = base64.b64encode(buffer.getvalue()).decode()
-            picture = f'<img src="data:image/png;base64,{data}" alt="{html.escape(self)}">'
+        pictures = "".join(f'<img src="{_data_url(image)}" alt=""> ' for image in self.images)
         asked = f"<em>{html.escape(self.asked)}</em><br>" if self.asked else ""
-        return f"<figure>{picture}<figcaption>{asked}{html.escape(self)}</figcaption></figure>"
+        return f"<figure>{pictures}<figcaption>{asked}{html.escape(self)}</figcaption></figure>"
+
+
+def _data_url(image: Image.Image) -> str:
+    small, buffer = image.copy(), io.BytesIO()
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    small.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

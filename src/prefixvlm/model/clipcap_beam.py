@@ -7,10 +7,13 @@ from prefixvlm.batch import Batch
 from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.model.decoding import before_eos
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Positive
 
 
 @torch.no_grad()
-def clipcap_beam(model: PrefixLM, batch: Batch, max_new_tokens: int = 67, num_beams: int = 5) -> list[list[int]]:
+def clipcap_beam(
+    model: PrefixLM, batch: Batch, max_new_tokens: Positive = 67, num_beams: Positive = 5
+) -> list[list[int]]:
     """ClipCap's beam search (Mokady et al. 2021, released code): beams compete by their mean log-probability per token.
 
     Ended beams keep their mean and stay in the competition, until all beams of a row have ended. In `decoding.beam`

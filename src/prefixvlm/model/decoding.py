@@ -1,6 +1,7 @@
 """Greedy decoding, nucleus sampling and beam search with a KV cache."""
 
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -8,12 +9,14 @@ from torch import Tensor
 from prefixvlm.batch import Batch
 from prefixvlm.model.decoder_state import DecoderState
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.options.ranges import Positive, PositiveFloat, Range, Seed
 
+TopP = Annotated[float, Range(0, 1, above=True)]
 ChooseTokens = Callable[[Tensor, list[int], list[list[int]]], Tensor]  # (logits, their rows, texts of all rows) -> ids
 
 
 @torch.no_grad()
-def greedy(model: PrefixLM, batch: Batch, max_new_tokens: int = 32) -> list[list[int]]:
+def greedy(model: PrefixLM, batch: Batch, max_new_tokens: Positive = 32) -> list[list[int]]:
     """Return the ids of the most probable token at each step, without the EOS."""
     return decode_stepwise(DecoderState.from_prompts(model, batch), most_probable, max_new_tokens)
 
@@ -26,11 +29,11 @@ def most_probable(logits: Tensor, rows: list[int], texts: list[list[int]]) -> Te
 def nucleus(
     model: PrefixLM,
     batch: Batch,
-    max_new_tokens: int = 32,
-    top_p: float = 0.9,
-    temperature: float = 1.0,
-    num_samples: int = 1,
-    seed: int = 0,
+    max_new_tokens: Positive = 32,
+    top_p: TopP = 0.9,
+    temperature: PositiveFloat = 1.0,
+    num_samples: Positive = 1,
+    seed: Seed = 0,
 ) -> list[list[int]]:
     """Sample from the smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020).
 
@@ -105,7 +108,7 @@ def _stream(state: DecoderState, choose: ChooseTokens, max_new_tokens: int) -> I
 
 @torch.no_grad()
 def beam(
-    model: PrefixLM, batch: Batch, max_new_tokens: int = 32, num_beams: int = 5, length_penalty: float = 1.0
+    model: PrefixLM, batch: Batch, max_new_tokens: Positive = 32, num_beams: Positive = 5, length_penalty: float = 1.0
 ) -> list[list[int]]:
     """Beam search: the text with the greatest log-likelihood over (its length with EOS) ** length_penalty."""
     return [texts[0] for texts in beams(model, batch, max_new_tokens, num_beams, length_penalty)]

@@ -9,6 +9,7 @@ from prefixvlm.model import decoding
 from prefixvlm.model.clipcap_beam import clipcap_beam
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.stop import pieces, truncate_at_stop
+from prefixvlm.options.ranges import check_value
 
 METHODS: dict[str, Callable[..., list[list[int]]]] = {
     "greedy": decoding.greedy,
@@ -26,11 +27,14 @@ def check_options(key: str, options: Mapping[str, Any]) -> None:
     if method not in METHODS:
         raise ValueError(f"{key}.method is {method!r}; accepted are {', '.join(METHODS)}")
     # A task has one text per row, so num_samples is not an option.
-    accepted = {"stop", *inspect.signature(METHODS[method]).parameters} - {"model", "batch", "num_samples"}
+    parameters = inspect.signature(METHODS[method]).parameters
+    accepted = {"stop", *parameters} - {"model", "batch", "num_samples"}
     if unknown := options.keys() - accepted - {"method"}:
         raise ValueError(
             f"{key}.{min(unknown)} is not an option of {method} decoding; accepted are {', '.join(sorted(accepted))}"
         )
+    for name in options.keys() & parameters.keys():
+        check_value(f"{key}.{name}", options[name], parameters[name].annotation)
     stop = options["stop"]
     if not isinstance(stop, list | tuple) or not all(isinstance(each, str) and each for each in stop):
         raise ValueError(f"{key}.stop is {stop!r}; give a list of texts, or [] for none")
