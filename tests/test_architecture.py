@@ -112,7 +112,7 @@ MAY_IMPORT_OF_NEIGHBOURS = {
     "metrics/ptb": set(),
     "metrics/vqa": {"pairs"},
     "report/templates": set(),
-    "serve/api": {"prompts", "service", "work"},
+    "serve/api": {"feedback", "prompts", "service", "work"},
     "serve/http": {"api", "limits"},
     "serve/page": set(),
     "task/results": set(),

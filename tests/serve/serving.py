@@ -13,9 +13,9 @@ from prefixvlm.serve.service import Settings
 
 
 @contextmanager
-def serving(model, key=None, **limits):
+def serving(model, key=None, feedback=None, **limits):
     """Yield (URL, application) of a running server."""
-    settings = Settings(limits=Limits(**limits))
+    settings = Settings(limits=Limits(**limits), feedback=feedback)
     app = create_app(model, settings, key)
     with socket.create_server(("127.0.0.1", 0)) as bound:
         server = server_of(app, bound, settings.limits)

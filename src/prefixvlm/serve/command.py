@@ -44,6 +44,10 @@ def _serve(arguments: argparse.Namespace) -> None:
         )
     if not arguments.ckpt.is_file():
         raise ValueError(f"there is no checkpoint file {arguments.ckpt}; set --ckpt to a .ckpt file of a run")
+    if arguments.feedback is not None and arguments.feedback.exists() and not arguments.feedback.is_dir():
+        raise ValueError(
+            f"--feedback is {arguments.feedback}, which is a file; give a folder, or the name of a new one"
+        )
     _bind(arguments.host, arguments.port).close()  # before the model is loaded, which takes seconds
     try:
         import fastapi  # noqa: F401

@@ -10,11 +10,11 @@ export function make(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A card for one decoding. onToken(number, element) is called with the token that the user chooses, or with null. */
+/** A card for one decoding. onToken(piece, element) is called with the piece that the user chooses, or with null. */
 export class Card {
   constructor(title, onToken) {
     this.text = "";
-    this.tokens = [];
+    this.pieces = [];
     this.onToken = onToken;
     this.body = make("p", { className: "text coming" });
     this.element = make("article", { className: "card", ariaLabel: title }, make("h3", {}, title), this.body);
@@ -33,11 +33,10 @@ export class Card {
       this.body.textContent = text || "(nothing)";
       return;
     }
-    this.tokens = tokens.map(([token]) => token);
+    this.pieces = piecesOf(tokens, text);
     const list = make("p", { className: "text tokens", role: "listbox", ariaLabel: `Tokens of: ${text}` });
     list.ariaOrientation = "horizontal";
-    const isEnd = endsText(this.tokens, text);
-    list.append(...tokens.map(([token, logProb], number) => tokenElement(token, logProb, isEnd(number), number === 0)));
+    list.append(...this.pieces.map(tokenElement));
     list.firstElementChild.tabIndex = 0;
     list.addEventListener("click", (event) => this.choose(event.target.closest("[role=option]")));
     list.addEventListener("keydown", (event) => this.press(event));
@@ -58,7 +57,7 @@ export class Card {
       each.tabIndex = each === option ? 0 : -1;
     }
     option.focus();
-    this.onToken([...this.body.children].indexOf(option), option);
+    this.onToken(this.pieces[[...this.body.children].indexOf(option)], option);
   }
 
   unselect() {
@@ -80,19 +79,29 @@ export class Card {
   }
 }
 
-/** Return a function of a token's number: is it the end of the text, which is no part of it? */
-function endsText(tokens, text) {
-  const before = tokens.slice(0, -1).join("").trim();
-  const last = tokens.length - 1;
-  return (number) => number === last && last > 0 && before === text.trim();
+/** Return the tokens as pieces of the text, {text, logProb, first, end}: tokens from first to before end.
+ *
+ * A token may be a byte of a letter, which alone decodes to U+FFFD; a run of such tokens is one piece. */
+function piecesOf(tokens, text) {
+  const pieces = [];
+  const isPart = (number) => tokens[number]?.[0].includes("\uFFFD");
+  let place = 0; // in the text
+  for (let first = 0, end = 1; first < tokens.length; first = end, end++) {
+    while (isPart(first) && isPart(end)) end++;
+    const logProb = tokens.slice(first, end).reduce((sum, [, value]) => sum + value, 0);
+    const token = first ? tokens[first][0] : tokens[first][0].trimStart();
+    const next = isPart(first) && end < tokens.length ? text.indexOf(tokens[end][0], place) : text.length;
+    const shown = isPart(first) ? text.slice(place, next < 0 ? undefined : next) : token;
+    place = isPart(first) ? place + shown.length : Math.max(place, text.indexOf(token, place) + token.length);
+    pieces.push({ text: shown, logProb, first, end });
+  }
+  return pieces;
 }
 
-function tokenElement(token, logProb, isEnd, isFirst) {
+function tokenElement({ text, logProb }) {
   const percent = percentage(Math.exp(logProb));
-  const shown = isEnd ? "end" : isFirst ? token.trimStart() : token;
-  const option = make("span", { role: "option", tabIndex: -1, ariaSelected: "false", title: percent }, shown);
-  option.ariaLabel = `${shown.trim() || "space"}, ${percent}`;
-  option.className = isEnd ? "token end" : "token";
+  const option = make("span", { className: "token", role: "option", tabIndex: -1, ariaSelected: "false", title: percent }, text);
+  option.ariaLabel = `${text.trim() || "space"}, ${percent}`;
   option.style.setProperty("--doubt", Math.min(1, -logProb / 4).toFixed(3)); // 1: less likely than 2 %
   return option;
 }

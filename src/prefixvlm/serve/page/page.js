@@ -145,7 +145,7 @@ function body(turn, more) {
 }
 
 async function decode(turn, [title, decoding, streams], signal) {
-  const card = new Card(title, (number, option) => explain(turn, card, number, option));
+  const card = new Card(title, (piece, option) => explain(turn, card, piece, option));
   turn.cards.push(card);
   turn.list.append(card.element);
   if (!streams) {
@@ -165,19 +165,18 @@ async function rank(turn, signal) {
   if (answers.length) turn.list.after(bars(answers));
 }
 
-/** Show the heat map of a token; it is computed once for a text. number: null to hide it. */
-async function explain(turn, card, number, option) {
+/** Show the heat map of a piece of a text; the maps of all tokens are computed once. piece: null to hide it. */
+async function explain(turn, card, piece, option) {
   for (const other of turn.cards) if (other !== card) other.unselect();
-  if (number === null) hideMap();
-  if (number === null || !server.hasMaps) return;
+  if (!piece) hideMap();
+  if (!piece || !server.hasMaps) return;
   say("The heat map is computed.");
   option.classList.add("waiting");
   try {
     card.maps ??= requestJson("v1/heat_map", body(turn, { text: card.text }));
     const { maps, picture } = await card.maps;
     if (option.ariaSelected !== "true" || turn.image !== image) return; // another one was chosen meanwhile
-    if (maps[number]) say(showMap(maps[number], option.textContent.trim(), picture));
-    else hideMap();
+    say(showMap(mean(maps.slice(piece.first, piece.end)), piece.text.trim(), picture));
   } catch (error) {
     card.maps = undefined;
     server.hasMaps = error.status !== 400; // the encoder has no spatial features
@@ -185,6 +184,12 @@ async function explain(turn, card, number, option) {
   } finally {
     option.classList.remove("waiting");
   }
+}
+
+/** Return the mean of maps [rows][columns]. */
+function mean(maps) {
+  const value = (row, column) => maps.reduce((sum, map) => sum + map[row][column], 0) / maps.length;
+  return maps[0].map((cells, row) => cells.map((_, column) => value(row, column)));
 }
 
 async function store(turn, text) {
