@@ -111,6 +111,7 @@ MAY_IMPORT_OF_NEIGHBOURS = {
     "metrics/captions": {"bootstrap", "pairs", "ptb", "score_kind"},
     "metrics/ptb": set(),
     "metrics/vqa": {"pairs"},
+    "export/llava": set(),
     "report/templates": set(),
     "serve/api": {"feedback", "prompts", "service", "work"},
     "serve/http": {"api", "limits"},

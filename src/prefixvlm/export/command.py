@@ -27,11 +27,22 @@ def _write_hub(arguments: argparse.Namespace) -> str:
     return export_hub(arguments.ckpt, arguments.out, arguments.metrics, arguments.include_frozen, arguments.licence)
 
 
+def _write_transformers(arguments: argparse.Namespace) -> str:
+    from prefixvlm.export.llava.write import write_llava
+
+    return write_llava(arguments.ckpt, arguments.out, arguments.dtype or "float32")
+
+
 FORMATS = {
     "hub": Format(
         "the trained tensors, the configuration and a model card, for prefixvlm.load and the Hugging Face hub",
         _write_hub,
         ("metrics", "include_frozen", "licence"),
+    ),
+    "transformers": Format(
+        "a LlavaForConditionalGeneration with its processor, for transformers and the servers that read it",
+        _write_transformers,
+        ("dtype",),
     ),
 }
 OPTIONS = sorted({option for each in FORMATS.values() for option in each.options})
@@ -51,6 +62,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="copy the folders of your own that hold the frozen encoder or language model, too",
     )  # fmt: skip
     parser.add_argument("--licence", metavar="ID", help="of what was trained, for the model card: mit, apache-2.0")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; default: float32")
     parser.set_defaults(run=_export)
 
 

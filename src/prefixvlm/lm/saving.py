@@ -3,11 +3,16 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
-def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write model and tokenizer to a folder that `from_pretrained` can load. Raises OSError if writing fails."""
+def save_pretrained(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: str | Path
+) -> None:
+    """Write a model and its tokenizer or processor to a folder that `from_pretrained` can load.
+
+    Raises OSError if writing fails.
+    """
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
