@@ -5,6 +5,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefixvlm.distributed.signals import exit_on_signals, signals
 
@@ -29,11 +30,14 @@ from prefixvlm import plugins, run
 from prefixvlm.build import build_data, check_data, make, plain, rebuild
 from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.checkpoint.local_parts import locate, naming_places
+from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.shards.manifest import sha256
 from prefixvlm.distributed import launch, world
 from prefixvlm.evaluation.config import evaluation_config
 from prefixvlm.evaluation.evaluate import Evaluator
 from prefixvlm.evaluation.options import check_options
+from prefixvlm.inference.captioner import Captioner
+from prefixvlm.inspect.pages import write_pages
 from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact
@@ -80,11 +84,22 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     parameters = dict(zip(("trained_parameters", "frozen_parameters"), count_parameters(module), strict=True))
     result |= describe(cfg.ckpt, redact(evaluated), redact(options), parameters, seconds, provenance())
     result["checkpoint_sha256"] = sha256(path)
-    write_results(out, result, lines, history(checkpoint), evaluator.data.images)
+    write(out, result, lines, checkpoint, evaluator, cfg.inspect)
     if cfg.submission:
         write_submission(cfg.submission, result, lines)
     print(text_table(result), *result["notes"], sep="\n")
     print(f"Report: {out / 'report.html'}")
+
+
+def write(out: Path, result: Any, lines: Any, checkpoint: Any, evaluator: Evaluator, num_inspected: int) -> None:
+    """Write the results and, for some images, pages about why the model said that."""
+    parts = result, lines, history(checkpoint), evaluator.data.images
+    write_results(out, *parts)  # first, so that no error or interruption of what follows loses them
+    if num_inspected:
+        captioner = Captioner.of(
+            evaluator.module, ImageDecoder.of(result["config"]["data"]), find(result["checkpoint"])
+        )
+        write_results(out, *parts, write_pages(out, captioner, lines, evaluator.data.images, num_inspected))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "run": {"distributed", "logger", "metrics", "model", "training"},
     "describe": {"build", "data", "encoder", "model", "training"},
     "inference": {"batch", "build", "checkpoint", "data", "model", "task", "training"},
-    "inspect": {"batch", "data", "inference", "model", "report", "task"},
+    "inspect": {"batch", "checkpoint", "data", "inference", "lm", "metrics", "model", "report", "task"},
     "export": {
         "batch",
         "build",

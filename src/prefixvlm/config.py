@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from prefixvlm import plugins
 from prefixvlm.distributed.world import rank, run_id
 from prefixvlm.options.component_check import nearest
-from prefixvlm.options.ranges import Positive, Seed, check_value
+from prefixvlm.options.ranges import NonNegative, Positive, Seed, check_value
 
 CONF_FOLDERS = (Path("conf"), Path(__file__).parents[2] / "conf")  # of the working directory, or beside the package
 
@@ -63,6 +63,7 @@ class EvalConfig:
     batch_size: int | None = None
     blind: bool = True
     devices: int = 1
+    inspect: int = 0
 
 
 # Of root keys of both. omegaconf does not take such annotations in the classes above.
@@ -74,6 +75,7 @@ RANGES = {
     "limit": Positive | None,
     "batch_size": Positive | None,
     "devices": Positive,
+    "inspect": NonNegative,
 }
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from prefixvlm.callbacks.history import History
 from prefixvlm.callbacks.monitor import Monitor, learning_rates
-from prefixvlm.callbacks.prefix_statistics import CHUNK, nearest_tokens, token_norm
+from prefixvlm.callbacks.prefix_statistics import nearest_tokens, token_norm
 from prefixvlm.data.datamodule import ShardDataModule
+from prefixvlm.lm.nearest_tokens import CHUNK
 from prefixvlm.training.optim import Optim
 from tests.conftest import MeanEncoder, tiny_lm
 from tests.training.test_module import (  # noqa: F401
@@ -168,7 +169,7 @@ def test_nearest_tokens_are_found_in_every_chunk(monkeypatch):
     prefix = torch.randn(2, 3, lm.width)
     whole = nearest_tokens(lm, prefix)
     assert len(lm.tokenizer) < CHUNK
-    monkeypatch.setattr("prefixvlm.callbacks.prefix_statistics.CHUNK", 10)
+    monkeypatch.setattr("prefixvlm.lm.nearest_tokens.CHUNK", 10)
     chunked = nearest_tokens(lm, prefix)
     assert chunked[0] == whole[0]
     assert chunked[1] == pytest.approx(whole[1])

@@ -77,6 +77,12 @@ def test_the_configuration_of_the_checkpoint_is_not_modified():
     assert OmegaConf.to_yaml(OmegaConf.create(TRAINED)) == before
 
 
+def test_demonstrations_are_not_explained():
+    with pytest.raises(ValueError, match="inspect explains what is said without demonstrations; set few_shot.shots=0"):
+        check_options(build.plain(composed("eval", "ckpt=x", "inspect=2", "few_shot.shots=1")))
+    check_options(build.plain(composed("eval", "ckpt=x", "inspect=2")))
+
+
 def test_missing_shards_of_a_benchmark_are_an_error_with_files_and_command(tmp_path):
     cfg = build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/none"))
     with pytest.raises(ValueError, match=f"{tmp_path}/none") as caught:

@@ -10,6 +10,7 @@ from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.inspect.target import Target
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.task.captioning import Captioning
 from tests.conftest import collator_of, tiny_lm
 
 SIDE, PATCH = 16, 2
@@ -52,13 +53,16 @@ def make_model(family: str = "gpt2") -> PrefixLM:
 
 
 def make_target(model: PrefixLM, image: Image.Image, text: str = " ab", prompt: str = "Caption:") -> Target:
-    batch = collator_of(model)([Row((image, prompt), text)])
+    collate = collator_of(model)
+    batch = collate([Row((image, prompt), text)])
     number = int((batch.labels != IGNORE_INDEX).sum()) - 1  # without the EOS
 
     def score(model, batch):
         return -model(batch).view(len(batch.input_ids), -1)[:, :number]
 
-    return Target(model, batch, text, [text[place] for place in range(number)], score)
+    task = Captioning(prompt, decoding={"max_new_tokens": 4})
+    asked = collate([Row((image, prompt), key="k", id="k")], False, task.name)
+    return Target(model, task, asked, batch, text, [text[place] for place in range(number)], score)
 
 
 @pytest.fixture

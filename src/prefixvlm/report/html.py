@@ -43,12 +43,14 @@ def render(
     examples: Sequence[Prediction],
     images: Mapping[str, bytes],
     limit: int = LIMIT,
+    pages: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page.
 
     result: content of metrics.json. predictions: lines of predictions.jsonl. history, examples: records and examples of
     the History callback. images: encoded images by key, for all of `gallery_keys`; one that is missing or cannot be
-    decoded leaves an empty frame. limit: number of images for each task.
+    decoded leaves an empty frame. limit: number of images for each task. pages: addresses of
+    further pages about images, by key.
     """
     by_task = _by_task(predictions)
     return render_page(
@@ -60,6 +62,7 @@ def render(
         is_right=is_right,
         is_wrong=is_wrong,
         settings=_settings(result),
+        pages=pages or {},
         curves=curves(history),
         machine=machine_curves(history),
         progress=progress(examples),

@@ -62,7 +62,11 @@ def describe(
     parts: further entries of `model`. provenance: versions, commit and command.
     """
     # The hash covers everything that may change a score; where and on how many devices it ran does not.
-    settings = {key: value for key, value in evaluation.items() if key not in ("ckpt", "out", "submission", "devices")}
+    settings = {
+        key: value
+        for key, value in evaluation.items()
+        if key not in ("ckpt", "out", "submission", "devices", "inspect")
+    }
     whole = json.dumps([config, settings], sort_keys=True, default=str)
     return {
         "checkpoint": str(checkpoint),
@@ -98,16 +102,18 @@ def write_results(
     lines: Sequence[dict[str, Any]],
     history: Mapping[str, Any],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
+    pages: Mapping[str, str] | None = None,
 ) -> None:
     """Write metrics.json, predictions.jsonl and report.html to `out`: all of them, or none if the disk is full.
 
     history: `records` and `examples` of the History callback. images: returns the encoded images of keys.
+    pages: addresses of further pages by key, which the gallery links.
     """
     shown = images(gallery_keys(lines))
     texts = {
         "metrics.json": json.dumps(result, indent=1, ensure_ascii=False) + "\n",
         "predictions.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
-        "report.html": render(result, lines, history["records"], history["examples"], shown),
+        "report.html": render(result, lines, history["records"], history["examples"], shown, pages=pages),
     }
     # Lone surrogates of a broken caption become "?".
     write_texts({out / name: text for name, text in texts.items()}, errors="replace")
