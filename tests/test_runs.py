@@ -16,6 +16,7 @@ from tests.callbacks.test_last_checkpoint import equal
 from tests.forked import FORKED
 from tests.test_end_to_end import ROOT, parts, run  # noqa: F401  # a fixture
 
+REAL = {"REAL_CHILDREN": "1"}  # ranks with command lines of their own, which pgrep finds
 TRAIN = [str(ROOT / "train.py"), "test=false", "data.limit_val_predictions=0"]
 
 
@@ -34,7 +35,7 @@ def end(folder):
 
 
 def start(parts, folder, *overrides):  # noqa: F811
-    return FORKED.start([*TRAIN, *parts, f"hydra.run.dir={folder}", *overrides])
+    return FORKED.start([*TRAIN, *parts, f"hydra.run.dir={folder}", *overrides], env=REAL)
 
 
 def ended(process, code):
@@ -121,7 +122,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_one_that_is_not(parts, tmp_pat
     """In two processes: by SIGTERM, by the death of a rank, and by kill -9; `make soak` does many."""
     options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=5", "trainer.deterministic=true"]
     options += ["callbacks.last.every_n_steps=1", "trainer.val_check_interval=3"]
-    run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120)
+    run(*TRAIN, *parts, *options, f"hydra.run.dir={tmp_path}/whole", timeout=120, **REAL)
     folder = tmp_path / "stopped"
     path = folder / "checkpoints" / "last.ckpt"
 
@@ -148,7 +149,7 @@ def test_a_run_that_is_stopped_and_killed_ends_as_one_that_is_not(parts, tmp_pat
     assert_gone(folder)
     assert load(path)["global_step"] > 0
 
-    run(*TRAIN, *parts, *options, "resume=must", f"hydra.run.dir={folder}", timeout=120)
+    run(*TRAIN, *parts, *options, "resume=must", f"hydra.run.dir={folder}", timeout=120, **REAL)
     assert equal(end(folder), end(tmp_path / "whole"))
     assert not list(folder.rglob("*.tmp"))
 

@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,24 +11,24 @@ import torch
 
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
+from tests.forked import FORKED
 from tests.training import test_module
 
 shards = test_module.shards
 ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 def on_two_ranks(*command, timeout=240):
-    process = subprocess.Popen(
-        [*TORCHRUN, *map(str, command)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun then ends its ranks, which are in sessions of their own
-        pytest.fail("the ranks wait for each other:\n" + process.communicate()[0][-3000:])
-    assert process.returncode == 0, output[-5000:]
+    child = FORKED.start([*TORCHRUN, *command], env={"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])})
+    deadline = time.monotonic() + timeout
+    while child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if late := child.poll() is None:
+        child.send_signal(signal.SIGTERM)  # torchrun then ends its ranks, which are in sessions of their own
+    output = "".join(child.communicate())
+    assert not late, "the ranks wait for each other:\n" + output[-3000:]
+    assert child.returncode == 0, output[-5000:]
 
 
 @pytest.mark.slow

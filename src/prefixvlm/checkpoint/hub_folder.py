@@ -66,7 +66,7 @@ def _download(name: str) -> Path:
             huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES))
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
+        reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
             f"{name} is neither a checkpoint file or folder here, nor could it be downloaded from the hub ({reason})"
         ) from error
