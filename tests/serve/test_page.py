@@ -68,7 +68,7 @@ def opened(browser):
         page.on("request", lambda each: wrong.append(each.url) if not each.url.startswith((url, "data:")) else None)
         page.on("request", lambda each: page.asked.append(each) if each.method == "POST" else None)
         page.asked, page.choosers = [], []
-        page.on("filechooser", page.choosers.append)
+        page.on("filechooser", lambda chooser: page.choosers.append(chooser))
         page.goto(url)
         page.wait_for_function("document.getElementById('model').textContent")
         return page
