@@ -50,6 +50,7 @@ bench: install ## speed and memory: steps, captioning, scoring, reading shards, 
 	$(BIN)/python bench/reading.py
 	$(BIN)/python bench/reading.py --padding
 	$(BIN)/python bench/features.py
+	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/predict.py
 
 mutants: install ## one mistake at a time in a copy of the sources: do the nearest tests fail? ARGS='mapper/ cider'

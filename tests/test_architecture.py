@@ -79,7 +79,7 @@ MAY_IMPORT = {
         "task",
         "training",
     },
-    "serve": {"batch", "data", "errors", "inference", "inspect", "model", "task"},  # a conversation is a row of its own
+    "serve": {"batch", "checkpoint", "data", "errors", "inference", "inspect", "model", "task"},
     "cli": {"command_line", "distributed"},
     "command_line": {
         "build",
@@ -113,7 +113,7 @@ MAY_IMPORT_OF_NEIGHBOURS = {
     "metrics/vqa": {"pairs"},
     "export/llava": set(),
     "report/templates": set(),
-    "serve/api": {"feedback", "prompts", "service", "work"},
+    "serve/api": {"feedback", "limits", "prompts", "service", "work"},
     "serve/http": {"api", "limits"},
     "serve/page": set(),
     "task/results": set(),

@@ -2,8 +2,10 @@
 
 import base64
 import socket
+import struct
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 
 from prefixvlm.serve.app import create_app
@@ -34,3 +36,15 @@ def serving(model, key=None, feedback=None, **limits):
 
 def data_url(path):
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def png_of_size(width, height):
+    """Return the data: URL of a small PNG that says it has so many pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width // 8 + 1) * 10))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return "data:image/png;base64," + base64.b64encode(data).decode()

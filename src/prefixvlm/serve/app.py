@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from prefixvlm.inference.captioner import Captioner
-from prefixvlm.serve.api import captions, chat, corrections
+from prefixvlm.serve.api import captions, chat, corrections, maps
 from prefixvlm.serve.api.errors import add_handlers
 from prefixvlm.serve.http import page
 from prefixvlm.serve.http.guard import Guard
@@ -23,7 +23,7 @@ def create_app(model: Captioner, settings: Settings, key: str | None = None, loc
         Guard, limits=settings.limits, key=key, local=local, on_answer=service.metrics.answered
     )  # fmt: skip
     add_handlers(app)
-    for router in (page.router(), *(each.router(service) for each in (captions, chat, corrections))):
+    for router in (page.router(), *(each.router(service) for each in (captions, chat, corrections, maps))):
         app.include_router(router)
 
     @app.get("/health")

@@ -60,9 +60,12 @@ class Stream:
             part = END if self.dropped else next(self._iterator, END)
         except Exception as error:
             part = error
+        goes_on = part is not END and not isinstance(part, Exception)
+        if not goes_on:
+            self._iterator = None  # with its KV cache
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._queue.put_nowait, part)
-        return part is not END and not isinstance(part, Exception)
+        return goes_on
 
 
 class Batcher:

@@ -3,17 +3,19 @@
 import argparse
 import os
 import socket
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
+from prefixvlm.checkpoint.hub_folder import find_here
 from prefixvlm.serve.limits import Limits
 
 KEY = "PREFIXVLM_API_KEY"
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
+    parser.add_argument(
+        "--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run, an exported folder or a hub id"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1",
         help=f"address to listen at (%(default)s); if it is another, set {KEY} in the environment, which clients send",
@@ -42,8 +44,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{KEY} is empty, or has letters that are not ASCII, or white space around it; set or unset it"
         )
-    if not arguments.ckpt.is_file():
-        raise ValueError(f"there is no checkpoint file {arguments.ckpt}; set --ckpt to a .ckpt file of a run")
+    find_here(arguments.ckpt, "--ckpt")
     if arguments.feedback is not None and arguments.feedback.exists() and not arguments.feedback.is_dir():
         raise ValueError(
             f"--feedback is {arguments.feedback}, which is a file; give a folder, or the name of a new one"
@@ -74,13 +75,14 @@ def _bind(host: str, port: int) -> socket.socket:
     """Return a socket that is bound and does not listen yet. Raises ValueError if that cannot be."""
     if not 0 <= port <= 65535:
         raise ValueError(f"--port is {port}; set it to 0 ... 65535")
+    bound = None
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind)
-        with suppress(OSError):
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former server may linger
         bound.bind(address)
-        bound.listen() if port else None
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise ValueError(f"cannot listen at --host {host} --port {port} ({error.strerror}); set others") from error
     return bound

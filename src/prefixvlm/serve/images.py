@@ -9,7 +9,6 @@ import urllib.request
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from fastapi import HTTPException
@@ -74,10 +73,14 @@ class Images:
             raise ValueError(f"an image is at {host}; give a data: URL, or one {allowed}")
 
     def _fetch(self, url: str) -> bytes:
-        opener = urllib.request.build_opener(_NoRedirect)
+        opener = urllib.request.OpenerDirector()  # follows no redirect, which could lead to a host that is not allowed
+        for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+            opener.add_handler(handler())
         end, data = time.monotonic() + FETCH_SECONDS, b""
         try:
             with opener.open(url, timeout=FETCH_SECONDS) as answer:
+                if answer.status != 200:
+                    raise ValueError(f"the answer has the code {answer.status}")
                 while chunk := answer.read1(2**16):
                     data += chunk
                     if len(data) > self.max_bytes:
@@ -87,13 +90,6 @@ class Images:
         except (OSError, ValueError) as error:
             raise ValueError(f"the image at {urlsplit(url).hostname} cannot be read ({error})") from error
         return data
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect, which could lead to a host that is not allowed."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 def bytes_of(source: str) -> bytes:

@@ -9,6 +9,7 @@ from prefixvlm.batch import AssistantTurn, Part, Row
 from prefixvlm.data.sample import BLACK_IMAGE
 from prefixvlm.inference.captioner import SEPARATOR, Captioner
 from prefixvlm.inference.request import Request, check_num_images
+from prefixvlm.serve.limits import check_characters
 from prefixvlm.task.interface import Task
 from prefixvlm.task.rows.few_shot import join_texts
 
@@ -29,19 +30,21 @@ def prompt_of(model: Captioner, turns: Sequence[Turn], system: str = "", name: s
     a dialogue or, if the checkpoint has learned none, as demonstrations. system: text before all.
     name: name of the task, if several fit.
     """
+    check_characters(system, *(text for turn in turns for text in (turn.text, turn.answer)))
     check = model.task(_request(turns[-1].text), name)
     check_num_images(check, sum(len(turn.images) for turn in turns))
-    chat = model.module.model.lm.chat is not None
+    as_turns = check.turn_by_turn or model.module.model.lm.chat is not None
     context: list[Part] = [system.strip() + SEPARATOR] if system.strip() else []
     for turn in turns[:-1]:
         task, row = _row(model, turn, name)
         space = " " if row.text else ""
-        if chat or task.turn_by_turn:
-            context += [*row.parts, AssistantTurn(space + turn.answer), getattr(task, "separator", "")]
+        if as_turns:
+            context += [*row.parts, AssistantTurn(space + turn.answer), getattr(task, "separator", SEPARATOR)]
         else:
-            context += join_texts([*row.parts, space + turn.answer + SEPARATOR])
+            context += [*row.parts, space + turn.answer + SEPARATOR]
     task, row = _row(model, turns[-1], name)
-    return task, replace(row, context=tuple(join_texts([*context, *row.context]) if not chat else context))
+    context += row.context
+    return task, replace(row, context=tuple(context if as_turns else join_texts(context)))
 
 
 def _row(model: Captioner, turn: Turn, name: str | None) -> tuple[Task, Row]:

@@ -11,6 +11,7 @@ from prefixvlm.serve import work
 from prefixvlm.serve.api import sse
 from prefixvlm.serve.api.generate import options_of, said_by
 from prefixvlm.serve.api.schema import CaptionRequest, ImageRequest, RankRequest
+from prefixvlm.serve.limits import check_characters
 from prefixvlm.serve.prompts import Turn, prompt_of
 from prefixvlm.serve.service import Service
 from prefixvlm.task.interface import Task
@@ -38,6 +39,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/rank")
     async def rank(asked: RankRequest, request: Request) -> Any:
         async def answer() -> Any:
+            check_characters(asked.question or "", *(asked.texts or ()))
             task, row = await _prompt(service, asked, {})
             found = await service.computed(work.rank, service.model, task, row, asked.texts)
             shown = found if asked.texts else found[:NUM_RANKED]

@@ -19,11 +19,14 @@ def body(status: int, message: str) -> dict[str, Any]:
     """Return the JSON of an error."""
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = {401: "invalid_api_key", 404: "not_found"}.get(status)
+    message = message.encode("utf-8", "backslashreplace").decode()  # it may quote what JSON can spell and UTF-8 cannot
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def error_of(error: Exception) -> tuple[int, dict[str, Any]]:
     """Return the code of an error, and its JSON."""
+    if isinstance(error, StarletteHTTPException) and isinstance(error.__cause__, ValueError | RecursionError):
+        return 400, body(400, f"the request is not JSON that can be read ({reason_of(error.__cause__)})")
     if isinstance(error, StarletteHTTPException):
         return error.status_code, body(error.status_code, str(error.detail))
     if isinstance(error, RequestValidationError):

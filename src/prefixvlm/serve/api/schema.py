@@ -50,6 +50,13 @@ class RankRequest(ImageRequest):
     texts: Texts | None = None
 
 
+class HeatMapRequest(ImageRequest):
+    """Where in the image each token comes from. text: of which; without, what the model says."""
+
+    text: Annotated[str, Field(min_length=1)] | None = None
+    method: str = "gradient_x_input"
+
+
 class TextPart(Strict):
     type: Literal["text"]
     text: str

@@ -54,6 +54,9 @@ class Guard:
         try:
             refusal = self._refusal({name: value.decode("latin-1") for name, value in scope["headers"]}, scope["path"])
             await (refusal or self.app)(scope, receive if refusal else self._limited(receive), sent)
+        except Exception:
+            code = 500
+            raise
         finally:
             route: Any = scope.get("route")
             self.on_answer(route.path if route else "other", code, time.monotonic() - start)

@@ -6,7 +6,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-GRACE = 2.0  # seconds in which the answer 408 can be sent
+GRACE = 1.0  # seconds in which the answer 408 can be sent
 
 
 class TimedProtocol(H11Protocol):
