@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenizers.processors import TemplateProcessing
 from torchvision.transforms import CenterCrop, InterpolationMode, Normalize, Resize
-from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerBase
+from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prefixvlm.export.llava.language_model import IMAGE_TOKEN
 from prefixvlm.export.llava.vision_tower import VisionTower
@@ -27,8 +27,8 @@ def llava_processor(
     for name in ("add_bos_token", "add_eos_token"):
         if hasattr(own, name):
             setattr(own, name, False)
-    if hasattr(own, "_tokenizer"):
-        own._tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
+    if isinstance(own, PreTrainedTokenizerFast):
+        own.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
     if own.pad_token is None:
         own.pad_token = own.eos_token
     # For batches of prompts in `generate`. Of the attributes only those in init_kwargs are saved.

@@ -50,6 +50,8 @@ def write_llava(checkpoint: Path, out: Path, dtype: str = "float32") -> str:
     state = {f"model.{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     exported = _assembled(config, {**state, "lm_head.weight": text.head}, dtype_of("--dtype", dtype))
     exported.generation_config, notes = _generation_config(tasks, model.lm)
+    if tower.scale > 1:
+        notes.append("its encoder ends with a norm that overflows in float16: use it in float32 or bfloat16")
     for space in ("", " "):
         template = chat_template(prompts_of(tasks, collate, space))
         processor = llava_processor(model.encoder.transform, tower, model.lm.tokenizer, template)
