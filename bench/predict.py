@@ -121,9 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model and 2 rounds: does it run at all?")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of predict.json (%(default)s)")
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     number, rounds = (6, 2) if args.quick else (args.images, args.rounds)
     batch_size = 4 if args.quick else args.batch_size
