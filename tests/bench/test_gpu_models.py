@@ -27,7 +27,7 @@ def bench(monkeypatch):
 def test_the_operations_of_a_step_are_those_that_torch_counts(bench, monkeypatch):
     monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)  # torch does not count its fused attention
     models, steps = bench
-    size = models.Size(2, 128, 512, 4, 2, 2048, 4)
+    size = models.Size(4, 512, 2048, 8, 2, 4096, 4)
     device = torch.device("cpu")
     model = models.prefix_lm(models.random_encoder(True, device), models.wrap(
         models.random_llama(size, device, torch.float32)), device)  # fmt: skip
@@ -40,7 +40,7 @@ def test_the_operations_of_a_step_are_those_that_torch_counts(bench, monkeypatch
         hidden, targets = model.lm.supervised_states(model.inputs_embeds(batch), batch.attention_mask, batch.labels)
         torch.nn.functional.cross_entropy(model.lm.logits(hidden), targets).backward()
     assert needed == pytest.approx(counter.get_total_flops(), rel=0.02)
-    assert models.lm_flops(size, every_row)[0] > 0.05 * needed  # so a mistake in it would be seen
+    assert models.lm_flops(size, every_row)[0] > 0.2 * needed  # so a mistake in it would be seen
 
 
 @pytest.mark.slow
