@@ -42,7 +42,7 @@ class Size:
 SIZES = {
     "135M": Size(30, 576, 1536, 9, 3, 49152, 128, tied=True),  # SmolLM2-135M
     "1.3B": Size(24, 2048, 5504, 16, 16, 32000, 64),
-    "7B": Size(32, 4096, 11008, 32, 32, 32000, 16),  # Llama 1 and 2, Vicuna
+    "7B": Size(32, 4096, 11008, 32, 32, 32000, 32),  # Llama 1 and 2, Vicuna
 }
 QUICK = {"tiny": Size(2, 64, 128, 4, 2, 512, 4)}
 

@@ -14,6 +14,9 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.lm.loading import load_model
 from prefixvlm.lm.packing import Packing
 
+FULL = (
+    0.75  # share of real tokens from which rows are not packed: attention over packed rows needs a mask, and is slower
+)
 GAP = 32  # padding of the check below; enough to change the states of a model that counts padding
 
 
@@ -67,8 +70,8 @@ class CausalLM(LanguageModel):
     ) -> Tensor:
         """Return the last hidden states, the input of the head; the cache, if given, grows by T positions.
 
-        inputs_embeds: float[S, T, E]; attention_mask: bool[S, past + T], or None for rows of several texts, separated
-        where their positions restart; position_ids: int[S, T] -> float[S, T, E'].
+        inputs_embeds: float[S, T, E]; attention_mask: bool[S, past + T], or None for right-padded rows, and for rows of
+        several texts, separated where their positions restart; position_ids: int[S, T] -> float[S, T, E'].
         """
         # Without position_ids GPT-2 counts padding, and its logits after a padded prompt are wrong.
         positions = {"position_ids": position_ids} if self.takes_positions else {}
@@ -86,12 +89,14 @@ class CausalLM(LanguageModel):
         # Captions differ in length: packed rows save the compute that their padding would take.
         if self.packs is None:
             self.packs = keeps_texts_apart(self)
-        if self.packs and not mask.all():
+        if self.packs and mask.sum() < FULL * mask.numel():
             packing = Packing.of_mask(mask)
             packed = self.hidden(embeds.flatten(0, 1)[packing.source], None, packing.positions)
             return packed.flatten(0, 1)[packing.place[selected]]
         positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-        return self.hidden(embeds, mask, positions)[selected]
+        # Rows are right-padded, so no token sees padding, and attention without a mask has faster kernels. Models
+        # without position_ids take their positions from the mask.
+        return self.hidden(embeds, None if self.takes_positions else mask, positions)[selected]
 
     def supervised_states(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         supervised = labels[:, 1:] != IGNORE_INDEX
