@@ -159,6 +159,28 @@ def test_choices_are_ranked_as_bars(page, model, paths):
     assert all(text.endswith(" %") for text in page.locator(".likeliest .share").all_text_contents())
 
 
+def test_the_heat_map_of_a_token_lies_over_the_image(page, paths):
+    ask(page, paths[0])
+    tokens = page.locator(".token")
+    tokens.nth(0).click()
+    page.wait_for_selector("#map")
+    first = page.locator("#map").evaluate("canvas => canvas.toDataURL()")
+    assert "Heat map of" in page.locator("#map").get_attribute("aria-label")
+    answer = json.loads(page.asked[-1].response().text())
+    assert page.locator("#preview").get_attribute("src") == answer["picture"]["url"]
+    assert (answer["picture"]["width"], answer["picture"]["height"]) == (64, 64)  # cropped, from 70 x 50
+    size = page.locator("#map").evaluate("canvas => [canvas.height, canvas.width]")
+    assert size == [len(answer["maps"][0]), len(answer["maps"][0][0])]
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("first => document.getElementById('map').toDataURL() !== first", arg=first)
+    assert tokens.nth(1).get_attribute("aria-selected") == "true"
+    assert sum(each.url.endswith("/v1/heat_map") for each in page.asked) == 1  # all tokens at once
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#map", state="hidden")
+    assert page.locator("#preview").get_attribute("src").startswith("data:image/png")
+    assert bytes_of(page.locator("#preview").get_attribute("src")) == paths[0].read_bytes()
+
+
 def test_a_correction_is_recorded(page, model, corrections, paths):
     ask(page, paths[2], QUESTION)
     page.get_by_text("No", exact=True).click()

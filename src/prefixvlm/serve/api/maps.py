@@ -1,8 +1,11 @@
 """The endpoint of heat maps: where in the image the tokens of a text come from."""
 
+import base64
+import io
 from typing import Any
 
 from fastapi import APIRouter, Request
+from PIL import Image
 
 from prefixvlm.inspect.attribution import check_method, heat_maps
 from prefixvlm.serve.api.schema import HeatMapRequest
@@ -22,8 +25,17 @@ def router(service: Service) -> APIRouter:
             _, image = await service.images.read(asked.image)
             question = (asked.question or "").strip() or None
             found = await service.computed(heat_maps, service.model, image, question, asked.text, asked.method)
-            return {"tokens": found.tokens, "maps": found.maps.double().round(decimals=4).tolist()}
+            maps = found.maps.double().round(decimals=4).tolist()
+            return {"tokens": found.tokens, "maps": maps, "picture": _picture(found.picture)}
 
         return await service.bounded(request, answer())
 
     return routes
+
+
+def _picture(image: Image.Image) -> dict[str, Any]:
+    """Return what the encoder sees, which the maps cover."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"url": url, "width": image.width, "height": image.height}
