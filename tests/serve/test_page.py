@@ -70,7 +70,7 @@ def opened(browser):
         page.asked, page.choosers = [], []
         page.on("filechooser", lambda chooser: page.choosers.append(chooser))
         page.goto(url)
-        page.wait_for_function("document.getElementById('model').textContent")
+        page.wait_for_selector("#model:not(:empty)")
         return page
 
     yield open_
@@ -172,7 +172,8 @@ def test_the_heat_map_of_a_token_lies_over_the_image(page, paths):
     size = page.locator("#map").evaluate("canvas => [canvas.height, canvas.width]")
     assert size == [len(answer["maps"][0]), len(answer["maps"][0][0])]
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("first => document.getElementById('map').toDataURL() !== first", arg=first)
+    while page.locator("#map").evaluate("canvas => canvas.toDataURL()") == first:
+        page.wait_for_timeout(20)
     assert tokens.nth(1).get_attribute("aria-selected") == "true"
     assert sum(each.url.endswith("/v1/heat_map") for each in page.asked) == 1  # all tokens at once
     page.keyboard.press("Escape")
@@ -250,7 +251,7 @@ def test_stop_ends_an_answer(page, paths):
     page.click("#submit")
     page.click("#stop")
     page.wait_for_selector("#submit")
-    page.wait_for_function("document.getElementById('status').textContent === 'Stopped.'")
+    sync_api.expect(page.locator("#status")).to_have_text("Stopped.")
     assert page.locator("#error").is_hidden()
     page.unroute("**/v1/caption")
     page.click("#submit")
@@ -292,7 +293,7 @@ def test_a_key_is_asked_for_and_kept_for_the_session(opened, model, paths):
         page.wait_for_selector("#picture")
         page.click("#submit")
         for key, note in (("wrong", ""), ("secret", "It did not accept the last one.")):
-            page.wait_for_function("note => document.getElementById('key-note').textContent === note", arg=note)
+            sync_api.expect(page.locator("#key-note")).to_have_text(note)
             page.wait_for_selector("#key[open]")
             page.fill("#key-value", key)
             page.keyboard.press("Enter")

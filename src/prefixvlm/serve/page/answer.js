@@ -95,7 +95,7 @@ function piecesOf(tokens, text) {
     place = isPart(first) ? place + shown.length : Math.max(place, text.indexOf(token, place) + token.length);
     pieces.push({ text: shown, logProb, first, end });
   }
-  return pieces;
+  return pieces.filter((piece) => piece.text); // the text has no spaces around it, which may be tokens
 }
 
 function tokenElement({ text, logProb }) {
