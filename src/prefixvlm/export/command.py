@@ -1,6 +1,7 @@
 """The subcommand `prefixvlm export`: a checkpoint in another format."""
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,20 @@ def _write_transformers(arguments: argparse.Namespace) -> str:
     return write_llava(arguments.ckpt, arguments.out, arguments.dtype or "float32")
 
 
+def _write_onnx(arguments: argparse.Namespace) -> str:
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ValueError("--to onnx needs onnx and onnxscript; pip install prefixvlm[export]")
+    from prefixvlm.export.programs import export_programs
+
+    return export_programs(arguments.ckpt, arguments.out, onnx=True)
+
+
+def _write_torch(arguments: argparse.Namespace) -> str:
+    from prefixvlm.export.programs import export_programs
+
+    return export_programs(arguments.ckpt, arguments.out, onnx=False)
+
+
 FORMATS = {
     "hub": Format(
         "the trained tensors, the configuration and a model card, for prefixvlm.load and the Hugging Face hub",
@@ -44,6 +59,8 @@ FORMATS = {
         _write_transformers,
         ("dtype",),
     ),
+    "onnx": Format("graphs for onnxruntime, the tokenizer, and the rest as JSON", _write_onnx),
+    "torch": Format("the same graphs as programs of torch.export", _write_torch),
 }
 OPTIONS = sorted({option for each in FORMATS.values() for option in each.options})
 

@@ -42,14 +42,13 @@ def export_hub(
     with replacing_folder(out) as folder:
         state: dict[str, Tensor] = {name: each.contiguous() for name, each in content["state_dict"].items()}
         (folder / TENSORS).write_bytes(save(_unshared(state), {"format": "pt"}))
-        if include_frozen:
-            config = _copy(config, local, folder)
+        copied = _copy(config, local, folder) if include_frozen else {}
         stored = {
             "format": FORMAT,
             "sha256": sha256(folder / TENSORS),
             "global_step": content.get("global_step", 0),
             "epoch": content.get("epoch", 0),
-            KEY: ours | {"config": config if include_frozen else ours["config"]},
+            KEY: ours | {"config": ours["config"] | copied},
             "callbacks": {name: each for name, each in (content.get("callbacks") or {}).items() if name == "History"},
         }
         stored = without_home(redact(stored))
@@ -58,17 +57,20 @@ def export_hub(
         card = model_card(stored, state, scores, config, missing, licence)
         (folder / CARD).write_text(without_home(redact(card)), encoding="utf-8")
         load(folder)  # what was written can be read
-    copied = ", and the frozen " + " and ".join(local) if include_frozen and local else ""
+    parts = ", and the frozen " + " and ".join(copied) if copied else ""
     needed = "".join(
         f"; who loads it needs {part}, the {axis} (--include-frozen copies it)" for axis, part in missing.items()
     )
-    return f"{len(state)} tensors, {CONFIG} and a model card{copied}; prefixvlm.load reads the folder{needed}"
+    return f"{len(state)} tensors, {CONFIG} and a model card{parts}; prefixvlm.load reads the folder{needed}"
 
 
 def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of which no two share memory, which safetensors refuses."""
-    own: dict[int, Tensor] = {}
-    return {name: t if own.setdefault(t.data_ptr(), t) is t else t.clone() for name, t in state.items()}
+    """Return tensors that each have a storage of their own, which safetensors requires."""
+    owners: dict[int, str] = {}
+    return {
+        name: tensor if owners.setdefault(tensor.untyped_storage().data_ptr(), name) == name else tensor.clone()
+        for name, tensor in state.items()
+    }
 
 
 def without_home(value: Any) -> Any:
@@ -90,9 +92,9 @@ def _local_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
                 yield axis, Path(text.removeprefix(LOCAL))
 
 
-def _copy(config: dict[str, Any], local: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Copy the local parts to the folder, and return the configuration that names the copies."""
-    changed = dict(config)
+def _copy(config: Mapping[str, Any], local: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Copy the local parts to the folder, and return their nodes of the configuration, which name the copies."""
+    changed: dict[str, Any] = {}
     for axis, part in local.items():
         files = [part] if part.is_file() else [each for each in sorted(part.glob("*")) if each.is_file()]
         files = [each for each in files if each.suffix in DATA_SUFFIXES]

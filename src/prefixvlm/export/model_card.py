@@ -37,7 +37,7 @@ def model_card(
     missing: local parts that are not in the folder, by axis. licence: of what was trained, None if nobody said.
     """
     tasks = stored[KEY]["config"].get("task") or {}
-    name = f"A {_class(config.get('mapper'))} prefix for {_part(config.get('lm'))}"
+    name = f"{_class(config.get('mapper'))} prefix for {_part(config.get('lm'))}"
     sections = {
         "": f"A mapper that turns an image into prefix embeddings for a frozen language model, trained with prefixvlm "
             f"for {', '.join(tasks) or 'no task'}.",
@@ -65,7 +65,13 @@ def _header(
         base_model=lm if isinstance(lm, str) and _HUB_ID.fullmatch(lm) and not Path(lm).exists() else None,
         model_name=name,
         eval_results=[
-            EvalResult(row.task, _slug(dataset := _shards_name(metrics.config)), dataset, row.score, row.value)
+            EvalResult(
+                row.task,
+                _slug(dataset := _shards_name(metrics.config)),
+                dataset,
+                row.score,
+                round(row.value, row.decimals + 2),
+            )
             for row in metrics.rows()
         ]
         if metrics

@@ -69,8 +69,9 @@ class ResamplerMapper(Mapper):
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
         features = self.positions(self.input(features))
+        # shape[0], not len, which would fix the batch size of an exported graph.
         # In the dtype of the features: under autocast the float32 parameter would make the residual stream float32.
-        queries = self.queries.expand(len(features), -1, -1).to(features.dtype)
+        queries = self.queries.expand(features.shape[0], -1, -1).to(features.dtype)
         for layer in self.layers:
             queries = layer(queries, features)
         # Pre-norm layers leave their residual stream unnormalized, and its scale grows with the depth.

@@ -71,9 +71,11 @@ class TransformerMapper(Mapper):
 
     def forward(self, features: Tensor) -> Tensor:
         """features: float[B, N, D] -> prefix_embeds: float[B, P, E]."""
-        tokens = self.linear(features).reshape(len(features), -1, self.lm_width)
+        tokens = self.linear(features).reshape(
+            features.shape[0], -1, self.lm_width
+        )  # len would fix the batch size of a graph
         tokens = self.positions(tokens)
         # In the dtype of the tokens: under autocast the float32 parameter would make the residual stream float32.
-        constants = self.constants.expand(len(features), -1, -1).to(tokens.dtype)
+        constants = self.constants.expand(features.shape[0], -1, -1).to(tokens.dtype)
         tokens = self.layers(torch.cat([tokens, constants], dim=1))
         return self.output(tokens[:, -self.prefix_length :])
