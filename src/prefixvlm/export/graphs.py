@@ -24,7 +24,7 @@ class Graph:
 
     part: str
     module: nn.Module
-    examples: tuple[tuple[Any, ...], tuple[Any, ...]]
+    examples: tuple[tuple[Any, ...], ...]
     dynamic: tuple[Any, ...]
     input_names: list[str]
     output_names: list[str]
@@ -87,13 +87,14 @@ class TextGraph(nn.Module):
             use_cache=True,
         ).last_hidden_state  # fmt: skip
         last = hidden.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
-        present = [each for layer in cache.layers for each in (layer.keys, layer.values)]
+        layers: list[Any] = cache.layers
+        present = [each for layer in layers for each in (layer.keys, layer.values)]
         return (self.head(last), mask, *present)
 
 
 def graphs_of(model: PrefixLM) -> dict[str, Graph]:
     """Return the graphs by the names of their files. Raises ValueError for a language model that has none."""
-    lm = _causal(model)
+    lm = causal(model)
     height, width = _image_size(model)
     images = tuple((torch.rand(num, 3, height, width),) for num in (2, 3))
     num_images, rows, length, past = Dim("images", min=1), Dim("rows", min=1), Dim("length", min=1), Dim("past", min=0)
@@ -129,14 +130,19 @@ def cache_shapes(lm: CausalLM) -> list[tuple[int, int]]:
     lm.hidden(
         torch.zeros(1, 1, lm.width), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.long), cache
     )
-    if any(type(layer) is not DynamicLayer or layer.keys.shape != layer.values.shape for layer in cache.layers):
+    layers: list[Any] = cache.layers
+    if any(not _is_plain(layer) or layer.keys.shape != layer.values.shape for layer in layers):
         raise ValueError(
             f"lm {type(lm.model).__name__} has a cache of another kind than keys and values of all positions"
         )
-    return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in cache.layers]
+    return [(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers]
 
 
-def _causal(model: PrefixLM) -> CausalLM:
+def _is_plain(layer: Any) -> bool:
+    return type(layer) is DynamicLayer
+
+
+def causal(model: PrefixLM) -> CausalLM:
     """Return the language model. Raises ValueError, naming it, if the graphs cannot express it."""
     lm = model.lm
     name = f"lm {type(lm.model).__name__}"

@@ -16,7 +16,7 @@ from prefixvlm.build import rebuild
 from prefixvlm.checkpoint.hub_folder import find
 from prefixvlm.checkpoint.local_parts import locate, naming_places
 from prefixvlm.data.image import ImageDecoder
-from prefixvlm.export.graphs import Graph, cache_shapes, graphs_of
+from prefixvlm.export.graphs import Graph, cache_shapes, causal, graphs_of
 from prefixvlm.export.runtime import describe_tasks, describe_transform, fast_tokenizer
 from prefixvlm.training.checkpoint import KEY
 from prefixvlm.training.checkpoint_file import load
@@ -41,14 +41,14 @@ def export_programs(checkpoint: Path, out: Path, onnx: bool) -> str:
     with naming_places(config, path):
         module = rebuild(config, content).eval().to("cpu")
     model = module.model.float().requires_grad_(False)
-    runtime = {
+    runtime: dict[str, Any] = {
         "format": 1,
         "image": describe_transform(model.encoder.transform, ImageDecoder.of(config.get("data") or {})),
         "tasks": describe_tasks(module.tasks, module.collate),
     }
     tokenizer = fast_tokenizer(model.lm.tokenizer)
     graphs = graphs_of(model)
-    heads = cache_shapes(model.lm)
+    heads = cache_shapes(causal(model))
     runtime |= {
         "prefix_length": model.mapper.prefix_length, "eos_id": model.lm.eos_id,
         "max_positions": model.lm.max_positions, "cache": [{"heads": h, "width": w} for h, w in heads],
@@ -84,7 +84,7 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
     """Write a program as an ONNX file with its weights in PATH.data."""
     # It logs, as warnings, which operations its optimizer leaves as they are.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    names = {"input_names": graph.input_names, "output_names": graph.output_names}
+    names: dict[str, Any] = {"input_names": graph.input_names, "output_names": graph.output_names}
     try:
         written = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     except Exception as error:

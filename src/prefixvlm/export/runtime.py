@@ -102,7 +102,7 @@ def _parts(collate: Collator, task: Task, text: str | None = None, question: str
         if not places:
             raise ValueError(f"the question of task {task.name} is not tokenized alone; export --to hub")
         after = [{"ids": ids[end : places[0]]}, {"text": ""}, {"ids": ids[places[0] + len(own) :]}]
-    parts = [{"ids": ids[:start]}, {"image": True}, *after]
+    parts: list[dict[str, Any]] = [{"ids": ids[:start]}, {"image": True}, *after]
     return [part for part in parts if part.get("ids") != []]
 
 
