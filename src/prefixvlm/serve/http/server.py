@@ -51,3 +51,5 @@ def run(app: FastAPI, bound: socket.socket, limits: Limits, warning: str | None 
 def warm_up(model: Captioner) -> None:
     """Compute once, so that the first request need not wait for what is set up at the first computation."""
     model.embed(BLACK_IMAGE)
+    if any(not task.has_head for task in model.module.tasks.values()):
+        model.generate([BLACK_IMAGE], max_new_tokens=2)
