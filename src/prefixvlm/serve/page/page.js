@@ -26,8 +26,10 @@ async function start() {
   try {
     const { model, tasks, feedback } = await requestJson("health");
     Object.assign(server, { tasks, feedback });
-    element("model").textContent = model;
-    document.title = `${model} – prefixvlm`;
+    if (model !== "prefixvlm") {
+      element("model").textContent = model;
+      document.title = `${model} – prefixvlm`;
+    }
   } catch (error) {
     fail(error.message);
   }
