@@ -2,6 +2,7 @@
 
 import re
 from argparse import ArgumentParser
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -93,6 +94,35 @@ def test_the_command_prints_the_table(written):
     assert [line.split()[0] for line in lines] == [*METHODS, RANDOM]
     assert re.search(r"deletion \d\.\d{3} \[.*\]  gain .*insertion .*gain ", lines[0])
     assert last.endswith("page.html")
+
+
+def test_bad_images_are_named_and_the_others_explained(made, tmp_path, capsys, monkeypatch):  # noqa: F811
+    silent = tmp_path / "silent.png"
+    silent.write_bytes(made[2][3].read_bytes())
+    (tmp_path / "bad.png").write_text("no image")
+    answers = Captioner.answers
+
+    def says_nothing(self, images, *arguments):
+        found = answers(self, images, *arguments)
+        blank = replace(found[0].prediction, prediction="")
+        is_white = images[0].getpixel((60, 9)) == (255, 255, 255)
+        return [replace(found[0], prediction=blank)] if is_white else found
+
+    monkeypatch.setattr(Captioner, "answers", says_nothing)
+    out = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as exit_code:
+        run(made[2][0], tmp_path, "--ckpt", made[1], "--out", out)
+    assert exit_code.value.code == 1
+    error = capsys.readouterr().err
+    assert "error: 2 images could not be explained:\n" in error
+    assert f"  {tmp_path}/bad.png: the image does not decode" in error
+    assert f"  {silent}: the model says nothing about this image" in error
+    text = out.read_text(encoding="utf-8")
+    assert str(made[2][0]) in text
+    assert "Faithfulness over 1 image<" in text
+    with pytest.raises(ValueError, match=r"bad\.png: the image does not decode"):
+        run(tmp_path / "bad.png", "--ckpt", made[1], "--out", tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,18 @@ def _predict(arguments: argparse.Namespace) -> None:
         return
     given = Options(arguments.batch_size, arguments.workers, arguments.task, **options)
     bad = _predict_items(model, items, given, results, arguments.out)
-    if bad and isinstance(items, list) and len(items) == 1:
+    end_with(bad, "read", isinstance(items, list) and len(items) == 1)
+
+
+def end_with(bad: Sequence[str], what: str, alone: bool) -> None:
+    """Exit with code 1 if there are bad images, and name them. what: could not be done with them.
+
+    alone: there was one image in all; then its error is raised.
+    """
+    if bad and alone:
         raise ValueError(bad[0])
     if bad:
-        print(f"error: {len(bad)} images could not be read:", *bad[:MAX_NAMED], sep="\n  ", file=sys.stderr)
+        print(f"error: {len(bad)} images could not be {what}:", *bad[:MAX_NAMED], sep="\n  ", file=sys.stderr)
         sys.exit(1)
 
 

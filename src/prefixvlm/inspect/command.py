@@ -9,10 +9,12 @@ from tqdm import tqdm
 
 from prefixvlm.atomic import write_text
 from prefixvlm.checkpoint.hub_folder import find_here
+from prefixvlm.inference.command import end_with
 from prefixvlm.inference.inputs import STDIN, Item, read_items
 from prefixvlm.inference.request import Request
 
 if TYPE_CHECKING:  # importing them imports torch, before the arguments are checked
+    from prefixvlm.inspect.explanation import Explanation
     from prefixvlm.inspect.faithfulness import Line
 
 
@@ -57,11 +59,19 @@ def _inspect(arguments: argparse.Namespace) -> None:
     model = Captioner(arguments.ckpt, arguments.device, arguments.dtype)
     asked = [Asked(item.id, item.path, _question(item), arguments.text) for item in items]
     explained = explain_all(model, asked, arguments.task, (other.id, other.path) if other else None)
-    explanations = list(tqdm(explained, total=len(items), unit=" images", disable=None))
-    write_text(arguments.out, render(str(arguments.ckpt), explanations), errors="replace")
-    for line in table([each.curves for each in explanations]):
-        print(_text(line))
-    print(f"Page: {arguments.out}")
+    explanations: list[Explanation] = []
+    bad: list[str] = []
+    for found in tqdm(explained, total=len(items), unit=" images", disable=None):
+        if isinstance(found, Exception):
+            bad.append(str(found))
+        else:
+            explanations.append(found)
+    if explanations:
+        write_text(arguments.out, render(str(arguments.ckpt), explanations), errors="replace")
+        for line in table([each.curves for each in explanations]):
+            print(_text(line))
+        print(f"Page: {arguments.out}")
+    end_with(bad, "explained", len(items) == 1)
 
 
 def _question(item: Item) -> str | None:

@@ -50,10 +50,7 @@ def _view(number: int, found: Explanation) -> dict[str, Any]:
         "found": found,
         "picture": image_uri(found.picture),
         "total": float(found.log_probs.sum()),
-        "maps": {
-            method: [heat_uri(each, float(values.abs().max())) for each in values]
-            for method, values in found.maps.items()
-        },
+        "maps": {method: _pictures(values) for method, values in found.maps.items()},
         "plots": _plots(number, found),
         "areas": {method: _areas(each) for method, each in found.curves.items()},
         "attention": _attention(found.attention),

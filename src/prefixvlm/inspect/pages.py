@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from prefixvlm.atomic import write_text
@@ -12,7 +13,7 @@ from prefixvlm.inference.captioner import Captioner
 from prefixvlm.inference.images import ImageInput, to_image
 from prefixvlm.inspect.explanation import Explanation, explain
 from prefixvlm.inspect.page import render
-from prefixvlm.inspect.target import check_task, target_of
+from prefixvlm.inspect.target import NothingSaidError, check_task, target_of
 from prefixvlm.report.gallery import Prediction, gallery
 from prefixvlm.task.interface import Task
 
@@ -31,23 +32,30 @@ class Asked:
 
 def explain_all(
     model: Captioner, asked: Sequence[Asked], task: str | None = None, other: tuple[str, ImageInput] | None = None
-) -> Iterator[Explanation]:
-    """Yield the explanation of each image.
+) -> Iterator[Explanation | ValueError | OSError]:
+    """Yield the explanation of each image; first the errors of those that cannot be read.
 
     task: name of the task, if several fit. other: name and image of the prefix that takes the place of each; by default
     that of the next image.
     """
-    images = [to_image(each.image, model.decoder) for each in asked]  # a bad one is an error before minutes of work
-    named = [(each.name, image) for each, image in zip(asked, images, strict=True)]
-    swapped = [(other[0], to_image(other[1], model.decoder))] * len(asked) if other else [*named[1:], *named[:1]]
-    for number, each in enumerate(asked):
-        target = target_of(model, images[number], each.question, each.text, task)
-        name, image = swapped[number]
-        is_other = image is not images[number]
-        pixels = model.module.model.encoder.transform(image)[None].to(target.pixel_values)
-        yield explain(
-            target, each.name, each.question or "", [(name, pixels)] if is_other else [], seed=number, progress=True
-        )
+    swapped = (other[0], to_image(other[1], model.decoder)) if other else None
+    read: list[tuple[Asked, Image.Image]] = []
+    for each in asked:
+        try:
+            read.append((each, to_image(each.image, model.decoder)))
+        except (ValueError, OSError) as error:
+            yield error
+    for number, (each, image) in enumerate(read):
+        try:
+            target = target_of(model, image, each.question, each.text, task)
+        except NothingSaidError as error:
+            yield ValueError(f"{each.name}: {error}")
+            continue
+        following, following_image = read[(number + 1) % len(read)]
+        name, another = swapped or (following.name, following_image)
+        pixels = model.module.model.encoder.transform(another)[None].to(target.pixel_values)
+        others = [(name, pixels)] if another is not image else []
+        yield explain(target, each.name, each.question or "", others, seed=number, progress=True)
 
 
 def write_pages(
@@ -75,6 +83,8 @@ def write_pages(
         asked = Asked(key, encoded[key], _question(tasks[row["task"]], row["prompt"]), row["prediction"])
         other = keys[(number + 1) % len(keys)]
         (found,) = explain_all(model, [asked], row["task"], None if other == key else (other, encoded[other]))
+        if isinstance(found, Exception):
+            raise found
         name = f"{FOLDER}/{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', key)}.html"
         write_text(out / name, render(key, [found]), errors="replace")
         pages[key] = name

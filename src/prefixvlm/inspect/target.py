@@ -19,6 +19,10 @@ Score = Callable[[PrefixLM, Batch], Tensor]  # the log-probabilities of B rows: 
 MAX_POSITIONS = 2048  # of rows that are computed at once
 
 
+class NothingSaidError(ValueError):
+    """There is no text to explain: the model's own is empty."""
+
+
 class FromPrefixes(PrefixLM):
     """A model whose pixel_values are prefixes, float[B, P, E]. It has the same weights."""
 
@@ -110,7 +114,7 @@ def target_of(
     if text is None:
         text = model.answers([image], request, task)[0].prediction.prediction
     if not text.strip():
-        raise ValueError("the model says nothing about this image; give the text to explain")
+        raise NothingSaidError("the model says nothing about this image; give the text to explain")
     prompt = model.batch_of(image, question, task=task)
     if len(prompt.pixel_values) != 1 or not prompt.image_index.numel():
         raise ValueError(f"task {chosen.name} reads {len(prompt.pixel_values)} images; texts about one are explained")
