@@ -49,6 +49,8 @@ class OnnxCaptioner:
         """Return float32[3, H, W], as the image encoder was trained with."""
         options = self.runtime["image"]
         image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey, which PIL would clip to white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.new("RGB", rgba.size, options["background"])
@@ -88,7 +90,10 @@ class OnnxCaptioner:
         ]
         names = [each.name for each in self.text.get_inputs()]
         texts, done = [[] for _ in prompts], np.zeros(len(prompts), dtype=bool)
+        limit = self.runtime["max_positions"]
         for _ in range(max_new_tokens):
+            if limit is not None and max(mask.sum(1) + lengths) > limit:
+                raise SystemExit(f"a prompt and its answer need more than the model's {limit} positions; ask less")
             logits, mask, *past = self.text.run(None, dict(zip(names, (embeds, lengths, mask, *past), strict=True)))
             ids = logits.argmax(-1)
             done |= ids == self.runtime["eos_id"]

@@ -114,6 +114,32 @@ def test_the_card_has_data_licences_scores_with_their_baselines_and_no_home(old,
     assert str(old) not in card.text
 
 
+@pytest.mark.parametrize("name", ["./old_lm", "{}/old_lm"])
+def test_a_folder_that_names_a_part_here_is_loaded_from_anywhere(old, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(old))
+    content = torch.load("captioning_vqa.ckpt", weights_only=True)
+    content["prefixvlm"]["config"]["lm"]["name"] = name.format(old)
+    torch.save(content, "other.ckpt")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shown = name.format("~")
+    assert f"needs {name.format(old)}, the lm" in export_hub(old / "other.ckpt", old / "run" / "out")
+    assert f"local folder or file `{shown}`" in (old / "run" / "out" / "README.md").read_text()
+    stored = json.loads((old / "run" / "out" / "prefixvlm.json").read_text())
+    assert stored["prefixvlm"]["config"]["lm"]["name"] == shown
+    assert prefixvlm.load(old / "run" / "out").module.identity() == content["prefixvlm"]["identity"]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("captioning_vqa", "model.answer("), ("classification_lora_ema", "model.classify("), ("grounding", "# pre")],
+)
+def test_the_card_shows_a_call_that_the_checkpoint_answers(old, name, call):
+    export_hub(old / f"{name}.ckpt", old / "out")
+    lines = (old / "out" / "README.md").read_text().splitlines()
+    assert lines[lines.index('    model = prefixvlm.load("USER/NAME")  # or this folder') + 1].startswith(f"    {call}")
+
+
 def test_scores_of_another_checkpoint_are_refused_or_passed_over(old):
     metrics = {"tasks": {"vqa": {"scores": {"accuracy": 1.0}, "num_items": 9}}, "checkpoint_sha256": "0" * 64}
     (old / "metrics.json").write_text(json.dumps(metrics))
@@ -122,6 +148,8 @@ def test_scores_of_another_checkpoint_are_refused_or_passed_over(old):
     with pytest.raises(ValueError, match="metrics.json is of another checkpoint"):
         export_hub(old / "captioning_vqa.ckpt", old / "again", metrics=old / "metrics.json")
     assert not (old / "again").exists()
+    (old / "metrics.json").write_text("[]")  # of another program, perhaps
+    export_hub(old / "captioning_vqa.ckpt", old / "again")
 
 
 def test_secrets_of_the_environment_are_in_neither_file(old, monkeypatch):

@@ -14,7 +14,8 @@ AXES = ("encoder", "lm", "task")
 def locate(config: Mapping[str, Any], checkpoint: Path, axes: Sequence[str] = AXES) -> dict[str, Any]:
     """Return the configuration with absolute paths for parts that lie beside the checkpoint and not here.
 
-    A relative path is of the folder in which the run was started, mostly one above the checkpoint.
+    A relative path is of the folder in which the run was started, mostly one above the checkpoint. A path that begins
+    with ~/, as an exported folder has it, is in the user's home folder.
     """
     located = {axis: _located(config.get(axis), checkpoint.absolute().parents) for axis in axes}
     return {**config, **{axis: node for axis, node in located.items() if axis in config}}
@@ -40,6 +41,8 @@ def _located(node: Any, folders: Any) -> Any:
         return [_located(value, folders) for value in node]
     if not isinstance(node, str) or not _is_relative(path := node.removeprefix(LOCAL)) or Path(path).exists():
         return node
+    if path.startswith("~/"):
+        return node.replace(path, str(Path(path).expanduser()))
     found = next((folder / path for folder in folders if (folder / path).exists()), None)
     return node if found is None else f"{LOCAL if node.startswith(LOCAL) else ''}{found}"
 

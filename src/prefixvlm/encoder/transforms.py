@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, ToTensor
 
 # open_clip and timm take seconds to import, and an encoder of one of them needs no other: hence the local imports.
 
@@ -57,6 +57,12 @@ def timm_transform(data_config: dict[str, Any]) -> Callable[[Image.Image], Tenso
     import timm.data
 
     return ImageTransform([to_rgb, *timm.data.create_transform(**data_config).transforms])
+
+
+def is_conversion(step: Any) -> bool:
+    """Return whether a step makes an RGB image, or a tensor of floats from 0 to 1, of an image."""
+    names = {"MaybeConvertMode", "_convert_to_rgb", "MaybeToTensor"}  # open_clip's and timm's, not imported here
+    return step is to_rgb or type(step) is ToTensor or getattr(step, "__name__", type(step).__name__) in names
 
 
 # The name of this function stands in the transform's repr, and so in the identity of stored features: do not rename it.

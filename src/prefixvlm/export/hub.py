@@ -42,7 +42,7 @@ def export_hub(
     with replacing_folder(out) as folder:
         state: dict[str, Tensor] = {name: each.contiguous() for name, each in content["state_dict"].items()}
         (folder / TENSORS).write_bytes(save(_unshared(state), {"format": "pt"}))
-        copied = _copy(config, local, folder) if include_frozen else {}
+        copied = _copy(ours["config"], local, folder) if include_frozen else {}
         stored = {
             "format": FORMAT,
             "sha256": sha256(folder / TENSORS),
@@ -53,7 +53,9 @@ def export_hub(
         }
         stored = without_home(redact(stored))
         (folder / CONFIG).write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        missing = {} if include_frozen else {axis: str(part) for axis, part in local.items()}
+        # By the path in the configuration, for which a reader's folders are searched, not by the one of this machine.
+        named = {axis: ours["config"][axis][key].removeprefix(LOCAL) for axis, (key, _) in local.items()}
+        missing = {} if include_frozen else named
         card = model_card(stored, state, scores, config, missing, licence)
         (folder / CARD).write_text(without_home(redact(card)), encoding="utf-8")
         load(folder)  # what was written can be read
@@ -83,19 +85,19 @@ def without_home(value: Any) -> Any:
     return value.replace(f"{home}/", "~/") if isinstance(value, str) and len(home) > 1 else value
 
 
-def _local_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Yield the axes whose weights lie in a folder or a file of the user's own, with its path."""
+def _local_parts(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, Path]]]:
+    """Yield the axes whose weights lie in a folder or a file of the user's own, with the option and the path."""
     for axis, keys in LOCAL_KEYS.items():
         for key in keys:
             text = (config.get(axis) or {}).get(key)
             if isinstance(text, str) and (text.startswith(LOCAL) or Path(text).exists()):
-                yield axis, Path(text.removeprefix(LOCAL))
+                yield axis, (key, Path(text.removeprefix(LOCAL)))
 
 
-def _copy(config: Mapping[str, Any], local: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+def _copy(config: Mapping[str, Any], local: Mapping[str, tuple[str, Path]], folder: Path) -> dict[str, Any]:
     """Copy the local parts to the folder, and return their nodes of the configuration, which name the copies."""
     changed: dict[str, Any] = {}
-    for axis, part in local.items():
+    for axis, (key, part) in local.items():
         files = [part] if part.is_file() else [each for each in sorted(part.glob("*")) if each.is_file()]
         files = [each for each in files if each.suffix in DATA_SUFFIXES]
         if not any(each.suffix == ".safetensors" for each in files):
@@ -107,11 +109,6 @@ def _copy(config: Mapping[str, Any], local: Mapping[str, Path], folder: Path) ->
         for each in files:
             shutil.copyfile(each, place / each.name)
         target = f"{FROZEN}/{axis}/{part.name}" if part.is_file() else f"{FROZEN}/{axis}"
-        changed[axis] = {key: _renamed(value, part, target) for key, value in config[axis].items()}
+        prefix = LOCAL if config[axis][key].startswith(LOCAL) else ""
+        changed[axis] = {**config[axis], key: f"{prefix}{target}"}
     return changed
-
-
-def _renamed(value: Any, part: Path, target: str) -> Any:
-    if not isinstance(value, str) or Path(value.removeprefix(LOCAL)) != part:
-        return value
-    return f"{LOCAL if value.startswith(LOCAL) else ''}{target}"

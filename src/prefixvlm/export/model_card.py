@@ -17,7 +17,11 @@ from prefixvlm.report.table import number, span
 from prefixvlm.training.checkpoint import KEY
 
 PIPELINES = {"captioning": "image-to-text", "vqa": "visual-question-answering", "dialogue": "image-text-to-text",
-             "classification": "image-classification", "detection": "object-detection"}  # fmt: skip
+             "classification": "image-classification", "classification_head": "image-classification",
+             "detection": "object-detection"}  # fmt: skip
+ASK, CLASSIFY = 'model.answer("photo.png", "what is this?")', 'model.classify("photo.png")'
+CALLS = {"vqa": ASK, "dialogue": ASK, "captioning": 'model.caption("photo.png")', "classification": CLASSIFY,
+         "classification_head": CLASSIFY}  # fmt: skip
 TRAINER_OPTIONS = ("max_epochs", "max_steps", "precision", "devices", "accumulate_grad_batches", "gradient_clip_val")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NAME = re.compile(r"[^\w.-]+")
@@ -37,10 +41,10 @@ def model_card(
     missing: local parts that are not in the folder, by axis. licence: of what was trained, None if nobody said.
     """
     tasks = stored[KEY]["config"].get("task") or {}
-    name = f"{_class(config.get('mapper'))} prefix for {_part(config.get('lm'))}"
+    name = _cell(f"{_class(config.get('mapper'))} prefix for {_part(config.get('lm'))}")
     sections = {
         "": f"A mapper that turns an image into prefix embeddings for a frozen language model, trained with prefixvlm "
-            f"for {', '.join(tasks) or 'no task'}.",
+            f"for {_cell(', '.join(tasks)) or 'no task'}.",
         "How to load it": _loading(tasks, missing),
         "What is in it": _content(stored, state),
         "Frozen parts": _frozen(stored, missing),
@@ -81,13 +85,13 @@ def _header(
 
 
 def _loading(tasks: Mapping[str, Any], missing: Mapping[str, str]) -> str:
-    call = 'model.answer("photo.png", "what is this?")' if "vqa" in tasks else 'model.caption("photo.png")'
+    call = next((call for task, call in CALLS.items() if task in tasks), "# prefixvlm predict --help: other tasks")
     needs = "".join(
-        f"\n\nThe frozen {axis} was the local folder or file `{part}`, which is not here: to load this, have it at "
-        "that path, beside this folder or in a folder above it." for axis, part in missing.items()
+        f"\n\nThe frozen {axis} was the local folder or file `{_cell(part)}`, which is not here: to load this, have it "
+        "at that path, beside this folder or in a folder above it." for axis, part in missing.items()
     )  # fmt: skip
     lines = [
-        "pip install prefixvlm",
+        "pip install PREFIXVLM  # the folder of its source: it is not on PyPI",
         "",
         "import prefixvlm",
         "",
@@ -113,7 +117,7 @@ def _frozen(stored: Mapping[str, Any], missing: Mapping[str, str]) -> str:
     config, rows = stored[KEY]["config"], []
     for part, fingerprint in stored[KEY]["identity"].items():
         here = "to be had by the reader" if part in missing else ""
-        rows.append(f"| {part} | {_cell(_part(config.get(part)))} | `{_cell(str(fingerprint))}` | {here} |")
+        rows.append(f"| {_cell(part)} | {_cell(_part(config.get(part)))} | `{_cell(str(fingerprint))}` | {here} |")
     return "\n".join([
         "They are checked by these fingerprints when the model is loaded.", "",
         "| part | what | fingerprint | |", "|---|---|---|---|", *rows,
@@ -134,14 +138,14 @@ def _scores(metrics: Metrics | None) -> str:
     if metrics is None:
         return "None were given; `python eval.py ckpt=FOLDER` computes them, also with black images."
     rows = [
-        f"| {row.task} | {row.score} | {number(row.value, row.decimals)} | {number(row.blind, row.decimals)} | "
-        f"{span(row.interval, row.decimals)} | {row.num_items:,} |"
+        f"| {_cell(row.task)} | {_cell(row.score)} | {number(row.value, row.decimals)} | "
+        f"{number(row.blind, row.decimals)} | {span(row.interval, row.decimals)} | {row.num_items:,} |"
         for row in metrics.rows()
     ]
-    variants = [f"* {task}: `{_cell(each.variant)}`" for task, each in metrics.tasks.items()]
+    variants = [f"* {_cell(task)}: `{_cell(each.variant)}`" for task, each in metrics.tasks.items()]
     return "\n".join([
-        f"On `{_cell(_shards_name(metrics.config))}`, {metrics.date}. Blind is the same score with black images: what "
-        "the texts alone give away.", "",
+        f"On `{_cell(_shards_name(metrics.config))}`, {_cell(metrics.date)}. Blind is the same score with black "
+        "images: what the texts alone give away.", "",
         "| task | score | value | blind | 95 % interval | n |", "|---|---|---:|---:|---:|---:|", *rows, "", *variants,
         *(f"* {_cell(note)}" for note in metrics.notes),
     ])  # fmt: skip

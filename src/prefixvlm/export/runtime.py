@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
-from torchvision.transforms import CenterCrop, Compose, Normalize, PILToTensor, Resize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize
 
 from prefixvlm.batch import IMAGE_ID
 from prefixvlm.data.collate import Collator
 from prefixvlm.data.image import ImageDecoder
 from prefixvlm.data.sample import BLACK_IMAGE
 from prefixvlm.data.tokenization import token_ids
-from prefixvlm.encoder.transforms import to_rgb
+from prefixvlm.encoder.transforms import is_conversion
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.interface import Task
 from prefixvlm.task.vqa import Vqa
@@ -33,7 +33,7 @@ def describe_transform(transform: Any, decoder: ImageDecoder) -> dict[str, Any]:
             steps.append({"center_crop": [int(side) for side in step.size]})
         elif isinstance(step, Normalize) and norm is None:
             norm = step
-        elif not _is_conversion(step):
+        elif not is_conversion(step):
             raise ValueError(
                 f"the encoder's transform has the step {type(step).__name__}, and resize, center crop and "
                 "normalization can be described; export --to hub"
@@ -44,16 +44,6 @@ def describe_transform(transform: Any, decoder: ImageDecoder) -> dict[str, Any]:
     return {
         "steps": steps, "mean": mean, "std": std, "background": decoder.background, "max_pixels": decoder.max_pixels
     }  # fmt: skip
-
-
-def _is_conversion(step: Any) -> bool:
-    """Return whether a step makes an RGB image, or a tensor of floats from 0 to 1, of an image."""
-    names = {"MaybeConvertMode", "_convert_to_rgb", "MaybeToTensor"}  # open_clip's and timm's, not imported here
-    return (
-        step is to_rgb
-        or isinstance(step, ToTensor | PILToTensor)
-        or (getattr(step, "__name__", type(step).__name__) in names)
-    )
 
 
 def describe_tasks(tasks: Mapping[str, Task], collate: Collator) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def find_metrics(checkpoint: Path) -> Metrics | None:
     run = checkpoint.absolute().parent.parent
     for path in (folder / METRICS for folder in (checkpoint.parent, run, run / "eval", run.parent)):
         if path.is_file():
-            metrics = read_json(path, Metrics, "the metrics.json of an evaluation")
+            try:
+                metrics = read_json(path, Metrics, "the metrics.json of an evaluation")
+            except ValueError:  # a file of this name that is something else, for which nobody has asked
+                continue
             if metrics.checkpoint_sha256 == sha256(checkpoint):
                 return metrics
     return None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torchvision.transforms import Compose
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
 from prefixvlm.encoder.transforms import open_clip_transform, timm_transform
@@ -46,3 +47,5 @@ def test_an_odd_margin_is_cut_off_one_pixel_beside_ours():
 def test_a_transform_of_other_steps_is_refused():
     with pytest.raises(ValueError, match="the encoder's transform has the step ResizeKeepRatio"):
         image_options(open_clip_transform({"size": 64, "resize_mode": "longest"}))
+    with pytest.raises(ValueError, match="has the step <function invert"):
+        image_options(Compose([ImageOps.invert, *SHORTEST.transforms]))

@@ -149,6 +149,18 @@ def test_a_folder_that_computes_something_else_is_not_written(tmp_path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_numbers_is_not_written(tmp_path, monkeypatch):
+    path, projector = checkpoint(tmp_path, {"layer": -2}), write.projector
+
+    def without_numbers(*arguments):
+        activation, tensors = projector(*arguments)
+        return activation, {name: each * float("nan") for name, each in tensors.items()}
+
+    monkeypatch.setattr(write, "projector", without_numbers)
+    with pytest.raises(ValueError, match="differ from the checkpoint's by nan"):
+        write_llava(path, tmp_path / "out")
+
+
 def test_bfloat16_halves_the_folder(tmp_path):
     path = checkpoint(tmp_path, {"layer": -2})
     for dtype in ("float32", "bfloat16"):

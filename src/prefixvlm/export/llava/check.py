@@ -54,11 +54,12 @@ def check_folder(folder: Path, module: Any, tasks: Mapping[str, Task], dtype: st
         places = torch.arange(batch.input_ids.shape[1])[None]
         ours = model.lm.logits(model.lm.hidden(model.inputs_embeds(batch), batch.attention_mask, places))
         theirs = exported(**inputs).logits[..., : ours.shape[-1]].float()
-        largest = max(largest, (ours - theirs).abs().max().item())
-        if dtype == "float32" and not largest <= TOLERANCE * ours.abs().max():  # also for NaN
+        difference = (ours - theirs).abs().max().item()
+        if dtype == "float32" and not difference <= TOLERANCE * ours.abs().max():  # also for NaN
             raise ValueError(
-                f"the logits of the folder differ from the checkpoint's by {largest:.2g}: please report it"
+                f"the logits of the folder differ from the checkpoint's by {difference:.2g}: please report it"
             )
+        largest = max(largest, difference)
     compared = f"differ from the checkpoint's by at most {largest:.1e}, and pixel values by {pixels:.1e}"
     return f"a LLaVA for transformers; on an image of noise its logits {compared}"
 

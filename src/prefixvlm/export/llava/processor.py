@@ -7,11 +7,11 @@ from tokenizers.processors import TemplateProcessing
 from torchvision.transforms import CenterCrop, InterpolationMode, Normalize, Resize
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from prefixvlm.encoder.transforms import is_conversion
 from prefixvlm.export.llava.language_model import IMAGE_TOKEN
 from prefixvlm.export.llava.vision_tower import VisionTower
 
 RESAMPLE = {InterpolationMode.BICUBIC: 3, InterpolationMode.BILINEAR: 2, InterpolationMode.NEAREST: 0}  # Pillow's
-WITHOUT_VALUES = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybeConvertMode", "function"}  # to RGB, to [0, 1]
 
 
 def llava_processor(
@@ -57,7 +57,7 @@ def image_options(transform: Any) -> dict[str, Any]:
             options |= {"do_center_crop": True, "crop_size": {"height": step.size[0], "width": step.size[1]}}
         elif type(step) is Normalize:
             options |= {name: [float(each) for each in getattr(step, name[6:])] for name in ("image_mean", "image_std")}
-        elif type(step).__name__ not in WITHOUT_VALUES:
+        elif not is_conversion(step):
             raise ValueError(
                 f"the encoder's transform has the step {step}, which transformers' CLIPImageProcessor cannot express"
             )
