@@ -70,7 +70,7 @@ def opened(browser):
         page.asked, page.choosers = [], []
         page.on("filechooser", lambda chooser: page.choosers.append(chooser))
         page.goto(url)
-        page.wait_for_selector("#model:not(:empty)")
+        page.wait_for_selector("#question[placeholder]", state="attached")  # the tasks of the server are known
         return page
 
     yield open_
@@ -119,6 +119,7 @@ def test_the_caption_of_a_chosen_image_comes_token_by_token(page, model, paths):
     seen = sorted(page.evaluate("[...seen]"), key=len)
     assert len(seen) >= 3
     assert all(caption.startswith(text) for text in seen)
+    assert page.locator(".likeliest h3").text_content() == "Likeliest texts"
     assert page.locator("#status").text_content() == caption  # for screen readers
     first = page.locator(".token").first
     probability = first.get_attribute("title")
@@ -150,6 +151,7 @@ def test_choices_are_ranked_as_bars(page, model, paths):
     page.click("summary")
     page.fill("#choices", "yes\nno\n\n perhaps ")
     ask(page, paths[0], QUESTION)
+    assert page.locator(".likeliest h3").text_content() == "Likeliest answers"
     ranked = model.rank(paths[0], ["yes", "no", "perhaps"], QUESTION)
     assert page.locator(".likeliest .name").all_text_contents() == [text for text, _ in ranked]
     shares = page.locator(".likeliest .bar").evaluate_all(

@@ -1,4 +1,4 @@
-// The answers: texts while they come, their tokens with log-probabilities, the likeliest answers, and corrections.
+// The answers: texts while they come, their tokens with log-probabilities, the likeliest texts, and corrections.
 
 export function make(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -42,12 +42,6 @@ export class Card {
     list.addEventListener("keydown", (event) => this.press(event));
     this.body.replaceWith(list);
     this.body = list;
-  }
-
-  /** Show that this decoding did not end. */
-  fail(text) {
-    this.body.classList.remove("coming");
-    this.element.append(make("p", { className: "note" }, text));
   }
 
   choose(option) {
@@ -110,15 +104,15 @@ export function percentage(share) {
   return share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 }
 
-/** Return the likeliest answers, [{text, probability}], as bars. */
-export function bars(answers) {
+/** Return the likeliest texts, [{text, probability}], as bars. */
+export function bars(answers, title) {
   const rows = answers.map(({ text, probability }) => {
     const bar = make("span", { className: "bar", ariaHidden: "true" });
     bar.style.setProperty("--share", probability);
     return make("li", {}, make("span", { className: "name" }, text || "(nothing)"), bar,
       make("span", { className: "share" }, percentage(probability)));
   });
-  return make("section", { className: "likeliest" }, make("h3", {}, "Likeliest answers"), make("ol", {}, ...rows));
+  return make("section", { className: "likeliest" }, make("h3", {}, title), make("ol", {}, ...rows));
 }
 
 /** Return the question whether a text is right. send(correction) resolves when it is stored. */

@@ -164,7 +164,7 @@ async function decode(turn, [title, decoding, streams], signal) {
 async function rank(turn, signal) {
   const texts = element("choices").value.split("\n").map((line) => line.trim()).filter(Boolean);
   const { answers } = await requestJson("v1/rank", body(turn, texts.length && { texts }), signal);
-  if (answers.length) turn.list.after(bars(answers));
+  if (answers.length) turn.list.after(bars(answers, turn.question ? "Likeliest answers" : "Likeliest texts"));
 }
 
 /** Show the heat map of a piece of a text; the maps of all tokens are computed once. piece: null to hide it. */
