@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import prefixvlm
 from prefixvlm import cli
 from prefixvlm.command_line import subcommands
 from prefixvlm.inference import draw
+from prefixvlm.inference.results import Results
 from prefixvlm.task.results.boxes import parse_boxes
 from tests.forked import FORKED
 from tests.inference.test_predictor import COLOURS, made, write_checkpoint  # noqa: F401  # made is a fixture
@@ -103,6 +105,15 @@ def test_a_file_of_results_is_continued_where_it_was_cut(predict, images, tmp_pa
     assert part.read_bytes() == content
     predict(images, "--results", part, "--resume")
     assert part.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_results_with_any_line_separator_of_unicode_are_read_again(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    record = {"id": "a", "image": "a.png", "asked": "is\u2028it\x85?", "prediction": "one\u2029two\nthree"}
+    with closing(Results(path)) as results:
+        results.write("", record)
+    assert Results(path, resume=True).done == {("a", record["asked"])}
 
 
 def test_csv_is_what_csv_reads(predict, images, captions, tmp_path):

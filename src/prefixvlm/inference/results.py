@@ -56,7 +56,8 @@ class Results:
             if self.path.suffix == ".csv":
                 rows = list(csv.DictReader(io.StringIO(text, newline="")))
                 return [{name: row[name] for name in COLUMNS} for row in rows]
-            return [{name: row[name] for name in COLUMNS} for row in map(json.loads, text.splitlines())]
+            lines = text.split("\n")[:-1]  # not splitlines(), which also splits at U+2028 in a text
+            return [{name: row[name] for name in COLUMNS} for row in map(json.loads, lines)]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} has no results of predict; give another --results") from error
 
