@@ -64,7 +64,7 @@ def test_several_images_stand_before_the_text_in_their_order(client, model, path
 def test_the_turns_of_a_dialogue_are_those_of_its_task(model, paths, monkeypatch):
     monkeypatch.setitem(model.module.tasks, "dialogue", Dialogue())
     image = Image.open(paths[0]).convert("RGB")
-    task, row = prompt_of(model, [Turn((image,), "is it?", "yes"), Turn((), "how many?")], name="dialogue")
+    task, (row,) = prompt_of(model, [Turn((image,), "is it?", "yes"), Turn((), "how many?")], name="dialogue")
     expected = task.prompt_rows(task.request("", image, ["is it?", "how many?"], ["yes"]))[-1]
     assert [(type(part), part) for part in row.parts] == [(type(part), part) for part in expected.parts]
 

@@ -252,6 +252,8 @@ def test_pages_of_other_sites_can_neither_ask_nor_read(limited, asked):
         assert httpx.get(f"{url}/health", headers={"Host": host}).status_code == 200
     simple = httpx.post(f"{url}/v1/caption", content=json.dumps(asked), headers={"Content-Type": "text/plain"})
     assert simple.status_code == 400  # a form needs no preflight, but is not read
+    nameless = httpx.post(f"{url}/v1/caption", content=json.dumps(asked))  # nor does a Blob without a type
+    assert (nameless.status_code, "Content-Type" not in nameless.request.headers) == (400, True)
     asking = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answers = [httpx.options(f"{url}/v1/caption", headers=asking), httpx.get(f"{url}/health", headers=asking)]
     assert not [name for answer in answers for name in answer.headers if name.startswith("access-control")]

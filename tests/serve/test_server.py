@@ -100,13 +100,16 @@ def test_images_come_from_allowed_hosts_alone(model, paths):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
-        allowed = Images(model.decoder, 100_000, 10**9, ["127.0.0.1"])
+        allowed = Images(model.decoder, 100_000, 10**9, ["127.0.0.1", "Example.org"])
+        allowed._check_host("https://EXAMPLE.org/x.png")
         assert asyncio.run(allowed.read(f"{base}/image"))[0] == paths[0].read_bytes()
         for path, said in (("/moved", "302"), ("/endless", "more than 100000 bytes")):
             with pytest.raises(ValueError, match=f"the image at 127.0.0.1 cannot be read .*{said}"):
                 asyncio.run(allowed.read(base + path))
+        with pytest.raises(ValueError, match=r"cannot be read \(URL can't contain control characters"):
+            asyncio.run(allowed.read(f"{base}/an image"))
         for url in (f"http://localhost:{server.server_port}/image", "http://127.0.0.1@evil.example/x"):
-            with pytest.raises(ValueError, match=r"give a data: URL, or one of 127\.0\.0\.1"):
+            with pytest.raises(ValueError, match=r"give a data: URL, or one of 127\.0\.0\.1, example\.org"):
                 asyncio.run(allowed.read(url))
         allowed.close()
         server.shutdown()
@@ -131,3 +134,26 @@ def test_decoded_images_hold_so_many_pixels_and_give_them_back(model, paths):
         asyncio.run(images.read(base64.b64encode(paths[0].read_bytes()[:-60]).decode()))
     assert images.held == 0
     images.close()
+
+
+def test_an_image_may_be_freed_while_another_is_counted(model):
+    images = Images(model.decoder, 10**6, 100)
+
+    def free():  # as the garbage collector may in the thread that has the lock
+        with images._lock:
+            images._hold(-7)
+
+    thread = threading.Thread(target=free, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    images.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_of_the_server_is_answered_in_the_same_form(url, model, paths, monkeypatch, stream):
+    monkeypatch.setattr(model.module, "collate", lambda *_: {}["a bug"])
+    answer = httpx.post(f"{url}/v1/caption", json={"image": data_url(paths[0]), "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    monkeypatch.undo()
+    assert httpx.post(f"{url}/v1/caption", json={"image": data_url(paths[0])}).status_code == 200

@@ -178,17 +178,15 @@ def log_likelihoods(
     captioner: Captioner, prompts: Sequence[Sequence[Any]], texts: Sequence[str]
 ) -> list[tuple[float, bool]]:
     """Return the log-likelihood of a text, without EOS, after each prompt, and whether it is the greedy text."""
-    module = captioner.module
+    model = captioner.module.model
     rows = [replace(row, target=text) for row, text in zip(rows_of(captioner, prompts), texts, strict=True)]
-    batch = module.collate(rows, True).to(module.device)
-    states, targets = module.model.lm.supervised_states(
-        module.model.inputs_embeds(batch), batch.attention_mask, batch.labels
-    )
-    logits: Tensor = module.model.lm.logits(states)
+    batch = captioner.batch(rows, supervised=True)
+    states, targets = model.lm.supervised_states(model.inputs_embeds(batch), batch.attention_mask, batch.labels)
+    logits: Tensor = model.lm.logits(states)
     values = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
     lengths = (batch.labels != IGNORE_INDEX).sum(1).tolist()
     found = []
     for own, ids, best in zip(*(each.split(lengths) for each in (values, targets, logits.argmax(-1))), strict=True):
-        end = len(ids) - int(len(ids) > 0 and ids[-1].item() == module.model.lm.eos_id)
+        end = len(ids) - int(len(ids) > 0 and ids[-1].item() == model.lm.eos_id)
         found.append((own[:end].sum().item(), bool(torch.equal(ids[:end], best[:end]))))
     return found

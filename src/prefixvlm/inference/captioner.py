@@ -1,5 +1,6 @@
 """A trained checkpoint in Python: captions, answers, classes, likelihoods and embeddings of images."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -52,13 +53,13 @@ class Captioner(Predictor):
         if not any(prompt):
             raise ValueError("a prompt is empty; give images and texts")
         task = _decoding(self._text_task(), decoding)
-        (text,) = task.generate(self.module.model, self._batch([Row(tuple(join_texts(prompt)))]))
+        (text,) = task.generate(self.module.model, self.batch([Row(tuple(join_texts(prompt)))]))
         return Text.of(text, [part for part in prompt if isinstance(part, Image.Image)])
 
     def stream(self, image: ImageInput, question: str | None = None, **decoding: Any) -> Iterator[str]:
         """Yield the parts of a caption or of an answer as they are generated: greedy, or method="nucleus"."""
         task, row = self._row(to_image(image, self.decoder), question)
-        return stream(self.module.model, self._batch([row]), _decoding(task, decoding).decoding)
+        return stream(self.module.model, self.batch([row]), _decoding(task, decoding).decoding)
 
     def rank(
         self, image: ImageInput, texts: Sequence[str], question: str | None = None, normalize_length: bool = False
@@ -71,7 +72,7 @@ class Captioner(Predictor):
             raise ValueError(f"the texts to rank are {texts!r}; give a list of texts with words")
         _, row = self._row(to_image(image, self.decoder), question)
         space = " " if row.text else ""
-        values = likelihoods(self.module.model, self._batch([row]), texts, row.text, normalize_length, space)[0]
+        values = likelihoods(self.module.model, self.batch([row]), texts, row.text, normalize_length, space)[0]
         return sorted(zip(texts, values.tolist(), strict=True), key=lambda pair: -pair[1])
 
     @torch.no_grad()
@@ -90,8 +91,8 @@ class Captioner(Predictor):
         """Return the row of a request; with a text, as the caption or answer that is supervised. task: its name."""
         _, row = self._row(to_image(image, self.decoder), question, task)
         if text is None:
-            return self._batch([row])
-        return self._batch([replace(row, target=(" " if row.text else "") + text)], supervised=True)
+            return self.batch([row])
+        return self.batch([replace(row, target=(" " if row.text else "") + text)], supervised=True)
 
     def classify(self, images: Any) -> Any:
         """Return the probability of each class by its name, the likeliest first, as a dict for each image."""
@@ -181,8 +182,11 @@ class Captioner(Predictor):
             raise ValueError(f"the checkpoint was trained for {', '.join(self.module.tasks)}, and generates no text")
         return next((task for task in tasks if task.takes == "image"), tasks[0])
 
-    def _batch(self, rows: Sequence[Row], supervised: bool = False) -> Batch:
-        return self.module.collate(rows, supervised).to(self.module.device)
+    def batch(self, rows: Sequence[Row], supervised: bool = False) -> Batch:
+        """Return the batch of rows, on the device of the model. supervised: with their targets, of any length."""
+        collate = copy.copy(self.module.collate)
+        collate.max_target_length = None  # a limit of training; a generated text may be longer
+        return collate(rows, supervised).to(self.module.device)
 
 
 def after(context: list[Any], row: Row) -> Row:

@@ -122,7 +122,7 @@ def target_of(
         return _class_target(model.module.model, chosen, prompt, text)
     batch = model.batch_of(image, question, text, task)
     ids = batch.labels[batch.labels != IGNORE_INDEX].tolist()
-    # A text that fills max_target_length has no EOS.
+    # A text that fills the context of the language model has no EOS.
     num_tokens = len(ids) - (ids[-1] == model.module.model.lm.eos_id)
     tokens = model.module.model.lm.tokenizer.batch_decode([[token] for token in ids[:num_tokens]])
 

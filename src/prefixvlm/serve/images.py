@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import http.client
 import threading
 import time
 import urllib.request
@@ -24,9 +25,11 @@ class Images:
     """Decodes images. max_bytes: of an image. max_held: pixels of all decoded images at a time. hosts: allowed ones."""
 
     def __init__(self, decoder: ImageDecoder, max_bytes: int, max_held: int, hosts: Sequence[str] = ()) -> None:
-        self.decoder, self.max_bytes, self.max_held, self.hosts = decoder, max_bytes, max_held, frozenset(hosts)
+        self.decoder, self.max_bytes, self.max_held = decoder, max_bytes, max_held
+        self.hosts = frozenset(host.lower() for host in hosts)  # as urlsplit spells them
         self.held = 0
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may free an image, which calls _hold, while its thread is in _hold.
+        self._lock = threading.RLock()
         self._decoders = ThreadPoolExecutor(NUM_DECODERS, "decoder")
         self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, "fetcher")
 
@@ -87,7 +90,7 @@ class Images:
                         raise ValueError(f"more than {self.max_bytes} bytes")
                     if time.monotonic() > end:
                         raise ValueError(f"it takes more than {FETCH_SECONDS:g} s")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise ValueError(f"the image at {urlsplit(url).hostname} cannot be read ({error})") from error
         return data
 

@@ -1,4 +1,4 @@
-"""Prompts of requests: a conversation about images as the row of text that the model continues."""
+"""Prompts of requests: a conversation about images as the rows of text that the model continues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +23,12 @@ class Turn:
     answer: str = ""
 
 
-def prompt_of(model: Captioner, turns: Sequence[Turn], system: str = "", name: str | None = None) -> tuple[Task, Row]:
-    """Return the task that answers the last turn, and its row: with one turn the same as Captioner's.
+def prompt_of(
+    model: Captioner, turns: Sequence[Turn], system: str = "", name: str | None = None
+) -> tuple[Task, list[Row]]:
+    """Return the task that answers the last turn, and its rows: with one turn the same as Captioner's.
+
+    There is one row, or one for each prompt of an ensemble.
 
     The images of a turn stand before its text, in the prompt of the task. Earlier turns stand before the last as in
     a dialogue or, if the checkpoint has learned none, as demonstrations. system: text before all.
@@ -36,22 +40,23 @@ def prompt_of(model: Captioner, turns: Sequence[Turn], system: str = "", name: s
     as_turns = check.turn_by_turn or model.module.model.lm.chat is not None
     context: list[Part] = [system.strip() + SEPARATOR] if system.strip() else []
     for turn in turns[:-1]:
-        task, row = _row(model, turn, name)
+        task, (row, *_) = _rows(model, turn, name)
         space = " " if row.text else ""
         if as_turns:
             context += [*row.parts, AssistantTurn(space + turn.answer), getattr(task, "separator", SEPARATOR)]
         else:
             context += [*row.parts, space + turn.answer + SEPARATOR]
-    task, row = _row(model, turns[-1], name)
-    context += row.context
-    return task, replace(row, context=tuple(context if as_turns else join_texts(context)))
+    task, rows = _rows(model, turns[-1], name)
+    contexts = [[*context, *row.context] for row in rows]
+    contexts = contexts if as_turns else [join_texts(each) for each in contexts]
+    return task, [replace(row, context=tuple(each)) for row, each in zip(rows, contexts, strict=True)]
 
 
-def _row(model: Captioner, turn: Turn, name: str | None) -> tuple[Task, Row]:
+def _rows(model: Captioner, turn: Turn, name: str | None) -> tuple[Task, list[Row]]:
     request = _request(turn.text)
     task = model.task(request, name)
-    row = task.prompt_rows(task.request("", turn.images[0] if turn.images else BLACK_IMAGE, request.texts))[0]
-    return task, replace(row, prompt=(*turn.images, row.text))
+    rows = task.prompt_rows(task.request("", turn.images[0] if turn.images else BLACK_IMAGE, request.texts))
+    return task, [replace(row, prompt=(*turn.images, row.text)) for row in rows]
 
 
 def _request(text: str) -> Request:

@@ -41,10 +41,15 @@ class Service:
         self.batcher = Batcher(limits.max_batch, limits.max_wait_ms / 1e3, limits.max_queue, on_batch)
 
     def task(self, task: Task, options: dict[str, Any]) -> Task:
-        """Return a task with decoding options. Raises ValueError for those that do not fit, or for too many tokens."""
+        """Return a task with decoding options, which a task that does not generate freely has none of.
+
+        Raises ValueError for those that do not fit, or for too many tokens.
+        """
         most = self.limits.max_tokens
         if options.get("max_new_tokens", 1) > most:
             raise ValueError(f"{options['max_new_tokens']} tokens are asked for; at most {most} are generated")
+        if not task.generates:  # clients set some without knowing the task
+            return task
         changed = task.with_decoding(**options) if options else task
         if changed.decoding.get("max_new_tokens", 1) > most:  # the task's own
             changed = changed.with_decoding(max_new_tokens=most)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prefixvlm.batch import IGNORE_INDEX, AssistantTurn, Row
 from prefixvlm.data.tokenization import token_ids
@@ -16,6 +17,7 @@ from prefixvlm.model.stop import truncate_at_stop
 from prefixvlm.task.interface import Task
 from prefixvlm.task.rows.closed_set import CHOICES, likelihoods
 
+MAX_POSITIONS = 32_768  # of texts that are ranked at once, each with its prompt: the KV cache must fit in memory
 NUM_BEAMS = 8  # texts that are ranked where a task has no list of them
 
 
@@ -39,48 +41,60 @@ class Said:
     tokens: tuple[Token, ...] = ()
 
 
-def texts(model: Captioner, task: Task, rows: Sequence[Row], num_likeliest: int | None = None) -> list[Said]:
-    """Return the generated text of each row. num_likeliest: also its tokens, with so many likeliest of each."""
-    predictions = model.predict(task, [[row] for row in rows])
-    found = [_said(model, task, row, each.prediction) for row, each in zip(rows, predictions, strict=True)]
+def texts(
+    model: Captioner, task: Task, prompts: Sequence[Sequence[Row]], num_likeliest: int | None = None
+) -> list[Said]:
+    """Return the text after each prompt, which has several rows if it is an ensemble.
+
+    num_likeliest: also the tokens, after the first row of a prompt, with so many likeliest of each.
+    """
+    predictions, firsts = model.predict(task, prompts), [rows[0] for rows in prompts]
+    found = [_said(model, task, row, each.prediction) for row, each in zip(firsts, predictions, strict=True)]
     if num_likeliest is None or task.has_head:
         return found
-    tokens = _tokens(model, rows, found, num_likeliest)
+    tokens = _tokens(model, firsts, found, num_likeliest)
     return [replace(said, tokens=each) for said, each in zip(found, tokens, strict=True)]
 
 
 @torch.no_grad()
-def parts(model: Captioner, task: Task, row: Row, with_tokens: bool = False) -> Iterator[str | Said]:
+def parts(model: Captioner, task: Task, rows: Sequence[Row], with_tokens: bool = False) -> Iterator[str | Said]:
     """Yield the parts of a text as they come and at last the whole; as one part where the task knows it only whole."""
-    said = ""
-    if task.decoding.get("method") in STREAMED and not task.has_head:
-        batch = model.module.collate([row], False).to(model.module.device)
-        for part in stream(model.module.model, batch, task.decoding):
+    said, row = "", rows[0]
+    if task.decoding["method"] in STREAMED:
+        for part in stream(model.module.model, model.batch([row]), task.decoding):
             said += part
             yield part
     else:
-        said = model.predict(task, [[row]])[0].prediction
+        said = model.predict(task, [rows])[0].prediction
         yield said
     whole = _said(model, task, row, said)
     yield replace(whole, tokens=_tokens(model, [row], [whole], 0)[0]) if with_tokens and not task.has_head else whole
 
 
-def rank(model: Captioner, task: Task, row: Row, answers: Sequence[str] | None) -> list[tuple[str, float, float]]:
+def rank(
+    model: Captioner, task: Task, rows: Sequence[Row], answers: Sequence[str] | None
+) -> list[tuple[str, float, float]]:
     """Return texts with their probabilities and their shares of all of these, the likeliest first.
 
     answers: the texts; None for the closed list of the task, its classes, or what beam search finds.
     A probability is that of exactly this text and its end after the prompt. Of classes it is the task's own.
     """
     if answers is None and type(task).probabilities is not Task.probabilities:
-        shares = task.probabilities(model.predict(task, [[row]])[0]) or {}
+        shares = task.probabilities(model.predict(task, [rows])[0]) or {}
         found = [(name, share, share) for name, share in shares.items()]
     else:
-        batch = model.module.collate([row], False).to(model.module.device)
-        answers = answers or _closed_list(task) or _found_by_beams(model, task, batch)
-        space = " " if row.text else ""
-        values = likelihoods(model.module.model, batch, answers, row.text, space=space)[0].double()
+        answers = answers or _closed_list(task) or _found_by_beams(model, task, model.batch(rows[:1]))
+        values = _log_likelihoods(model, rows[0], answers).double()
         found = list(zip(answers, values.exp().tolist(), values.softmax(0).tolist(), strict=True))
     return sorted(found, key=lambda each: -each[2])
+
+
+def _log_likelihoods(model: Captioner, row: Row, answers: Sequence[str]) -> Tensor:
+    batch, space = model.batch([row]), " " if row.text else ""
+    longest = max(len(answer.encode()) for answer in answers) + 1  # a token has a byte or more
+    size = max(1, MAX_POSITIONS // (batch.input_ids.shape[1] + longest))
+    chunks = (answers[first : first + size] for first in range(0, len(answers), size))
+    return torch.cat([likelihoods(model.module.model, batch, each, row.text, space=space)[0] for each in chunks])
 
 
 def _said(model: Captioner, task: Task, row: Row, text: str) -> Said:
@@ -98,7 +112,7 @@ def _tokens(model: Captioner, rows: Sequence[Row], said: Sequence[Said], likelie
     """Return the tokens of each text, without the EOS, by one pass over prompts and texts."""
     lm, tokenizer = model.module.model.lm, model.module.model.lm.tokenizer
     targets = [replace(row, target=_target(row, each.text)) for row, each in zip(rows, said, strict=True)]
-    batch = model.module.collate(targets, True).to(model.module.device)
+    batch = model.batch(targets, supervised=True)
     for place, each in enumerate(said):
         batch.labels[place, : each.num_prompt_tokens] = IGNORE_INDEX  # the turns before, which training supervises
     embeds = model.module.model.inputs_embeds(batch)

@@ -70,10 +70,21 @@ class Task(ABC):
         return task
 
     def with_decoding(self, **changes: Any) -> Self:
-        """Return a copy of this task with other decoding options. Raises ValueError as the constructor does."""
+        """Return a copy of this task with other decoding options.
+
+        Raises ValueError as the constructor does, and for a task that does not generate freely.
+        """
+        if not self.generates:
+            method = self.decoding["method"]
+            raise ValueError(f"task {self.name} predicts by {method} and has no decoding options; leave them out")
         task = copy.copy(self)
         task.decoding = generation.changed_options("decoding", self.decoding, changes)
         return task
+
+    @property
+    def generates(self) -> bool:
+        """Whether predictions are generated texts: not classes, boxes or answers of a closed set."""
+        return self.decoding["method"] in generation.METHODS and not self.has_head
 
     def head(self, state_width: int, lm_width: int, feature_width: int) -> nn.Module | None:
         """Return the head of this task, which is trained besides the mapper; None without one."""

@@ -28,10 +28,10 @@ def router(service: Service) -> APIRouter:
         options, deadline = options_of(asked.decoding), service.deadline()
 
         async def answer() -> Any:
-            task, row = await _prompt(service, asked, options)
+            task, rows = await _prompt(service, asked, options)
             if not asked.stream:
-                return _whole(await said_by(service, task, row, 0))
-            parts = partial(work.parts, service.model, task, row, True)
+                return _whole(await said_by(service, task, rows, 0))
+            parts = partial(work.parts, service.model, task, rows, True)
             return sse.response(await sse.first_of(service.stream(parts, deadline)), _event)
 
         return await service.bounded(request, answer())
@@ -40,8 +40,8 @@ def router(service: Service) -> APIRouter:
     async def rank(asked: RankRequest, request: Request) -> Any:
         async def answer() -> Any:
             check_characters(asked.question or "", *(asked.texts or ()))
-            task, row = await _prompt(service, asked, {})
-            found = await service.computed(work.rank, service.model, task, row, asked.texts)
+            task, rows = await _prompt(service, asked, {})
+            found = await service.computed(work.rank, service.model, task, rows, asked.texts)
             shown = found if asked.texts else found[:NUM_RANKED]
             return {"answers": [{"text": text, "probability": p, "share": share} for text, p, share in shown]}
 
@@ -50,10 +50,10 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def _prompt(service: Service, asked: ImageRequest, options: dict[str, Any]) -> tuple[Task, Row]:
+async def _prompt(service: Service, asked: ImageRequest, options: dict[str, Any]) -> tuple[Task, list[Row]]:
     _, image = await service.images.read(asked.image)
-    task, row = prompt_of(service.model, [Turn((image,), asked.question or "")], name=asked.task)
-    return service.task(task, options), row
+    task, rows = prompt_of(service.model, [Turn((image,), asked.question or "")], name=asked.task)
+    return service.task(task, options), rows
 
 
 def _whole(said: work.Said) -> dict[str, Any]:

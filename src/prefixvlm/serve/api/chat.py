@@ -29,16 +29,16 @@ def router(service: Service) -> APIRouter:
         completion, deadline = Completion(name), service.deadline()
 
         async def answer() -> Any:
-            task, row = await _prompt(service, asked)
+            task, rows = await _prompt(service, asked)
             if asked.stream:
-                parts = partial(work.parts, service.model, task, row)
+                parts = partial(work.parts, service.model, task, rows)
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
                 events = partial(completion.chunks, usage=usage)
                 return sse.response(
                     await sse.first_of(service.stream(parts, deadline)), _counted(service, events), sse.DONE
                 )
             likeliest = (asked.top_logprobs or 0) if asked.logprobs else None
-            said = [await said_by(service, each, row, likeliest) for each in _choices(task, asked.n or 1)]
+            said = [await said_by(service, each, rows, likeliest) for each in _choices(task, asked.n or 1)]
             return completion.whole(said)
 
         return await service.bounded(request, answer())
@@ -91,13 +91,13 @@ def _options(asked: ChatRequest, task: Task) -> dict[str, Any]:
 def _choices(task: Task, number: int) -> Iterator[Task]:
     yield task
     for more in range(1, number):
-        yield task.with_decoding(seed=(task.decoding["seed"] + more) % 2**63)
+        yield task.with_decoding(seed=(task.decoding["seed"] + more) % 2**63) if task.generates else task
 
 
-async def _prompt(service: Service, asked: ChatRequest) -> tuple[Task, Row]:
+async def _prompt(service: Service, asked: ChatRequest) -> tuple[Task, list[Row]]:
     turns, system = await _turns(service, asked.messages)
-    task, row = prompt_of(service.model, turns, system)
-    return service.task(task, _options(asked, task)), row
+    task, rows = prompt_of(service.model, turns, system)
+    return service.task(task, _options(asked, task)), rows
 
 
 async def _turns(service: Service, messages: Sequence[Message]) -> tuple[list[Turn], str]:

@@ -38,15 +38,25 @@ def error_of(error: Exception) -> tuple[int, dict[str, Any]]:
     return 500, body(500, "the server has failed; its log says why")
 
 
+def logged(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Return what error_of does, and print the traceback of an error that is the server's own."""
+    status, content = error_of(error)
+    if status == 500:
+        traceback.print_exception(error, file=sys.stderr)
+    return status, content
+
+
 def add_handlers(app: FastAPI) -> None:
     """Make every error of an app a sentence."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        status, content = error_of(error)
-        if status == 500:
-            traceback.print_exception(error, file=sys.stderr)
+        status, content = logged(error)
         return JSONResponse(content, status, getattr(error, "headers", None))
 
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_of(error)[1], 500)  # Starlette raises the error again, and uvicorn prints it
+
+    app.add_exception_handler(Exception, fail)
     for kind in (StarletteHTTPException, RequestValidationError, ValueError, OSError, RuntimeError, MemoryError):
         app.add_exception_handler(kind, answer)
 

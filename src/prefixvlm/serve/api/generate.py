@@ -23,16 +23,16 @@ def options_of(decoding: Decoding) -> dict[str, Any]:
     return options
 
 
-async def said_by(service: Service, task: Task, row: Row, num_likeliest: int | None) -> work.Said:
-    """Return the text of a row. num_likeliest: see work.texts."""
+async def said_by(service: Service, task: Task, rows: list[Row], num_likeliest: int | None) -> work.Said:
+    """Return the text after a prompt. num_likeliest: see work.texts."""
     options = tuple(sorted((name, repr(value)) for name, value in task.decoding.items()))
     # The rows of a batch draw from one random generator, so a sampled text would depend on its neighbours.
     key = None if task.decoding.get("method") == SAMPLED else (task.name, options, num_likeliest)
     compute = partial(_texts, service, task, num_likeliest)
-    said: work.Said = await service.together(compute, row, key)
+    said: work.Said = await service.together(compute, rows, key)
     service.metrics.tokens.inc(said.num_tokens)
     return said
 
 
-def _texts(service: Service, task: Task, num_likeliest: int | None, rows: list[Row]) -> list[work.Said]:
-    return work.texts(service.model, task, rows, num_likeliest)
+def _texts(service: Service, task: Task, num_likeliest: int | None, prompts: list[list[Row]]) -> list[work.Said]:
+    return work.texts(service.model, task, prompts, num_likeliest)

@@ -4,9 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_BEAMS, MAX_CHOICES, MAX_LIKELIEST, MAX_TEXTS = 16, 8, 20, 256
+MAX_BEAMS, MAX_CHOICES, MAX_LIKELIEST = 16, 8, 20
+MAX_TEXTS, MAX_LENGTH = 256, 500  # texts to rank, and characters of each: all are padded to the longest
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Texts = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)]
+Ranked = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
+Texts = Annotated[list[Ranked], Field(min_length=1, max_length=MAX_TEXTS)]
 Stop = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=8)]
 
 

@@ -5,10 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import HTTPException
 from fastapi.responses import StreamingResponse
 
-from prefixvlm.serve.api.errors import error_of
+from prefixvlm.serve.api.errors import logged
 
 DONE = "data: [DONE]\n\n"
 
@@ -39,8 +38,8 @@ def response(parts: AsyncGenerator[Any], events: Callable[[Any], Iterable[Any]],
                 async for part in parts:
                     for content in events(part):
                         yield event(content)
-            except (HTTPException, ValueError) as error:
-                yield event(error_of(error)[1])
+            except Exception as error:
+                yield event(logged(error)[1])
         if end:
             yield end
 
