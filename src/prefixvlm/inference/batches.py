@@ -63,8 +63,7 @@ def _predict_batch(
         together = item.request if task.turn_by_turn else (number if item.choices else None)
         groups.setdefault((task.name, together), []).append(number)
     for (name, _), numbers in groups.items():
-        task = model.module.tasks[name]
-        task = task.with_decoding(**options.decoding) if options.decoding else task
+        task = model.module.tasks[name].with_decoding(**options.decoding)
         members = [(batch[number][0], images[number]) for number in numbers]
         outcomes |= dict(zip(numbers, _answers(model, task, members, options), strict=True))
     for number, (item, _) in enumerate(batch):

@@ -52,14 +52,14 @@ class Captioner(Predictor):
         prompt = [part if isinstance(part, str) else to_image(part, self.decoder) for part in given]
         if not any(prompt):
             raise ValueError("a prompt is empty; give images and texts")
-        task = _decoding(self._text_task(), decoding)
+        task = self._text_task().with_decoding(**decoding)
         (text,) = task.generate(self.module.model, self.batch([Row(tuple(join_texts(prompt)))]))
         return Text.of(text, [part for part in prompt if isinstance(part, Image.Image)])
 
     def stream(self, image: ImageInput, question: str | None = None, **decoding: Any) -> Iterator[str]:
         """Yield the parts of a caption or of an answer as they are generated: greedy, or method="nucleus"."""
         task, row = self._row(to_image(image, self.decoder), question)
-        return stream(self.module.model, self.batch([row]), _decoding(task, decoding).decoding)
+        return stream(self.module.model, self.batch([row]), task.with_decoding(**decoding).decoding)
 
     def rank(
         self, image: ImageInput, texts: Sequence[str], question: str | None = None, normalize_length: bool = False
@@ -124,7 +124,7 @@ class Captioner(Predictor):
 
     def _texts(self, images: Any, question: str | Sequence[str] | None, shown: Shown, decoding: dict[str, Any]) -> Any:
         request = Request((question,) if isinstance(question, str) else tuple(question or ()))
-        task = _decoding(self.task(request), decoding)
+        task = self.task(request).with_decoding(**decoding)
         context, texts = self.context(task, shown), request.texts
         if question is not None and not isinstance(question, str):
             images = images if _is_list(images) else [images] * len(texts)
@@ -196,7 +196,3 @@ def after(context: list[Any], row: Row) -> Row:
 
 def _is_list(images: Any) -> bool:
     return isinstance(images, list | tuple)
-
-
-def _decoding(task: Task, options: dict[str, Any]) -> Task:
-    return task.with_decoding(**options) if options else task

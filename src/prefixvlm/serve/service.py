@@ -50,7 +50,7 @@ class Service:
             raise ValueError(f"{options['max_new_tokens']} tokens are asked for; at most {most} are generated")
         if not task.generates:  # clients set some without knowing the task
             return task
-        changed = task.with_decoding(**options) if options else task
+        changed = task.with_decoding(**options)
         if changed.decoding.get("max_new_tokens", 1) > most:  # the task's own
             changed = changed.with_decoding(max_new_tokens=most)
         return changed

@@ -70,10 +70,12 @@ class Task(ABC):
         return task
 
     def with_decoding(self, **changes: Any) -> Self:
-        """Return a copy of this task with other decoding options.
+        """Return a copy of this task with other decoding options, or this task if none are given.
 
         Raises ValueError as the constructor does, and for a task that does not generate freely.
         """
+        if not changes:
+            return self
         if not self.generates:
             method = self.decoding["method"]
             raise ValueError(f"task {self.name} predicts by {method} and has no decoding options; leave them out")
