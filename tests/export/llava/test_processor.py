@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from jinja2 import Template, UndefinedError
 from PIL import Image, ImageOps
 from torchvision.transforms import Compose
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
 from prefixvlm.encoder.transforms import open_clip_transform, timm_transform
+from prefixvlm.export.llava.chat_template import Prompt, chat_template
 from prefixvlm.export.llava.processor import image_options
 
 SHORTEST = open_clip_transform({"size": 64})
@@ -42,6 +44,21 @@ def test_an_odd_margin_is_cut_off_one_pixel_beside_ours():
     options = image_options(SHORTEST)
     (values,) = CLIPImageProcessorPil(**options)(image, return_tensors="pt").pixel_values
     torch.testing.assert_close(values[:, 1:], SHORTEST(image)[:, :-1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("next_turn", [None, " WANTED Q:"])
+def test_prompts_of_any_words_are_kept(next_turn):
+    prompt = Prompt("IMAGE PROMPTS ", ' null "é" {{x}} %} \n', " WANTED null", "", next_turn)
+    template = Template(chat_template({"question": prompt, "caption": prompt}))
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "IMAGE?"}]}
+    first = 'IMAGE PROMPTS <image> null "é" {{x}} %} \nIMAGE? WANTED null'
+    assert template.render(messages=[asked]) == first
+    messages = [asked, {"role": "assistant", "content": "null"}, {"role": "user", "content": "and?"}]
+    if next_turn:
+        assert template.render(messages=messages) == f"{first}null WANTED Q:and? WANTED null"
+    else:
+        with pytest.raises(UndefinedError, match="raise_exception"):  # a function of transformers
+            template.render(messages=messages)
 
 
 def test_a_transform_of_other_steps_is_refused():

@@ -37,7 +37,7 @@ TEMPLATE = """\
 {%- else -%}
 {{- state.prompt['next'] + text + state.prompt['after'] -}}
 {%- endif -%}
-{%- elif message['role'] == 'assistant' and loop.index0 % 2 == 1 and state.prompt['next'] is not none -%}
+{%- elif message['role'] == 'assistant' and loop.index0 % 2 == 1 and state.prompt['next'] is defined -%}
 {{- state.prompt['answer'] + text -}}
 {%- else -%}
 {{- raise_exception('the messages are not those that the model was trained with: WANTED') -}}
@@ -64,9 +64,12 @@ def chat_template(prompts: dict[str, Prompt]) -> str:
     """Return the template in Jinja. prompts: "question" and "caption"."""
     several = any(prompt.next is not None for prompt in prompts.values())
     wanted = "one of the user" + ", then one of the assistant and one of the user in turn" * several
-    values = {name: vars(prompt) for name, prompt in prompts.items()}
-    literal = json.dumps(values, ensure_ascii=False).replace("null", "none")
-    return TEMPLATE.replace("PROMPTS", literal).replace("IMAGE", IMAGE_TOKEN).replace("WANTED", wanted)
+    values = {
+        name: {key: text for key, text in vars(prompt).items() if text is not None} for name, prompt in prompts.items()
+    }
+    literal = json.dumps(values, ensure_ascii=False)
+    # The prompts last: they may have any words, also these.
+    return TEMPLATE.replace("IMAGE", IMAGE_TOKEN).replace("WANTED", wanted).replace("PROMPTS", literal)
 
 
 def prompts_of(tasks: Mapping[str, Task], collate: Any, space: str) -> dict[str, Prompt]:
