@@ -107,6 +107,16 @@ def test_a_file_of_results_is_continued_where_it_was_cut(predict, images, tmp_pa
     assert part.read_bytes() == content
 
 
+def test_examples_that_choices_would_not_see_are_refused(predict, images):
+    green = images / "a" / "green.png"
+    green.with_suffix(".txt").write_text("green")
+    (images / "a" / "red.png").unlink()
+    asked = {"image": "b/blue.png", "question": "how?", "choices": ["a", "b"], "id": "q1"}
+    (images / "asked.jsonl").write_text(json.dumps(asked))
+    error = predict(images / "asked.jsonl", "--few-shot", images / "a", code=2)
+    assert error.endswith("error: q1 is of a dialogue or has choices, which take no examples; leave out --few-shot\n")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_results_with_any_line_separator_of_unicode_are_read_again(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"

@@ -59,6 +59,8 @@ def _predict_batch(
             continue
         task = model.task(item.request, options.task)
         check_num_images(task, 1)
+        if options.shown and (task.turn_by_turn or item.choices):
+            raise ValueError(f"{item.id} is of a dialogue or has choices, which take no examples; leave out --few-shot")
         # A dialogue goes turn by turn, and choices are ranked for one image.
         together = item.request if task.turn_by_turn else (number if item.choices else None)
         groups.setdefault((task.name, together), []).append(number)
