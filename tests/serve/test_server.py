@@ -72,8 +72,8 @@ def test_heat_maps_are_those_of_inspect(url, model, paths, question):
     expected = heat_maps(model, paths[0], question, "ab")
     assert answer["tokens"] == expected.tokens
     torch.testing.assert_close(torch.tensor(answer["maps"]), expected.maps, atol=1e-3, rtol=0)
-    wrong = httpx.post(f"{url}/v1/heat_map", json={**asked, "method": "magic"})
-    assert (wrong.status_code, "method is 'magic'" in wrong.text) == (400, True)
+    for wrong in ({"method": "occlusion"}, {"text": "a" * 501}, {"question": "a" * 501}):  # hours that nobody can end
+        assert httpx.post(f"{url}/v1/heat_map", json={**asked, **wrong}).status_code == 400
 
 
 class Files(http.server.BaseHTTPRequestHandler):

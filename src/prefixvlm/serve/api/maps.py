@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from PIL import Image
 
-from prefixvlm.inspect.attribution import check_method, heat_maps
+from prefixvlm.inspect.attribution import heat_maps
 from prefixvlm.serve.api.schema import HeatMapRequest
 from prefixvlm.serve.limits import check_characters
 from prefixvlm.serve.service import Service
@@ -20,11 +20,10 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/heat_map")
     async def heat_map(asked: HeatMapRequest, request: Request) -> Any:
         async def answer() -> Any:
-            check_method(asked.method)
             check_characters(asked.question or "", asked.text or "")
             _, image = await service.images.read(asked.image)
             question = (asked.question or "").strip() or None
-            found = await service.computed(heat_maps, service.model, image, question, asked.text, asked.method)
+            found = await service.computed(heat_maps, service.model, image, question, asked.text)
             maps = found.maps.double().round(decimals=4).tolist()
             return {"tokens": found.tokens, "maps": maps, "picture": _picture(found.picture)}
 

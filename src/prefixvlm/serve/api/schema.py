@@ -55,8 +55,9 @@ class RankRequest(ImageRequest):
 class HeatMapRequest(ImageRequest):
     """Where in the image each token comes from. text: of which; without, what the model says."""
 
-    text: Annotated[str, Field(min_length=1)] | None = None
-    method: str = "gradient_x_input"
+    # A backward pass for each token, which nobody can cancel. Methods of inspect that take many are left out.
+    question: Annotated[str, Field(max_length=MAX_LENGTH)] | None = None
+    text: Ranked | None = None
 
 
 class TextPart(Strict):
