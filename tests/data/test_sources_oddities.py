@@ -61,7 +61,7 @@ def test_names_do_not_leave_the_folder_of_images(tmp_path: Path, command: Comman
     }[source]
     shown = command(source, *arguments, "--images", images, code=2)
     assert f"is not in {images}" in shown or f"is a link that leaves {images}" in shown
-    assert Path(name).stem in shown
+    assert name[:40] in shown or Path(name).stem in shown  # a long path is named by its beginning
     assert not (tmp_path / "out").exists()
 
 
