@@ -118,6 +118,7 @@ def test_tasks_of_slurm_are_the_ranks_of_a_run_that_is_named_after_the_job(parts
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # real processes: each imports torch, and busy cores took 288 s
 def test_a_run_that_is_stopped_and_killed_ends_as_one_that_is_not(parts, tmp_path):  # noqa: F811
     """In two processes: by SIGTERM, by the death of a rank, and by kill -9; `make soak` does many."""
     options = ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=5", "trainer.deterministic=true"]
