@@ -111,7 +111,7 @@ class PrefixVLM(lmms):
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("prefixvlm answers benchmarks of one round; choose other --tasks")
+        raise ValueError("prefixvlm answers benchmarks of one round; choose other --tasks")
 
     def _prompt(self, context: str, document: Sequence[Any]) -> list[Any]:
         """Return the images and texts of a prompt. document: doc_to_visual, doc id, task, split; empty for no image."""

@@ -57,7 +57,7 @@ class Images:
         self._hold(pixels)
         try:
             image = self.decoder(data)
-        except BaseException:
+        except Exception:
             self._hold(-pixels)
             raise
         weakref.finalize(image, self._hold, -pixels)  # when its memory is free again, whoever held it last
