@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefixvlm.checkpoint.hub_folder import find_here
+from prefixvlm.inference.options import add_checkpoint
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ OPTIONS = sorted({option for each in FORMATS.values() for option in each.options
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     choices = "; ".join(f"{name}: {each.help}" for name, each in FORMATS.items())
-    parser.add_argument("--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run")
+    add_checkpoint(parser)
     parser.add_argument("--to", required=True, choices=list(FORMATS), help=choices)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from prefixvlm.checkpoint.hub_folder import find_here
 from prefixvlm.inference.inputs import EXTENSIONS, STDIN, Item, read_items
+from prefixvlm.inference.options import add_checkpoint, add_device, add_dtype
 from prefixvlm.inference.request import Request
 from prefixvlm.inference.results import Results
 
@@ -25,9 +26,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         help="PNG, JPEG or WebP files, folders, patterns as 'photos/**/*.jpg', - for paths from standard input, or "
         "JSONL files of {image, question, choices, id}",
     )  # fmt: skip
-    parser.add_argument(
-        "--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run, an exported folder or a hub id"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--task", metavar="NAME", help="one of the checkpoint's tasks, if several fit the request")
     parser.add_argument(
         "--question", action="append", default=[], metavar="TEXT",
@@ -53,8 +52,8 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that decode (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
-    parser.add_argument("--dtype", help="of the language model: float32, bfloat16, float16; default: the run's")
+    add_device(parser)
+    add_dtype(parser)
     parser.set_defaults(run=_predict)
 
 

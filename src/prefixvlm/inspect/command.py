@@ -11,6 +11,7 @@ from prefixvlm.atomic import write_text
 from prefixvlm.checkpoint.hub_folder import find_here
 from prefixvlm.inference.command import end_with
 from prefixvlm.inference.inputs import STDIN, Item, read_items
+from prefixvlm.inference.options import add_checkpoint, add_device
 from prefixvlm.inference.request import Request
 
 if TYPE_CHECKING:  # importing them imports torch, before the arguments are checked
@@ -24,9 +25,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
         help="PNG, JPEG or WebP files, folders, patterns, or JSONL files of {image, question, id}, as for predict; "
         "with several, the page also says how faithful the maps are over all of them",
     )  # fmt: skip
-    parser.add_argument(
-        "--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run, an exported folder or a hub id"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--question", metavar="TEXT", help="explain the answer to it; default: the caption")
     parser.add_argument("--text", metavar="TEXT", help="explain this text in place of what the model says")
     parser.add_argument("--task", metavar="NAME", help="one of the checkpoint's tasks, if several fit the request")
@@ -36,7 +35,7 @@ def add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("inspect.html"), metavar="PAGE", help="the page to write (%(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
+    add_device(parser)
     parser.add_argument(
         "--dtype", default="float32",
         help="of the language model: float32, whose gradients are the most exact, bfloat16, float16 (%(default)s)",

@@ -7,23 +7,22 @@ from dataclasses import fields
 from pathlib import Path
 
 from prefixvlm.checkpoint.hub_folder import find_here
+from prefixvlm.inference.options import add_checkpoint, add_device, add_dtype
 from prefixvlm.serve.limits import Limits
 
 KEY = "PREFIXVLM_API_KEY"
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ckpt", type=Path, required=True, metavar="PATH", help="a checkpoint of a run, an exported folder or a hub id"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--host", default="127.0.0.1",
         help=f"address to listen at (%(default)s); if it is another, set {KEY} in the environment, which clients send",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (%(default)s)")
     parser.add_argument("--name", default="prefixvlm", help="of the model in requests (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
-    parser.add_argument("--dtype", help="of the language model: float32, bfloat16, float16; default: the run's")
+    add_device(parser)
+    add_dtype(parser)
     parser.add_argument(
         "--allow-remote-host", action="append", default=[], metavar="HOST",
         help="from which images are fetched; may be repeated; default: none",
