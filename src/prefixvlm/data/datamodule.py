@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from lightning.pytorch import LightningDataModule
 
@@ -17,11 +17,22 @@ from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, Sample
 from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.options.ranges import Fraction, NonNegative, Positive, PositiveFloat, Seed, Workers
+from prefixvlm.options.ranges import Fraction, NonNegative, Positive, PositiveFloat, Seed, Workers, check_value
+
+if TYPE_CHECKING:  # it imports webdataset, which takes 3 s and 200 MB
+    from prefixvlm.data.loading.stream_loader import StreamLoader
 
 
 def _no_collate(samples: Sequence[Sample], rng: random.Random) -> NoReturn:
     raise TypeError("the loaders of this data module need `collates`, which is not set")
+
+
+def _check_mode(mode: str, epoch_samples: int | None, bucket_batches: int) -> None:
+    check_value("data.mode", mode, Literal["exact", "stream"])
+    if mode == "stream" and epoch_samples is None:
+        raise ValueError("data.mode=stream counts no samples: set data.epoch_samples to those of an epoch")
+    if mode == "stream" and bucket_batches:
+        raise ValueError("data.mode=stream does not know the lengths of texts: set data.bucket_batches=0")
 
 
 class Collates(NamedTuple):
@@ -36,7 +47,9 @@ class ShardDataModule(LightningDataModule):
     """Loaders of a folder, a pattern or a URL of shards, or of several by weight (see find_sources).
 
     batch_size, eval_batch_size: images per batch on each rank; eval_batch_size defaults to batch_size.
-    epoch_samples, shuffle_buffer, bucket_batches: see TrainLoader.
+    mode: "exact" (TrainLoader) trains on each sample once an epoch; "stream" (StreamLoader) on shards that are drawn at
+        random, without counting their samples.
+    epoch_samples, shuffle_buffer, bucket_batches: see TrainLoader, and StreamLoader.
     max_bad_fraction: the fraction of an epoch's samples, and of those of the validation loss, that may be bad and are
         skipped. Tests and predictions skip none.
     limit_val, limit_test: use only the first images of the split.
@@ -69,8 +82,10 @@ class ShardDataModule(LightningDataModule):
         cache_dir: str = DEFAULT_FOLDER,
         cache_limit: PositiveFloat | None = None,
         collates: Collates | None = None,
+        mode: Literal["exact", "stream"] = "exact",
     ) -> None:
         super().__init__()
+        _check_mode(mode, epoch_samples, bucket_batches)
         self.collates = collates or Collates()
         self.shards: Any = shards
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
@@ -80,7 +95,8 @@ class ShardDataModule(LightningDataModule):
         self.train_blind, self.decoder = train_blind, ImageDecoder(background, max_pixels)
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
         self.cache = ShardCache(cache_dir, cache_limit)
-        self._train_loader: TrainLoader | None = None
+        self.mode = mode
+        self._train_loader: TrainLoader | StreamLoader | None = None
         self._train_state: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -88,22 +104,33 @@ class ShardDataModule(LightningDataModule):
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self.test_split,)):
             find_sources(self.shards, split, self.cache)
 
-    def train_dataloader(self) -> TrainLoader:
-        loader = TrainLoader(
-            find_sources(self.shards, "train", self.cache),
-            self.batch_size,
-            self.collates.train,
-            self.shuffle_buffer,
-            self.epoch_samples,
-            self.bucket_batches,
-            self.max_bad_fraction,
-            blind=self.train_blind,
-            **self._loader_options(),
-        )
+    def train_dataloader(self) -> "TrainLoader | StreamLoader":
+        loader = self._new_train_loader()
         if self._train_state:
             loader.load_state_dict(self._train_state)
         self._train_loader = loader
         return loader
+
+    def _new_train_loader(self) -> "TrainLoader | StreamLoader":
+        sources = find_sources(self.shards, "train", self.cache)
+        options: dict[str, Any] = {
+            "shuffle_buffer": self.shuffle_buffer,
+            "epoch_samples": self.epoch_samples,
+            "max_bad_fraction": self.max_bad_fraction,
+            "blind": self.train_blind,
+            **self._loader_options(),
+        }
+        if self.mode == "exact":
+            options["bucket_batches"] = self.bucket_batches
+            return TrainLoader(sources, self.batch_size, self.collates.train, **options)
+        from prefixvlm.data.loading.stream_loader import StreamLoader
+
+        return StreamLoader(sources, self.batch_size, self.collates.train, **options)
+
+    def teardown(self, stage: str) -> None:
+        loader = self._train_loader
+        if loader is not None and hasattr(loader, "close"):  # the workers of a stream do not end with an epoch
+            loader.close()
 
     @property
     def num_bad_samples(self) -> int:

@@ -1,7 +1,7 @@
 """Local and remote shards: sample counts, and local paths that are fetched one shard ahead."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,21 +81,35 @@ class ShardSource:
         return sum(self.counts)
 
 
-def prefetched_paths(shards: Sequence[ShardRef]) -> Iterator[Path]:
+def prefetched_paths(shards: Iterable[ShardRef]) -> Iterator[Path]:
     """Yield the local path of each shard, pinned while it is read, and fetch the next shard meanwhile."""
-    upcoming = _fetch(shards[0]) if shards else None
-    for number in range(len(shards)):
-        assert upcoming is not None
-        pin = upcoming.result()
-        upcoming = _fetch(shards[number + 1]) if number + 1 < len(shards) else None
+    for _, fetched in prefetched(shards):
+        pin = fetched.result()
         try:
             yield pin.path
-        except GeneratorExit:
-            if upcoming is not None:
-                upcoming.add_done_callback(_close)
-            raise
         finally:
             pin.close()
+
+
+def prefetched(shards: Iterable[ShardRef]) -> Iterator[tuple[ShardRef, "Future[PinnedFile]"]]:
+    """Yield each shard with its fetched file or what went wrong, and fetch the next one meanwhile. Close the files."""
+    remaining = iter(shards)
+    upcoming = _upcoming(remaining)
+    while upcoming is not None:
+        current, fetched = upcoming
+        wait([fetched])
+        upcoming = _upcoming(remaining)
+        try:
+            yield current, fetched
+        except GeneratorExit:
+            if upcoming is not None:
+                upcoming[1].add_done_callback(_close)
+            raise
+
+
+def _upcoming(remaining: Iterator[ShardRef]) -> tuple[ShardRef, "Future[PinnedFile]"] | None:
+    shard = next(remaining, None)
+    return None if shard is None else (shard, _fetch(shard))
 
 
 def _fetch(shard: ShardRef) -> "Future[PinnedFile]":
