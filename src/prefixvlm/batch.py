@@ -86,7 +86,8 @@ class Row:
 class Batch:
     """Input of a model.
 
-    pixel_values: float[B, 3, H, W]; stored features float32[B, N, D] with encoder=cached.
+    pixel_values: float[B, 3, H, W], or uint8 before the encoder normalizes them; stored features float32[B, N, D] with
+    encoder=cached.
     input_ids: int[S, T], right-padded; each image is a run of prefix_length times IMAGE_ID.
     attention_mask: bool[S, T], False on padding.
     labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).

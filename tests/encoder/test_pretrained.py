@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from prefixvlm.encoder.openclip import OpenClipEncoder
@@ -150,3 +151,17 @@ def test_an_image_size_that_a_model_cannot_take(kind: Callable, name: str, size:
     with pytest.raises(ValueError, match=rf"image_size is {size}, .* cannot see {size} x {size} pixels \(.*null") as e:
         kind(name, "random", features="patch", layer=layer, image_size=size)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pixels_of_loaders_are_normalized_by_the_encoder(exact: bool, dtype: str) -> None:
+    encoder = TimmEncoder("test_vit", "random", dtype=dtype, exact_pixels=exact)
+    images = [Image.effect_noise((200, 300), 60).convert("RGB"), Image.linear_gradient("L").convert("RGB")]
+    pixels = torch.stack([encoder.loader_transform(image) for image in images])
+    pixel_values = torch.stack([encoder.transform(image) for image in images])
+    assert pixels.dtype == torch.uint8
+    assert encoder.transform.exact == exact
+    assert torch.equal(encoder.normalized(pixels), pixel_values)
+    assert torch.equal(encoder.normalized(pixel_values), pixel_values)
+    assert torch.equal(encoder(pixels), encoder(pixel_values))

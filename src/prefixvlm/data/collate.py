@@ -27,7 +27,7 @@ NO_IMAGE = torch.empty(3, 1, 1)
 class Collator:
     """Makes batches for one encoder and one language model.
 
-    transform: a PIL image to float[3, H, W]; with reads_features, stored features to float32[N, D].
+    transform: a PIL image to float[3, H, W] or uint8; with reads_features, stored features to float32[N, D].
     tokenizer: a Hugging Face tokenizer.
     start_ids: begin every row. bos_ids: stand before the first text of a row. end_ids: end every prompt.
     chat: puts the chat template around the parts of a row.

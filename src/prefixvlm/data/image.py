@@ -71,7 +71,10 @@ class ImageDecoder:
         """Return an upright RGB copy, without metadata, of an image of any mode."""
         turn = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image, self.background)
-        rgb = rgb.copy() if turn is None else rgb.transpose(turn)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+        elif rgb is image:
+            rgb = rgb.copy()
         rgb.info.clear()  # whoever saves these pixels must not save the orientation that was applied to them
         return rgb
 
@@ -146,7 +149,8 @@ def _to_rgb(image: Image.Image, background: str) -> Image.Image:
         rgb = Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
         return _on(background, rgb, Image.fromarray(np.uint8(255) * (grey != image.info.get("transparency", -1))))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
         # PIL reads 16-bit colours as 8-bit ones, but not the colour that stands for transparent.

@@ -49,6 +49,15 @@ class ImageEncoder(nn.Module, ABC):
     reads_features: bool = False
     identity: Identity | None = None
 
+    @property
+    def loader_transform(self) -> Callable[[Any], Tensor]:
+        """What data loaders apply in the place of `transform`, if `forward` takes that as well."""
+        return self.transform
+
+    def normalized(self, pixel_values: Tensor) -> Tensor:
+        """Return what `transform` would have given in the place of `loader_transform`."""
+        return pixel_values
+
     @abstractmethod
     def forward(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> features: float[B, N, D]."""

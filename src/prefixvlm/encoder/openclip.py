@@ -33,6 +33,7 @@ class OpenClipEncoder(PretrainedEncoder):
         image_size: Size | None = None,
         average_pooling: Positive = 1,
         pixel_shuffle: Positive = 1,
+        exact_pixels: bool = True,
     ) -> None:
         super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
         check_random(pretrained, trained)
@@ -45,7 +46,7 @@ class OpenClipEncoder(PretrainedEncoder):
             self.visual.output_tokens = False  # CoCa's configs set it, and forward would return a tuple
         if isinstance(self.visual, ModifiedResNet):
             self._resize_resnet(image_size)
-        self.transform = open_clip_transform(self.visual.preprocess_cfg)
+        self.transform = open_clip_transform(self.visual.preprocess_cfg, exact_pixels)
         size = self.visual.image_size
         self.infer_shapes(*((size, size) if isinstance(size, int) else size))
 

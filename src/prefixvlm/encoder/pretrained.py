@@ -1,6 +1,7 @@
 """What the encoders of all libraries share: frozen or trained, pooled or a grid of patch features."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.loading import first_line
+from prefixvlm.encoder.transforms import ImageTransform
 from prefixvlm.precision import dtype_of
 
 
@@ -24,6 +26,7 @@ class PretrainedEncoder(ImageEncoder):
     image_size: height and width of pixel_values; None for the model's own. Position embeddings of a ViT are
         interpolated.
     average_pooling: k to average squares of k x k patches.
+    exact_pixels: see ImageTransform. True is the default for checkpoints that were trained before there was a choice.
     pixel_shuffle: r to concatenate squares of r x r patches: N / r^2 features of width D * r^2 (Idefics3, nanoVLM).
         Average pooling comes before it, the L2 norm after it.
     """
@@ -31,6 +34,7 @@ class PretrainedEncoder(ImageEncoder):
     # The library's model; models share attributes, but no type. It keeps this name because state dicts and fingerprints
     # contain it: with another, existing checkpoints of trained encoders and stored features would not be recognised.
     visual: Any
+    transform: ImageTransform
 
     def __init__(
         self,
@@ -91,14 +95,23 @@ class PretrainedEncoder(ImageEncoder):
         """Keep a frozen encoder in eval mode: batch norms update their statistics even without gradients."""
         return super().train(mode and self.trained)
 
+    @property
+    def loader_transform(self) -> Callable[[Any], Tensor]:
+        """An image to uint8[3, H, W]: a quarter of the bytes to copy, and `forward` normalizes on its own device."""
+        return self.transform.pixels
+
+    def normalized(self, pixel_values: Tensor) -> Tensor:
+        """uint8[B, 3, H, W] -> float32[B, 3, H, W]; pixel values that are no integers are normalized already."""
+        return self.transform.normalize(pixel_values) if pixel_values.dtype == torch.uint8 else pixel_values
+
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: float[B, 3, H, W] -> features: float32[B, N, D], patches in reading order."""
+        """pixel_values: float[B, 3, H, W], or uint8 if not normalized -> float32[B, N, D], patches in reading order."""
         features = self._encode(pixel_values).flatten(2).transpose(1, 2)
         return F.normalize(features, dim=-1) if self.normalize else features
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W] -> float32[B, D, rows, columns]; a pooled feature is one row and column."""
-        pixel_values = pixel_values.to(next(self.visual.parameters()).dtype)
+        pixel_values = self.normalized(pixel_values).to(next(self.visual.parameters()).dtype)
         device = pixel_values.device.type
         # Autocast caches the casts of trained weights only, so it would cast frozen ones at every call.
         without_autocast = not self.trained and torch.amp.is_autocast_available(device)

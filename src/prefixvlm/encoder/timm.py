@@ -41,6 +41,7 @@ class TimmEncoder(PretrainedEncoder):
         image_size: Size | None = None,
         average_pooling: Positive = 1,
         pixel_shuffle: Positive = 1,
+        exact_pixels: bool = True,
     ) -> None:
         super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
         check_random(pretrained, trained)
@@ -53,7 +54,7 @@ class TimmEncoder(PretrainedEncoder):
         if not self.pooled and not hasattr(self.visual, "forward_intermediates"):
             raise ValueError(f"encoder.features is patch, but timm gives none of {model_name}: set pooled")
         config = timm.data.resolve_model_data_config(self.visual, {"img_size": image_size})
-        self.transform = timm_transform(config)
+        self.transform = timm_transform(config, exact_pixels)
         self.infer_shapes(*config["input_size"][1:])
 
     def _pooled(self, pixel_values: Tensor) -> Tensor:

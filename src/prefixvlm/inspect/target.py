@@ -115,12 +115,12 @@ def target_of(
         text = model.answers([image], request, task)[0].prediction.prediction
     if not text.strip():
         raise NothingSaidError("the model says nothing about this image; give the text to explain")
-    prompt = model.batch_of(image, question, task=task)
+    prompt = _normalized(model, model.batch_of(image, question, task=task))
     if len(prompt.pixel_values) != 1 or not prompt.image_index.numel():
         raise ValueError(f"task {chosen.name} reads {len(prompt.pixel_values)} images; texts about one are explained")
     if isinstance(chosen, ClassificationHead):
         return _class_target(model.module.model, chosen, prompt, text)
-    batch = model.batch_of(image, question, text, task)
+    batch = _normalized(model, model.batch_of(image, question, text, task))
     ids = batch.labels[batch.labels != IGNORE_INDEX].tolist()
     # A text that fills the context of the language model has no EOS.
     num_tokens = len(ids) - (ids[-1] == model.module.model.lm.eos_id)
@@ -130,6 +130,11 @@ def target_of(
         return -model(batch).view(len(batch.input_ids), -1)[:, :num_tokens]
 
     return Target(model.module.model, chosen, prompt, batch, text, tokens, score)
+
+
+def _normalized(model: Captioner, batch: Batch) -> Batch:
+    """Return the batch with pixel values of which there are gradients and means."""
+    return replace(batch, pixel_values=model.module.model.encoder.normalized(batch.pixel_values))
 
 
 def check_pixels(model: Captioner) -> None:

@@ -49,8 +49,9 @@ def check_folder(folder: Path, module: Any, tasks: Mapping[str, Task], dtype: st
         inputs = processor.apply_chat_template(
             [message(image, *asked)], tokenize=True, return_dict=True, return_tensors="pt"
         )
-        pixels = max(pixels, (inputs["pixel_values"] - batch.pixel_values).abs().max().item())
-        inputs["pixel_values"] = batch.pixel_values.to(exported.dtype)
+        pixel_values = model.encoder.normalized(batch.pixel_values)
+        pixels = max(pixels, (inputs["pixel_values"] - pixel_values).abs().max().item())
+        inputs["pixel_values"] = pixel_values.to(exported.dtype)
         places = torch.arange(batch.input_ids.shape[1])[None]
         ours = model.lm.logits(model.lm.hidden(model.inputs_embeds(batch), batch.attention_mask, places))
         theirs = exported(**inputs).logits[..., : ours.shape[-1]].float()

@@ -17,7 +17,7 @@ def collator_for(model: PrefixLM, max_target_length: int | None = None) -> Colla
     """Return a Collator with the transform, tokenizer and lengths of a model."""
     encoder, lm = model.encoder, model.lm
     return Collator(
-        encoder.transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
+        encoder.loader_transform, lm.tokenizer, model.mapper.prefix_length, lm.bos_ids, lm.eos_id, lm.pad_id,
         max_target_length=max_target_length, max_positions=lm.max_positions, reads_features=encoder.reads_features,
         start_ids=lm.start_ids, end_ids=lm.end_ids, chat=lm.chat,
     )  # fmt: skip
