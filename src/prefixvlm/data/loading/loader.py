@@ -62,7 +62,7 @@ class ShardLoader:
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, each epoch draws from torch's global generator
-            worker_init_fn=_end_with_its_queue,
+            worker_init_fn=end_with_its_queue,
         )
         for result in loader:
             if isinstance(result, Exception):
@@ -73,7 +73,7 @@ class ShardLoader:
                 yield batch
 
 
-def _end_with_its_queue(_: int) -> None:
+def end_with_its_queue(_: int) -> None:
     """Let a worker end that cannot hand a batch over, mostly because /dev/shm is full."""
     # Python prints the error of the queue's thread and drops the batch, for which the loader would wait for ever.
     Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ from prefixvlm.data.loading.planned_batches import MAX_REPLACEMENTS, SKIP, Colla
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource, prefetched
 from prefixvlm.data.shards.read import RawSample, read_shard
 
-MAX_EMPTY_SHARDS = 64  # without a sample, one after the other, before the reader gives up
+MAX_EMPTY_SHARDS = 64  # without a sample, before a reader gives up
 Place = list[int]  # the number of shards that were read to their end, and of samples that were read of the next one
 
 
@@ -133,7 +133,6 @@ class _Reader:
         shards = {_name(shard): shard for shard in self.stream.sources[index].shards}
         place, empty = self.places[index], list[ShardRef]()
         for shard, fetched in prefetched(shards[draw["url"]] for draw in islice(draws, place[0], None)):
-            empty.append(shard)
             try:
                 pin = fetched.result()
             except ValueError as error:  # an OSError is one of this machine, as a full disk
@@ -148,10 +147,12 @@ class _Reader:
                     self._add_bad_shard(shard, error)
                 finally:
                     pin.close()
+            if not place[1]:  # nothing came of it, now or before a checkpoint
+                empty.append(shard)
             place[:] = [place[0] + 1, 0]
-            if len(empty) == MAX_EMPTY_SHARDS or len(set(empty)) == len(shards):
+            if empty and len(set(empty)) in (len(shards), MAX_EMPTY_SHARDS):
                 reason = self.bad_shards[-1][1] if self.bad_shards else f"shard {_name(shard)} holds no samples"
-                raise ValueError(f"{reason}; no sample came from {len(empty)} shards; correct data.shards")
+                raise ValueError(f"{reason}; none of {len(set(empty))} shards gave a sample; correct data.shards")
 
     def _add_bad_shard(self, shard: ShardRef, error: Exception) -> None:
         name = f"{shard.prefix}{shard.path.name}"

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import BadSamples
-from prefixvlm.data.loading.loader import _end_with_its_queue
+from prefixvlm.data.loading.loader import end_with_its_queue
 from prefixvlm.data.loading.planned_batches import Collate
 from prefixvlm.data.loading.shard_source import ShardSource
 from prefixvlm.data.loading.stream_batches import Place, Stream, StreamBatches
@@ -81,14 +81,27 @@ class StreamLoader:
         if self._running is None:
             self._running = self._start()
         while self.batches < len(self):
-            result = next(self._running)
-            if isinstance(result, Exception):
+            try:
+                batch = self._next()
+            except BaseException:  # such as Ctrl-C
+                self.close()
+                raise
+            yield batch
+
+    def _next(self) -> Any:
+        assert self._running is not None
+        # Neither the iterator nor an error is left in a variable: the traceback would keep them, and so the workers.
+        result = next(self._running)
+        if isinstance(result, Exception):
+            try:
                 raise result
-            self.bad_shards.add(result.bad_shards)
-            self.bad_samples.add(result.bad_samples)
-            self.places[self.rank][result.reader] = result.places
-            self.batches, self.number = self.batches + 1, self.number + 1
-            yield result.batch
+            finally:
+                del result
+        self.bad_shards.add(result.bad_shards)
+        self.bad_samples.add(result.bad_samples)
+        self.places[self.rank][result.reader] = result.places
+        self.batches, self.number = self.batches + 1, self.number + 1
+        return result.batch
 
     def close(self) -> None:
         """End the workers."""
@@ -104,7 +117,7 @@ class StreamLoader:
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, torch draws from its global generator
-            worker_init_fn=_end_with_its_queue,
+            worker_init_fn=end_with_its_queue,
         )
         if self._message and self.rank == 0:
             logger.warning(self._message)
