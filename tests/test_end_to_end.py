@@ -247,9 +247,24 @@ def test_another_encoder_or_lm_is_refused(trained, parts, tmp_path):
 def test_an_interrupted_run_ends_with_the_same_weights(parts, trained, tmp_path):
     """Killed after step 3 and run again, a run ends with bit-identical weights to one that was not stopped."""
     folder, _ = trained
-    options = [*parts, f"hydra.run.dir={tmp_path}/run", "callbacks.last.every_n_steps=1", "test=false"]
-    process = FORKED.start(["train.py", *options, "data.num_workers=0"])
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    kill_and_run_again([*parts, "test=false"], tmp_path / "run")
+    assert_same_weights(folder, tmp_path / "run")
+
+
+def test_an_interrupted_stream_goes_on_at_its_place(parts, tmp_path):
+    """Without a shuffle buffer nothing is left out, so the weights are those of a run that was not stopped."""
+    options = [*parts, "test=false", "data.mode=stream", "data.epoch_samples=40", "data.shuffle_buffer=1"]
+    run("train.py", *options, f"hydra.run.dir={tmp_path}/straight")
+    stopped_at, out = kill_and_run_again(options, tmp_path / "run")
+    assert stopped_at == 5 or "the stream of shards goes on at its place in the checkpoint" in out
+    assert_same_weights(tmp_path / "straight", tmp_path / "run")
+
+
+def kill_and_run_again(options, folder):
+    """Kill a run after step 2 or later, and start the same command again. Return the step and what is printed then."""
+    command = ["train.py", *options, f"hydra.run.dir={folder}", "callbacks.last.every_n_steps=1"]
+    process = FORKED.start([*command, "data.num_workers=0"])
+    last = folder / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if last.exists() and load(last)["global_step"] >= 2:
@@ -257,12 +272,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(parts, trained, tmp_path)
             break
         time.sleep(0.005)
     process.communicate(timeout=60)
-    stopped_at = load(last)["global_step"]
-    run("train.py", *options)
-    straight, resumed = load(folder / "checkpoints" / "last.ckpt"), load(last)
-    assert stopped_at <= straight["global_step"] == resumed["global_step"] == 5
-    for name, tensor in straight["state_dict"].items():
-        assert torch.equal(tensor, resumed["state_dict"][name]), name
+    stopped_at, done = load(last)["global_step"], run(*command)
+    return stopped_at, done.stdout + done.stderr
+
+
+def assert_same_weights(folder, other):
+    """The runs in both folders must have ended after 5 steps with the same weights."""
+    one, two = (load(each / "checkpoints" / "last.ckpt") for each in (folder, other))
+    assert one["global_step"] == two["global_step"] == 5
+    for name, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, two["state_dict"][name]), name
 
 
 def test_a_sweep_gives_each_job_its_folder_and_its_wandb_run(parts, tmp_path):

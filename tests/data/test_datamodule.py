@@ -1,5 +1,6 @@
 """ShardDataModule in Lightning runs: epochs, validation, resuming and limits."""
 
+import multiprocessing
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +152,39 @@ def test_every_rank_has_a_batch(make_shards: Make, count: int) -> None:
         assert len(loader) > 0
         seen += [key for batch in loader for key in batch]
     assert sorted(seen) == [f"val{n:03d}" for n in range(count)]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_run_resumes_at_its_place(make_shards: Make, tmp_path: Path, workers: int) -> None:
+    folder = make_shards(train=23, val=3)
+
+    def stream() -> ShardDataModule:
+        options: Any = {"mode": "stream", "epoch_samples": 18, "num_workers": workers, "shuffle_buffer": 1}
+        return ShardDataModule(str(folder), 4, collates=Collates(keys, keys), **options)
+
+    def checkpoints(name: str) -> list[ModelCheckpoint]:
+        return [ModelCheckpoint(tmp_path / name, "{step}", every_n_train_steps=1, save_top_k=-1)]
+
+    whole = Recorder()
+    trainer(tmp_path, checkpoints("ckpt"), max_epochs=3).fit(whole, stream())
+    assert len(whole.seen["train"]) == 12
+    assert whole.seen["val 0"] == numbered("val", range(3)) * 4
+    assert not multiprocessing.active_children(), "the workers end with the training"
+    for step in (1, 4, 6, 11) if workers == 0 else (3,):
+        resumed, path = Recorder(), tmp_path / "ckpt" / f"step={step}.ckpt"
+        trainer(tmp_path, checkpoints(f"from {step}"), max_epochs=3).fit(resumed, stream(), ckpt_path=path)
+        assert resumed.seen["train"] == whole.seen["train"][step:], f"resumed after step {step}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data.mode=stream counts no samples: set data.epoch_samples to those of an epoch"),
+        ({"epoch_samples": 9, "bucket_batches": 2}, "data.mode=stream does not know the lengths of texts"),
+        ({"mode": "streamed"}, "data.mode is 'streamed'; it must be one of exact, stream"),
+    ],
+)
+def test_what_a_stream_needs(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShardDataModule("shards", **{"mode": "stream"} | options)
