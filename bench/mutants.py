@@ -78,15 +78,18 @@ training/contrastive.py: training/test_contrastive.py
     update(loss.expand(len(tokens)))  =>  update(loss)
     is_right[classes >= 0]  =>  is_right
 data/loading/train_loader.py: data/loading/test_mixture.py -k bucket
-    shuffle_buffer, bucket_batches, mixed  =>  shuffle_buffer, bucket_batches and bucket_batches + 1, mixed
-data/loading/train_loader.py: data/loading/test_train_loader.py
-    {batch // self.world}  =>  {batch}
-data/loading/epoch_plan.py: data/loading/test_mixture.py
-    weights / weights.sum()  =>  np.full(len(weights), 1 / len(weights))
-    [self.seed, number, which, use]  =>  [self.seed, number, which]
+    self.bucket_batches * batch_size * sharing,  =>  (self.bucket_batches + 1) * batch_size * sharing,
+data/loading/train_loader.py: data/loading/plan/test_rank_worker_split.py -k mixture
+    self.positions = self._order().end  =>  pass
+data/loading/plan/epoch_order.py: data/loading/test_mixture.py
+    np.asarray(weights) / np.sum(weights)  =>  np.full(len(weights), 1 / len(weights))
+data/loading/plan/epoch_order.py: data/loading/plan/test_rank_worker_split.py
+    batches[start - first * self.window :] if number == first  =>  batches if number == first
+data/loading/plan/rank_worker_split.py: data/loading/plan/test_rank_worker_split.py
+    (steps - self.first) % workers == worker  =>  steps % workers == worker
 data/loading/eval_loader.py: data/loading/test_train_loader.py
     min(batch_size, self.num_samples // self.world)  =>  batch_size
-data/loading/planned_batches.py: data/loading/test_train_loader.py
+data/loading/make_batch.py: data/loading/test_train_loader.py
     random.Random(seed)  =>  random.Random(0)
 data/loading/bad_samples.py: data/loading/test_bad_samples.py
     > self.fraction * self.num_samples  =>  >= self.fraction * self.num_samples

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import open_clip
 
-from prefixvlm.data.loading.epoch_plan import Planner
 from prefixvlm.data.loading.mixture import find_sources
-from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
+from prefixvlm.data.loading.plan.epoch_order import PLACE, EpochOrder
+from prefixvlm.data.loading.plan.rank_worker_split import lane_sizes
+from prefixvlm.data.loading.plan.source_order import SourceOrder
+from prefixvlm.data.loading.shard_source import ShardRef, ShardSource, TextLengths
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import ShardCache
@@ -72,7 +74,11 @@ def captions(count: int = 20_000) -> list[str]:
     source.__dict__.update(counts=[count], lengths=[drawn])
     result = []
     for buckets in BUCKETS:
-        _, numbers = Planner([source], count // BATCH, BATCH, 1, 0, 4000, buckets).epoch(0)
-        batches = (drawn[numbers].reshape(-1, BATCH) + PREFIX + 1).tolist()
+        order = SourceOrder(np.array([count]), 4000, seed=0, source=0)
+        sizes = lane_sizes(count // BATCH, BATCH, 1)
+        lengths = TextLengths([source], [order]) if buckets else None
+        epoch = EpochOrder([order], [1], [0], sizes, 0, 0, lengths, buckets * BATCH, BATCH)
+        places = np.concatenate(list(epoch.lane(0, 0, sizes[0])))[:, PLACE]
+        batches = (drawn[places].reshape(-1, BATCH) + PREFIX + 1).tolist()
         result.append(f"  {'':18} data.bucket_batches={buckets:<4} {share(batches):6.2f}")
     return result

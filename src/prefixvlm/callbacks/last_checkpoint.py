@@ -31,6 +31,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = self.last_saved = trainer.global_step
         _begin_epoch_after_one_that_ended(trainer.fit_loop)
+        _continue_in_the_loaders_steps(trainer.fit_loop)
         signals.install()
         signals.defer = True
 
@@ -72,6 +73,14 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
         if stop:
             raise StoppedBySignal(signals.pending or signal.SIGTERM)
+
+
+def _continue_in_the_loaders_steps(loop: Any) -> None:
+    """Begin within the epoch where its loader does. With other ranks than before, an epoch has more or fewer steps."""
+    batches = getattr(loop._combined_loader.iterables, "batches", 0)
+    if batches and loop.epoch_loop.restarting:
+        current = loop.epoch_loop.batch_progress.current
+        current.ready = current.started = current.processed = current.completed = batches
 
 
 def _begin_epoch_after_one_that_ended(loop: Any) -> None:

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 
 from prefixvlm.data.image import MAX_PIXELS, ImageDecoder
 from prefixvlm.data.loading.eval_loader import EvalLoader
+from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.mixture import Shards, find_sources
-from prefixvlm.data.loading.planned_batches import Collate
 from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import IMAGE_EXTENSIONS, Sample

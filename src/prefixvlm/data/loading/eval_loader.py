@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from prefixvlm.data.loading.bad_samples import BadSamples
-from prefixvlm.data.loading.epoch_plan import ReadOrder
 from prefixvlm.data.loading.loader import ShardLoader
-from prefixvlm.data.loading.planned_batches import FAIL, SKIP, Collate, decode_from
-from prefixvlm.data.loading.rank_worker_split import eval_starts_of_rank
+from prefixvlm.data.loading.make_batch import Collate, decode_from
+from prefixvlm.data.loading.plan.epoch_order import EpochOrder
+from prefixvlm.data.loading.plan.rank_worker_split import Deal, Piece, RankPlan
+from prefixvlm.data.loading.plan.source_order import SourceOrder
 from prefixvlm.data.loading.shard_source import ShardSource, prefetched_paths
 from prefixvlm.data.sample import BLACK_IMAGE, Sample
 from prefixvlm.data.shards.read import read_shard
@@ -18,6 +19,8 @@ from prefixvlm.data.shards.read import read_shard
 
 class EvalLoader(ShardLoader):
     """Loader for validation and test: each sample once over all ranks; the last batch may be smaller.
+
+    Each rank reads neighbouring shards of its own.
 
     limit: use only the first samples.
     max_bad_fraction: the fraction of the samples that may be bad and are skipped; None makes a bad sample an error.
@@ -34,6 +37,7 @@ class EvalLoader(ShardLoader):
         max_bad_fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
+        shards = [shard for source in sources for shard in source.shards]
         super().__init__(sources, batch_size, collate, **kwargs)
         if limit is not None and limit < 1:
             raise ValueError(f"the limit of samples is {limit}; set it to 1 or more, or to null for all")
@@ -43,22 +47,22 @@ class EvalLoader(ShardLoader):
                 f"{self.num_samples} samples cannot be shared by {self.world} devices; set devices to less"
             )
         # Every rank needs a batch: Lightning stops a rank that has none, and the others would wait for it.
-        batch_size = self.batch_size = min(batch_size, self.num_samples // self.world)
-        self._starts = eval_starts_of_rank(self.num_samples, batch_size, self.rank, self.world)
-        self.on_bad = FAIL if max_bad_fraction is None else SKIP
+        self.batch_size = min(batch_size, self.num_samples // self.world)
+        self.sources = [ShardSource.of(shards, [count for source in sources for count in source.counts])]
+        self.fail = max_bad_fraction is None
         self.bad_samples = BadSamples(max_bad_fraction or 0, self.num_samples)
+        in_order = SourceOrder(np.array(self.sources[0].counts), 1, self.seed, 0)
+        order = EpochOrder([in_order], [1], [0], np.array([self.num_samples]), self.seed, 0)
+        deal = Deal([Piece(0, 0, self.num_samples)], self.world, self.batch_size, lanes=1, keep_last=True)
+        self.plan = RankPlan(order, deal, self.rank)
 
     def __len__(self) -> int:
-        return len(self._starts)
-
-    @property
-    def _read_order(self) -> ReadOrder:
-        return [pair for source in self.sources for pair in zip(source.shards, source.counts, strict=True)]
+        return self.plan.deal.num_steps(self.rank)
 
     def samples(self, images: bool = False) -> Iterator[Sample]:
         """Yield the samples of all ranks in order. images: decode their images, which are black otherwise."""
         image = None if images else BLACK_IMAGE
-        shards = [shard for shard, _ in self._read_order]
+        shards = self.sources[0].shards
         samples = (
             (shard, raw)
             for shard, path in zip(shards, prefetched_paths(shards), strict=True)
@@ -68,6 +72,4 @@ class EvalLoader(ShardLoader):
             yield decode_from(shard, raw, image, self.decoder)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = [np.arange(start, min(start + self.batch_size, self.num_samples)) for start in self._starts]
-        seeds = [str(self.seed)] * len(batches)
-        yield from self._read([self._read_order], batches, seeds, self.bad_samples, self.on_bad)
+        yield from self._read(self.plan, str(self.seed), self.bad_samples, ahead=1, fail=self.fail)

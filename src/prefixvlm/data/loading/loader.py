@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import BadSamples
-from prefixvlm.data.loading.epoch_plan import Numbers, ReadOrder
-from prefixvlm.data.loading.planned_batches import Collate, PlannedBatches
+from prefixvlm.data.loading.make_batch import BatchMaker, Collate
+from prefixvlm.data.loading.plan.rank_worker_split import RankPlan
+from prefixvlm.data.loading.planned_batches import PlannedBatches
 from prefixvlm.data.loading.shard_source import ShardSource
 from prefixvlm.options.ranges import Positive, Workers, check_value
 
@@ -50,14 +51,17 @@ class ShardLoader:
 
     def _read(
         self,
-        read_orders: list[ReadOrder],
-        batches: list[Numbers],
-        seeds: list[str],
+        plan: RankPlan,
+        seed: str,
         bad_samples: BadSamples,
-        on_bad: str,
+        ahead: int,
+        reach: int = 0,
+        fail: bool = False,
+        replace: bool = False,
     ) -> Iterator[Any]:
+        maker = BatchMaker(self.collate, self.blind, fail, self.decoder)
         loader = DataLoader(
-            PlannedBatches(read_orders, batches, seeds, self.collate, self.blind, on_bad, self.decoder),
+            PlannedBatches(self.sources, plan, maker, seed, ahead, reach, replace),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

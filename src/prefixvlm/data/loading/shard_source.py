@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prefixvlm.atomic import write_text
+from prefixvlm.data.loading.plan.epoch_order import PLACE, SOURCE, Order
+from prefixvlm.data.loading.plan.source_order import Numbers, SourceOrder
 from prefixvlm.data.shard_cache import PinnedFile, ShardCache
 from prefixvlm.data.shards.read import count_samples, manifest_entry
 
@@ -80,6 +82,32 @@ class ShardSource:
     def num_samples(self) -> int:
         return sum(self.counts)
 
+    @classmethod
+    def of(cls, shards: Sequence[ShardRef], counts: list[int]) -> "ShardSource":
+        """Return a source of shards whose samples have been counted."""
+        source = cls(shards)
+        source.__dict__["counts"] = counts
+        return source
+
+
+class TextLengths:
+    """Text lengths of samples by their place in the orders of the sources."""
+
+    def __init__(self, sources: Sequence[ShardSource], orders: Sequence[SourceOrder]) -> None:
+        self.sources, self.orders = sources, orders
+        for source in sources:
+            source.lengths  # noqa: B018  # raises now, not in the first epoch, if a shard has no lengths
+
+    def __call__(self, order: Order) -> Numbers:
+        lengths = np.empty(len(order), np.int64)
+        for index, source in enumerate(self.sources):
+            rows = np.flatnonzero(order[:, SOURCE] == index)
+            _, shards, numbers = self.orders[index].locate(order[rows, PLACE])
+            for shard in np.unique(shards).tolist():
+                chosen = shards == shard
+                lengths[rows[chosen]] = source.lengths[shard][numbers[chosen]]
+        return lengths
+
 
 def prefetched_paths(shards: Iterable[ShardRef]) -> Iterator[Path]:
     """Yield the local path of each shard, pinned while it is read, and fetch the next shard meanwhile."""
@@ -103,16 +131,17 @@ def prefetched(shards: Iterable[ShardRef]) -> Iterator[tuple[ShardRef, "Future[P
             yield current, fetched
         except GeneratorExit:
             if upcoming is not None:
-                upcoming[1].add_done_callback(_close)
+                upcoming[1].add_done_callback(close)
             raise
 
 
 def _upcoming(remaining: Iterator[ShardRef]) -> tuple[ShardRef, "Future[PinnedFile]"] | None:
     shard = next(remaining, None)
-    return None if shard is None else (shard, _fetch(shard))
+    return None if shard is None else (shard, fetch(shard))
 
 
-def _fetch(shard: ShardRef) -> "Future[PinnedFile]":
+def fetch(shard: ShardRef) -> "Future[PinnedFile]":
+    """Begin to download a shard, if it is not here, and return its pinned file to come."""
     future: Future[PinnedFile] = Future()
 
     def pin() -> None:
@@ -128,6 +157,7 @@ def _fetch(shard: ShardRef) -> "Future[PinnedFile]":
     return future
 
 
-def _close(done: "Future[PinnedFile]") -> None:
+def close(done: "Future[PinnedFile]") -> None:
+    """Close a file that was fetched; nothing is done if that failed."""
     if done.exception() is None:
         done.result().close()

@@ -20,7 +20,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from prefixvlm.data.image import ImageDecoder, reason_of
 from prefixvlm.data.loading.bad_samples import Bad, BadSamples
-from prefixvlm.data.loading.planned_batches import MAX_REPLACEMENTS, SKIP, Collate, PlannedBatches
+from prefixvlm.data.loading.make_batch import BatchMaker, Collate
+from prefixvlm.data.loading.planned_batches import MAX_REPLACEMENTS
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource, prefetched
 from prefixvlm.data.shards.read import RawSample, read_shard
 
@@ -70,7 +71,7 @@ class StreamBatches(IterableDataset):
         places: list[list[Place]],
     ) -> None:
         self.stream, self.rank, self.first, self.places = stream, rank, first, places
-        self.batches = PlannedBatches([], [], [], collate, blind, SKIP, decoder)
+        self.maker = BatchMaker(collate, blind, decoder=decoder)
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -79,7 +80,7 @@ class StreamBatches(IterableDataset):
         reader = first % len(self.places)
         places = [list(place) for place in self.places[reader]]
         try:
-            yield from _Reader(self.stream, self.batches, self.rank, reader, len(self.places), first, places)
+            yield from _Reader(self.stream, self.maker, self.rank, reader, len(self.places), first, places)
         except (ValueError, OSError) as error:
             yield error  # torch would put the worker's traceback into the message of an exception that is raised
 
@@ -90,14 +91,14 @@ class _Reader:
     def __init__(
         self,
         stream: Stream,
-        batches: PlannedBatches,
+        maker: BatchMaker,
         rank: int,
         reader: int,
         num_readers: int,
         first: int,
         places: list[Place],
     ) -> None:
-        self.stream, self.batches, self.reader, self.places = stream, batches, reader, places
+        self.stream, self.maker, self.reader, self.places = stream, maker, reader, places
         self.numbers = count(first, num_readers)
         self.number_of_all = rank * num_readers + reader
         self.name = f"{stream.draws}-{self.number_of_all}-{first}"
@@ -170,7 +171,7 @@ class _Reader:
         for number in self.numbers:
             for _ in range(MAX_REPLACEMENTS):
                 chosen = islice(samples, self.stream.batch_size)
-                batch, bad = self.batches._make_batch(chosen, f"{self.stream.seed}-{number}")
+                batch, bad = self.maker.make(chosen, f"{self.stream.seed}-{number}")
                 self.bad_samples += bad
                 if not isinstance(batch, str):
                     break

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.loader import end_with_its_queue
-from prefixvlm.data.loading.planned_batches import Collate
+from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.shard_source import ShardSource
 from prefixvlm.data.loading.stream_batches import Place, Stream, StreamBatches
 

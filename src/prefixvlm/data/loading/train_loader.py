@@ -1,23 +1,41 @@
-"""Training loader: mixes sources, shuffles, and resumes exactly at any batch.
+"""Training loader: mixes sources, shuffles, and resumes exactly at any batch, on any number of ranks.
 
-The loader lives in the main process and plans an epoch as numbers (see epoch_plan.py): each batch of each rank is a
-list of sample numbers. Workers then read the shards in the planned order, and load the bytes of their own batches only.
-So the batches are a function of (seed, epoch, batch_size, world) alone, for any number of shards and workers; resuming
-drops the first batches of the plan; and any number of workers can read one shard. The price is that every worker reads
-the headers of every shard (about 0.1 ms per sample).
+The loader lives in the main process and plans an epoch as numbers (see plan/). Where there are enough shards, each rank
+reads shards of its own; workers then read these in the planned order, and load the bytes of their own batches only.
+The batches are a function of (seed, epoch, batch_size, world) alone, for any number of shards and workers. Resuming
+drops the first batches of the plan; on another number of ranks it deals out anew what is left of the epoch.
 """
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from prefixvlm.data.loading.bad_samples import BadSamples
-from prefixvlm.data.loading.epoch_plan import Planner
 from prefixvlm.data.loading.loader import ShardLoader
-from prefixvlm.data.loading.planned_batches import REPLACE, Collate
-from prefixvlm.data.loading.rank_worker_split import train_batches_of_rank
-from prefixvlm.data.loading.shard_source import ShardSource
+from prefixvlm.data.loading.make_batch import Collate
+from prefixvlm.data.loading.plan.epoch_order import EpochOrder
+from prefixvlm.data.loading.plan.rank_worker_split import Deal, Piece, RankPlan, lane_sizes, lanes_of_rank
+from prefixvlm.data.loading.plan.source_order import SourceOrder
+from prefixvlm.data.loading.shard_source import ShardSource, TextLengths
+
+VERSION = 2  # of the order of samples; a checkpoint of another starts its epoch again
+logger = logging.getLogger(__name__)
+
+
+class Part(NamedTuple):
+    """Steps `start` to `stop` of an epoch, which this number of ranks took. lanes: of each rank (see Deal)."""
+
+    world: int
+    batch_size: int
+    lanes: int
+    start: int = 0
+    stop: int = 0
 
 
 class TrainLoader(ShardLoader):
@@ -26,8 +44,8 @@ class TrainLoader(ShardLoader):
     Several sources are mixed by their weights; in the next epoch each continues where this one left it.
 
     epoch_samples: the number of samples of an epoch; by default that of all sources together.
-    shuffle_buffer: how far, in samples, a sample may move within the read order of a source's shuffled shards. A
-        worker holds at most this many undecoded samples of each source, and bucket_batches batches. From the number of
+    shuffle_buffer: the order of a source's shards is shuffled, and then its samples within blocks of so many. A worker
+        holds at most this many undecoded samples of each source, and bucket_batches batches. From the number of
         all samples on, the order is fully random; 1 keeps the order of the shards, with the same batches every epoch.
     bucket_batches: within this many batches, samples with texts of similar length share a batch; 0 turns it off.
     max_bad_fraction: the fraction of an epoch's samples that may be bad and are skipped.
@@ -52,61 +70,128 @@ class TrainLoader(ShardLoader):
             raise ValueError(f"shuffle_buffer is {shuffle_buffer}; set data.shuffle_buffer to 1 (in order) or more")
         if bucket_batches < 0:
             raise ValueError(f"bucket_batches is {bucket_batches}; set data.bucket_batches to 0 (off) or more")
-        mixed = len(sources) > 1 or epoch_samples is not None
+        self.mixed = len(sources) > 1 or epoch_samples is not None
+        # Samples that all fit in the buffer are shuffled as one, and so no rank has shards of its own.
+        shared = shuffle_buffer == 1 or shuffle_buffer >= self.num_samples
+        lanes = 0 if shared else lanes_of_rank(sum(len(source.shards) for source in sources), self.world)
         self.num_samples = self.num_samples if epoch_samples is None else epoch_samples
-        length = self.num_samples // (batch_size * self.world)
-        if length < 1:
+        self.length = self.num_samples // (batch_size * self.world)
+        if self.length < 1:
             raise ValueError(
                 f"{self.num_samples} training samples do not fill one batch of {batch_size} on each of {self.world} "
                 "ranks; set data.batch_size to less"
             )
-        self.planner = Planner(
-            sources, length, batch_size, self.world, self.seed, shuffle_buffer, bucket_batches, mixed
-        )
-        if bucket_batches:
-            for source in sources:
-                source.lengths  # noqa: B018  # raises now, not in the first epoch, if a shard has no lengths
+        self.shuffle_buffer, self.bucket_batches = shuffle_buffer, bucket_batches
+        self.orders = [
+            SourceOrder(np.array(source.counts), shuffle_buffer, self.seed, index)
+            for index, source in enumerate(sources)
+        ]
+        self.text_lengths = TextLengths(sources, self.orders) if bucket_batches else None
         self.bad_samples = BadSamples(max_bad_fraction, self.num_samples)
         self.epoch, self.batches, self._started = 0, 0, False  # batches: yielded in this epoch
+        self.positions = [0] * len(sources)  # how many samples of each source precede this epoch
+        self.whole = Part(self.world, batch_size, lanes)
+        self.parts = [self.whole]  # of this epoch, up to the present one
 
     def __len__(self) -> int:
-        return self.planner.length
+        return self.length
 
     def __iter__(self) -> Iterator[Any]:
         # Lightning stops at len(self) without exhausting the iterator, so code after the loop might never run.
         if self._started or self.batches >= len(self):
-            self.epoch, self.batches = self.epoch + 1, 0
+            self._begin_next_epoch()
         self._started = True
-        read_orders, order = self.planner.epoch(self.epoch)
-        epoch = 0 if self.planner.shuffle_buffer == 1 else self.epoch  # unshuffled epochs have the same batches
-        own = train_batches_of_rank(self.batches, len(self), self.rank, self.world)
-        batches = [order[batch * self.batch_size :][: self.batch_size] for batch in own]
-        seeds = [f"{self.seed}-{epoch}-{batch // self.world}" for batch in own]
-        for result in self._read(read_orders, batches, seeds, self.bad_samples, REPLACE):
+        plan, last = self._plan(), len(self.parts) - 1
+        epoch = 0 if self.shuffle_buffer == 1 else self.epoch  # unshuffled epochs have the same batches
+        seed = f"{self.seed}-{epoch}-{f'{last}-' if last else ''}{{step}}"
+        ahead = self.shuffle_buffer // max(1, self.parts[-1].lanes)
+        reach = self.shuffle_buffer + plan.order.window
+        for batch in self._read(plan, seed, self.bad_samples, ahead, reach, replace=True):
             self.batches += 1
-            yield result
+            yield batch
 
-    def _plan(self) -> dict[str, Any]:
-        """Return the settings that the batches depend on. A state resumes exactly only if these are the same."""
+    def _begin_next_epoch(self) -> None:
+        in_order = self.shuffle_buffer == 1
+        if self.mixed and not in_order:
+            self.positions = self._order().end
+        self.epoch, self.batches, self.parts = self.epoch + 1, 0, [self.whole]
+        if not self.mixed and not in_order:
+            self.positions = [self.epoch * self.orders[0].num_samples]
+
+    def _order(self) -> EpochOrder:
+        """Return the order of this epoch, which the ranks that began it have given it."""
+        world, batch_size, lanes, *_ = self.parts[0]
+        num_batches = self.num_samples // (batch_size * world) * world
+        sharing = 1 if lanes else world  # the ranks that take the batches of one lane in turn
+        return EpochOrder(
+            self.orders,
+            [source.weight for source in self.sources],
+            self.positions,
+            lane_sizes(num_batches, batch_size, world * lanes or 1),
+            self.seed,
+            0 if self.shuffle_buffer == 1 else self.epoch,
+            self.text_lengths,
+            self.bucket_batches * batch_size * sharing,
+            batch_size,
+            sharing,
+        )
+
+    def _plan(self) -> RankPlan:
+        order, first = self._order(), self.parts[0]
+        lanes = [Piece(lane, 0, size) for lane, size in enumerate(order.lane_sizes.tolist())]
+        deal = Deal(lanes, first.world, first.batch_size, first.lanes)
+        for before, after in pairwise(self.parts):
+            deal = deal.after(before.stop - before.start, after.world, after.batch_size, after.lanes)
+        return RankPlan(order, deal, self.rank, self.batches - self.parts[-1].start)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The settings that the order of the samples depends on. A state resumes only if these are the same."""
         names = [
             (source.name, source.weight, [shard.path.name for shard in source.shards], source.counts)
             for source in self.sources
         ]
-        values = {name: getattr(self.planner, name) for name in ("shuffle_buffer", "bucket_batches")}
-        values |= {name: getattr(self, name) for name in ("seed", "batch_size", "world", "num_samples")}
-        return {"shards": hashlib.sha256(repr(names).encode()).hexdigest(), **values}
+        values = {name: getattr(self, name) for name in ("seed", "shuffle_buffer", "bucket_batches", "num_samples")}
+        return {"shards": hashlib.sha256(repr(names).encode()).hexdigest(), **values, "version": VERSION}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "batches": self.batches, "plan": self._plan(), "bad": dict(self.bad_samples.bad)}
+        *parts, last = self.parts
+        return {
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "positions": self.positions,
+            "parts": [list(part) for part in (*parts, last._replace(stop=self.batches))],
+            "plan": self._settings,
+            "bad": dict(self.bad_samples.bad),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.batches, self._started = state["epoch"], state["batches"], False
         self.bad_samples.restore(state.get("bad", {}))
-        changed = [name for name, value in self._plan().items() if state["plan"].get(name) != value]
+        changed = [name for name, value in self._settings.items() if state["plan"].get(name) != value]
         if changed:
-            self.batches = 0
+            self.batches, self.parts = 0, [self.whole]
+            self.positions = [0 if self.mixed else self.epoch * self.orders[0].num_samples] * len(self.orders)
             warnings.warn(
                 f"{', '.join(changed)} differ from the checkpoint's: epoch {self.epoch} starts from its first sample "
                 "again; to resume exactly, set them as they were",
                 stacklevel=2,
+            )
+            return
+        self.positions, self.parts = list(state["positions"]), [Part(*part) for part in state["parts"]]
+        if self.parts[-1][:2] != self.whole[:2] and self.batches:
+            self._deal_anew()
+
+    def _deal_anew(self) -> None:
+        """Deal out what is left of the epoch to the ranks that are there now."""
+        before = self.parts[-1]
+        self.parts.append(self.whole._replace(lanes=self.whole.lanes or 1 if self.parts[0].lanes else 0))
+        left = self._plan().deal.num_steps()
+        # As if these ranks had begun the epoch: its end is the same for the trainer as that of any other.
+        self.batches = len(self) - left
+        self.parts[-1] = self.parts[-1]._replace(start=self.batches)
+        if left:
+            logger.warning(
+                "epoch %d goes on with %d ranks and batches of %d instead of %d and %d: the rest has %d of %d steps",
+                *(self.epoch, *self.whole[:2], *before[:2], left, len(self)),
             )

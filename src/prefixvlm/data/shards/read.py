@@ -24,18 +24,18 @@ _said = set[Path]()  # the folders whose hidden members were mentioned
 _NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 
 
-class _Tar(NamedTuple):
+class Tar(NamedTuple):
     path: Path
     file: BinaryIO
     headers: tarfile.TarFile
 
 
-def _raise(problem: str) -> None:
+def raise_problem(problem: str) -> None:
     raise ValueError(problem)
 
 
 def read_shard(
-    path: Path, numbers: Container[int] | None = None, on_problem: OnProblem = _raise
+    path: Path, numbers: Container[int] | None = None, on_problem: OnProblem = raise_problem
 ) -> Iterator[RawSample]:
     """Yield the samples of a shard in order.
 
@@ -44,18 +44,18 @@ def read_shard(
         accepted, which are then left out, and for a wrong number of samples. By default it raises ValueError.
     Raises ValueError that names the shard if it is damaged or truncated.
     """
-    with _open(path) as tar:
-        for number, (key, members) in enumerate(_samples(tar, on_problem)):
+    with open_tar(path) as tar:
+        for number, (key, members) in enumerate(sample_headers(tar, on_problem)):
             if numbers is None or number in numbers:
-                yield key, {extension: _read(tar, info) for extension, info in members.items()}
+                yield key, {name: read_member(path, tar.file, i.offset_data, i.size) for name, i in members.items()}
 
 
 def count_samples(path: Path) -> int:
     """Return the number of samples, from the manifest of the folder or else from the headers in the tar."""
     if (entry := manifest_entry(path)) is not None:
         return entry.samples
-    with _open(path) as tar:
-        return sum(1 for _ in _samples(tar, _raise))
+    with open_tar(path) as tar:
+        return sum(1 for _ in sample_headers(tar, raise_problem))
 
 
 def manifest_entry(path: Path) -> Shard | None:
@@ -102,14 +102,14 @@ class _BoundedFile:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Tar]:
+def open_tar(path: Path) -> Iterator[Tar]:
     with path.open("rb") as file:
         try:  # "r:" accepts plain tars only: a compressed one could decompress without limit
             headers = tarfile.open(fileobj=_BoundedFile(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         except Exception as error:  # on damaged headers tarfile raises TarError, ValueError, RecursionError and others
             raise _damaged(path, error) from error
         with headers:
-            yield _Tar(path, file, headers)
+            yield Tar(path, file, headers)
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
@@ -117,15 +117,15 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(f"shard {path} is damaged, cut short or not an uncompressed tar ({reason})")
 
 
-def _read(tar: _Tar, info: tarfile.TarInfo) -> bytes:
-    tar.file.seek(info.offset_data)
-    data = tar.file.read(info.size)
-    if len(data) != info.size:
-        raise _damaged(tar.path, EOFError("unexpected end of data"))
+def read_member(path: Path, file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise _damaged(path, EOFError("unexpected end of data"))
     return data
 
 
-def _samples(tar: _Tar, on_problem: OnProblem) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+def sample_headers(tar: Tar, on_problem: OnProblem) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     path, keys = tar.path, set[str]()
     for key, group in groupby(_members(tar, on_problem), key=itemgetter(0)):
         if key in keys:
@@ -148,7 +148,7 @@ def _samples(tar: _Tar, on_problem: OnProblem) -> Iterator[tuple[str, dict[str, 
         on_problem(f"shard {path} holds {len(keys)} samples, but {MANIFEST} says {entry.samples}; make it again")
 
 
-def _members(tar: _Tar, on_problem: OnProblem) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+def _members(tar: Tar, on_problem: OnProblem) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Yield key, extension and header of each member."""
     # Not with webdataset's reader: like tarfile's own iterator, it takes a damaged header for the end of the shard.
     path, offset = tar.path, -1
@@ -181,14 +181,14 @@ def _say_hidden(folder: Path, shard: str, member: str) -> None:
         logger.warning("shard %s: hidden members, as %s, are passed over in all shards of the folder", shard, member)
 
 
-def _next(tar: _Tar) -> tarfile.TarInfo | None:
+def _next(tar: Tar) -> tarfile.TarInfo | None:
     try:
         return tar.headers.next()
-    except Exception as error:  # as in _open
+    except Exception as error:  # as in open_tar
         raise _damaged(tar.path, error) from error
 
 
-def _check_end(tar: _Tar) -> None:
+def _check_end(tar: Tar) -> None:
     """Raise ValueError unless the tar ends with a block of zeros, followed by nothing but zeros."""
     offset = tar.headers.offset
     tar.file.seek(offset)
