@@ -122,6 +122,16 @@ def test_a_folder_and_a_pattern_give_the_same_batches_as_local_shards_and_are_fe
     assert not leftovers(cache)
 
 
+def test_text_lengths_are_fetched_when_they_are_needed_and_once(folder: Path, server, cache: ShardCache) -> None:
+    expected = train(str(folder), cache, bucket_batches=2)
+    train(f"{server.url}/shards", cache)
+    assert not server.requests["train.text_lengths"]
+    for _ in range(2):
+        assert train(f"{server.url}/shards", cache, bucket_batches=2) == expected
+    assert server.requests["train.text_lengths"] == 1
+    assert not server.requests["val.text_lengths"]
+
+
 def test_the_data_module_mixes_local_and_remote_shards(folder: Path, server, tmp_path: Path) -> None:
     shards = {"here": {"shards": str(folder)}, "there": {"shards": f"{server.url}/shards"}}
     datamodule = ShardDataModule(

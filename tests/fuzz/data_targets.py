@@ -24,7 +24,8 @@ from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.sample import Sample, decode
 from prefixvlm.data.shard_cache import ShardCache
-from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, verify
+from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, verify
+from prefixvlm.data.shards.resolve import all_shards
 from prefixvlm.data.shards.write import write_shards
 from tests.data.conftest import encoded, png, write_tar
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prefixvlm.data.shards.manifest import resolve_shards
+from prefixvlm.data.shards.resolve import resolve_shards
 from prefixvlm.data.sources import how_to_make
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.mixture import Shards
-from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, all_shards, read_manifest, sha256
+from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, sha256
 from prefixvlm.data.shards.read import count_samples
 from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.resolve import all_shards
 from prefixvlm.data.shards.staging import StagingFolder
 from prefixvlm.data.shards.tar_writer import ShardJob, write_tar
 from prefixvlm.data.shards.write import existing_manifest, make_shards

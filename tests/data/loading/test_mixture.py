@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from prefixvlm.data.loading.sample_reader import SampleReader
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import ShardCache
+from prefixvlm.data.shards.text_lengths import write_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores
 Make = Callable[..., Path]
@@ -58,10 +60,13 @@ def train(shards: Any, collate: Any = keys, shuffle_buffer: int = 6, **kwargs: A
 
 def with_lengths(folder: Path, lengths: Callable[[int], int]) -> Path:
     """Change the manifest as if sample i had texts of lengths(i) letters."""
-    manifest, number = json.loads((folder / "manifest.json").read_text()), 0
-    for shard in manifest["splits"]["train"]["shards"]:
-        shard["text_lengths"] = [lengths(number + i) for i in range(shard["samples"])]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    split, number = manifest["splits"]["train"], 0
+    of_shards = []
+    for shard in split["shards"]:
+        of_shards.append(np.array([lengths(number + i) for i in range(shard["samples"])], np.uint32))
         number += shard["samples"]
+    split["text_lengths"] = asdict(write_lengths(folder, "train", of_shards))
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefixvlm.data.sample import VISUAL_EXTENSIONS
-from prefixvlm.data.shards.check import MAX_PROBLEMS
-from prefixvlm.data.shards.manifest import MANIFEST, read_manifest
+from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, verify
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.verify import verify_folder
+from prefixvlm.data.shards.verification.check import MAX_PROBLEMS
+from prefixvlm.data.shards.verification.verify import verify_folder
 from prefixvlm.data.shards.write import write_shards
 from tests.data.conftest import Command, png, raw_samples, write_tar
 
@@ -27,6 +29,12 @@ def problems(folder: Path, decode_images: bool = False, workers: int = 1) -> lis
     with pytest.raises(ValueError, match=r" has \d+ problem") as error:
         verify_folder(folder, decode_images, workers)
     return [note.strip() for note in error.value.__notes__]
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content["splits"]["train"])
+    (folder / MANIFEST).write_text(json.dumps(content))
 
 
 def unlisted(folder: Path, members: Members, name: str = "train-000001.tar") -> Path:
@@ -183,8 +191,32 @@ def test_images_that_do_not_decode_only_when_asked(make_shards: Make) -> None:
 
 def test_text_lengths_of_another_number(make_shards: Make) -> None:
     folder = make_shards(train=5)
-    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace('"text_lengths": [', '"text_lengths": [3,'))
+    change_manifest(folder, lambda split: split["shards"][0].update(text_lengths=[3] * 6))
     assert problems(folder) == ["manifest.json has 6 text_lengths for the 5 samples of train-000000.tar"]
+
+
+def test_text_lengths_that_are_damaged_missing_or_of_another_size(make_shards: Make) -> None:
+    folder = make_shards(train=5)
+    path = folder / "train.text_lengths"
+    path.write_bytes(bytes(10))
+    assert problems(folder) == ["train.text_lengths is missing or has other bytes than manifest.json says (sha256)"]
+    with pytest.raises(ValueError, match=r"file .*train.text_lengths is not what manifest.json says"):
+        verify(folder)
+    path.unlink()
+    assert problems(folder) == ["train.text_lengths is missing or has other bytes than manifest.json says (sha256)"]
+    with pytest.raises(ValueError, match=r"file .*train.text_lengths is missing"):
+        verify(folder)
+    for change, reason in (
+        ({"bytes": 12}, "train.text_lengths has 12 bytes, which are not 2 for each sample"),
+        ({"bytes_each": 8}, "text_lengths"),
+        ({"name": "../x"}, "the name of text lengths is '../x'"),
+        ({"name": MANIFEST}, "the name of text lengths is 'manifest.json'"),
+    ):
+        text = (folder / MANIFEST).read_text()
+        change_manifest(folder, lambda split, change=change: split["text_lengths"].update(change))
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            read_manifest(folder)
+        (folder / MANIFEST).write_text(text)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -221,12 +253,11 @@ def test_the_command(make_shards: Make, command: Command) -> None:
 def test_an_older_manifest_has_no_text_lengths_and_no_options(make_shards: Make) -> None:
     folder = make_shards(train=5)
     content = json.loads((folder / MANIFEST).read_text())
-    del content["options"]
-    for shard in content["splits"]["train"]["shards"]:
-        assert shard.pop("text_lengths") == [8] * 5  # "number 0" and "how many?"
+    del content["options"], content["splits"]["train"]["text_lengths"]
     (folder / MANIFEST).write_text(json.dumps(content))
+    (folder / "train.text_lengths").unlink()
     manifest = read_manifest(folder)
     assert manifest is not None
-    assert manifest.splits["train"].shards[0].text_lengths == []
+    assert manifest.splits["train"].text_lengths is None
     assert "is whole" in verify_folder(folder)
     write_shards({"train": raw_samples(5, "train")}, folder, "a test", "none", 5)  # still the same shards

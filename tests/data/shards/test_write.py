@@ -40,7 +40,9 @@ def write(out: Path, samples_per_shard: int = 5, source: str = "a test", count: 
 def test_shards_and_manifest(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     write(out)
-    assert sorted(os.listdir(out)) == [MANIFEST, *(f"train-00000{n}.tar" for n in range(3)), "val-000000.tar"]
+    assert sorted(os.listdir(out)) == [
+        MANIFEST, *(f"train-00000{n}.tar" for n in range(3)), "train.text_lengths", "val-000000.tar", "val.text_lengths"
+    ]  # fmt: skip
     assert os.listdir(tmp_path / "deep") == ["out"]
     read = [sample for n in range(3) for sample in read_shard(out / f"train-00000{n}.tar")]
     assert [(key, dict(sorted(members.items()))) for key, members in read] == [

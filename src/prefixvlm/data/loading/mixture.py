@@ -10,7 +10,8 @@ import braceexpand
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.remote import is_remote, without_query
 from prefixvlm.data.shard_cache import ShardCache
-from prefixvlm.data.shards.manifest import Manifest, read_manifest, resolve_shards
+from prefixvlm.data.shards.manifest import Manifest, read_manifest
+from prefixvlm.data.shards.resolve import resolve_shards
 
 Shards = str | Mapping[str, Mapping[str, Any]]
 

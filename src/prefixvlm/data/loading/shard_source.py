@@ -16,7 +16,9 @@ from prefixvlm.atomic import write_text
 from prefixvlm.data.loading.plan.epoch_order import PLACE, SOURCE, Order
 from prefixvlm.data.loading.plan.source_order import Numbers, SourceOrder
 from prefixvlm.data.shard_cache import PinnedFile, ShardCache
-from prefixvlm.data.shards.read import count_samples, manifest_entry
+from prefixvlm.data.shards.manifest import Entry, entries, manifest_entry
+from prefixvlm.data.shards.read import count_samples
+from prefixvlm.data.shards.text_lengths import read_lengths
 
 
 class ShardRef(NamedTuple):
@@ -61,22 +63,26 @@ class ShardSource:
         description = f"counting samples {self.name}".strip()
         return [shard.num_samples() for shard in tqdm(self.shards, desc=description, delay=5)]
 
-    @cached_property
-    def lengths(self) -> list[NDArray[np.int64]]:
-        """For each shard, the mean number of characters of the texts of each sample.
+    def check_lengths(self) -> None:
+        """Raise ValueError if the manifests do not have the text lengths of all shards; none are read."""
+        folders = {shard.path.parent: entries(shard.path.parent) for shard in self.shards}
+        for shard in self.shards:
+            _check_lengths(shard, folders[shard.path.parent].get(shard.path.name))
 
-        Raises ValueError if the manifest does not list them.
+    def lengths_of(self, number: int) -> NDArray[np.int64]:
+        """Return the mean number of characters of the texts of each sample of a shard.
+
+        Those of a remote folder are downloaded when they are first needed. Raises ValueError if they are not known.
         """
-        lengths = []
-        for shard, count in zip(self.shards, self.counts, strict=True):
-            entry = manifest_entry(shard.path)
-            if entry is None or len(entry.text_lengths) != count:
-                raise ValueError(
-                    f"shard {shard.path} has no text_lengths in its manifest, which data.bucket_batches needs; "
-                    "make the shards again, or set data.bucket_batches=0"
-                )
-            lengths.append(np.asarray(entry.text_lengths, np.int64))
-        return lengths
+        shard = self.shards[number]
+        entry = _check_lengths(shard, entries(shard.path.parent).get(shard.path.name))
+        if entry.lengths is None:
+            return np.asarray(entry.shard.text_lengths, np.int64)
+        path = shard.path.with_name(entry.lengths.name)
+        if shard.cache is not None and not path.is_file():
+            url = f"{shard.url.rpartition('/')[0]}/{entry.lengths.name}"
+            shard.cache.pin(url, path, entry.lengths.bytes, entry.lengths.sha256).close()
+        return read_lengths(path, entry.lengths, entry.first, entry.shard.samples)
 
     @property
     def num_samples(self) -> int:
@@ -96,7 +102,7 @@ class TextLengths:
     def __init__(self, sources: Sequence[ShardSource], orders: Sequence[SourceOrder]) -> None:
         self.sources, self.orders = sources, orders
         for source in sources:
-            source.lengths  # noqa: B018  # raises now, not in the first epoch, if a shard has no lengths
+            source.check_lengths()  # raises now, not in the first epoch, if a shard has no lengths
 
     def __call__(self, order: Order) -> Numbers:
         lengths = np.empty(len(order), np.int64)
@@ -105,8 +111,17 @@ class TextLengths:
             _, shards, numbers = self.orders[index].locate(order[rows, PLACE])
             for shard in np.unique(shards).tolist():
                 chosen = shards == shard
-                lengths[rows[chosen]] = source.lengths[shard][numbers[chosen]]
+                lengths[rows[chosen]] = source.lengths_of(shard)[numbers[chosen]]
         return lengths
+
+
+def _check_lengths(shard: ShardRef, entry: Entry | None) -> Entry:
+    if entry is None or (entry.lengths is None and len(entry.shard.text_lengths) != entry.shard.samples):
+        raise ValueError(
+            f"shard {shard.path} has no text_lengths in its manifest, which data.bucket_batches needs; "
+            "make the shards again, or set data.bucket_batches=0"
+        )
+    return entry
 
 
 def prefetched_paths(shards: Iterable[ShardRef]) -> Iterator[Path]:

@@ -105,7 +105,7 @@ def _add_show(command: argparse.ArgumentParser) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from prefixvlm.data.shards.verify import verify_folder
+    from prefixvlm.data.shards.verification.verify import verify_folder
 
     folder = arguments.folder or arguments.same_folder
     if folder is None or (arguments.same_folder or folder) != folder:

@@ -1,25 +1,22 @@
-"""The manifest of a folder of shards, and the paths of the shards of a split."""
+"""The manifest of a folder of shards."""
 
-import glob
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import braceexpand
 from msgspec import Meta
 
+from prefixvlm.data.shards.text_lengths import TextLengths
 from prefixvlm.strict_json import read_json
 
 MANIFEST = "manifest.json"
 HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` and set data.shards to their folder"
-OTHER_SPLITS = {
-    "val": "make them again with this split, as by --val-share",
-    "test": "make them again with this split, as by --test-share, or train with test=false",
-}
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Bytes = Annotated[int, Meta(ge=0, le=2**40)]
 MAX_MANIFEST = 2**28  # bytes: some 50 million samples
@@ -30,8 +27,8 @@ _NAME = re.compile(r"(?!\.{1,2}$)[^/\\:?#\x00-\x1f\x7f\ud800-\udfff]{1,255}")  #
 class Shard:
     """Manifest entry of a shard.
 
-    text_lengths: for each sample, the mean number of characters of its captions and questions, 0 if it has none. Empty
-        in manifests that were written before the field existed.
+    text_lengths: for each sample, the mean number of characters of its captions and questions, 0 if it has none. A
+        manifest stores them here if it was written before Split.text_lengths existed, and otherwise none.
     """
 
     name: str
@@ -43,10 +40,23 @@ class Shard:
 
 @dataclass
 class Split:
-    """Manifest entry of a split. left_out: by key, the reason why a sample of the source is in no shard."""
+    """Manifest entry of a split.
+
+    left_out: by key, the reason why a sample of the source is in no shard. text_lengths: the file with those of all
+        shards, in their order; None in older manifests, and where no lengths are known.
+    """
 
     shards: list[Shard] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    text_lengths: TextLengths | None = None
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def files(self) -> list["Shard | TextLengths"]:
+        """Return the entries of all files of the split."""
+        return [*self.shards, *([self.text_lengths] if self.text_lengths else [])]
 
 
 @dataclass
@@ -60,7 +70,7 @@ class Manifest:
     options: dict[str, Any] = field(default_factory=dict)
 
     def num_samples(self, split: str) -> int:
-        return sum(shard.samples for shard in self.splits[split].shards)
+        return self.splits[split].num_samples
 
     def has(self, split: str) -> bool:
         return split in self.splits and self.num_samples(split) > 0
@@ -75,7 +85,12 @@ class Manifest:
         return {"samples": sum(shard.samples for shard in shards), "bytes": sum(shard.bytes for shard in shards)}
 
     def to_json(self) -> str:
-        text = json.dumps({"totals": self.totals(), **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        content = {"totals": self.totals(), **asdict(self)}
+        for split in content["splits"].values():
+            for entry in (split, *split["shards"]):
+                if not entry["text_lengths"]:
+                    del entry["text_lengths"]
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda match: "".join(match[0].split()), text)  # on one line
 
 
@@ -104,6 +119,13 @@ def read_manifest(folder: Path, check_totals: bool = False) -> Manifest | None:
 
 def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
     names = set[str]()
+    for split in manifest.splits.values():
+        if (lengths := split.text_lengths) is None:
+            continue
+        if not _NAME.fullmatch(lengths.name) or lengths.name == MANIFEST:
+            return f"the name of text lengths is {lengths.name!r:.80}, which is not that of a file in the folder itself"
+        if lengths.bytes != lengths.bytes_each * split.num_samples:
+            return f"{lengths.name} has {lengths.bytes} bytes, which are not {lengths.bytes_each} for each sample"
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
         if not _NAME.fullmatch(shard.name):
             return f"the name of a shard is {shard.name!r:.80}, which is not that of a file in the folder itself"
@@ -119,75 +141,49 @@ def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
 
 
 def verify(folder: Path) -> None:
-    """Raise ValueError naming the first shard whose bytes differ from the manifest."""
+    """Raise ValueError naming the first file whose bytes differ from the manifest."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise ValueError(f"{folder} has no {MANIFEST}, so its shards cannot be verified; {HOW_TO_MAKE}")
-    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        path = folder / shard.name
+    for entry in (entry for split in manifest.splits.values() for entry in split.files()):
+        path, what = folder / entry.name, "shard" if isinstance(entry, Shard) else "file"
         if not path.is_file():
-            raise ValueError(f"shard {path} is missing, though {MANIFEST} has it; delete the folder and make it again")
-        if sha256(path) != shard.sha256:
-            raise ValueError(f"shard {path} is not what {MANIFEST} says; delete the folder and make it again")
+            raise ValueError(f"{what} {path} is missing, though {MANIFEST} has it; delete the folder and make it again")
+        if sha256(path) != entry.sha256:
+            raise ValueError(f"{what} {path} is not what {MANIFEST} says; delete the folder and make it again")
 
 
-def all_shards(folder: Path) -> list[tuple[str, Path, Shard | None]]:
-    """Return split, path and manifest entry of each shard of a folder.
+class Entry(NamedTuple):
+    """A shard in a manifest. first: the number of samples of its split before it. lengths: those of its split."""
 
-    Without a manifest these are all tars, and the split is the name up to its last hyphen.
-    Raises ValueError if there are none.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give its folder" if folder.exists() else f"there is no folder {folder}")
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        return [(name, folder / shard.name, shard) for name, split in manifest.splits.items() for shard in split.shards]
-    paths = sorted(folder.glob("*.tar"))
-    if not paths:
-        raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
-    return [(path.stem.rpartition("-")[0] or "all", path, None) for path in paths]
+    shard: Shard
+    first: int
+    lengths: TextLengths | None
+
+
+def entries(folder: Path) -> Mapping[str, Entry]:
+    """Return the entries of a manifest by the names of the shards; none without a manifest."""
+    path = folder / MANIFEST
+    return _entries(folder, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
+def _entries(folder: Path, _changed: int) -> dict[str, Entry]:
+    manifest, found = read_manifest(folder), dict[str, Entry]()
+    for split in manifest.splits.values() if manifest else ():
+        first = 0
+        for shard in split.shards:
+            found[shard.name] = Entry(shard, first, split.text_lengths)
+            first += shard.samples
+    return found
+
+
+def manifest_entry(path: Path) -> Shard | None:
+    """Return the entry of a shard in the manifest of its folder, None if there is none."""
+    entry = entries(path.parent).get(path.name)
+    return entry.shard if entry else None
 
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
-    """Return the shards of a split: of a folder with a manifest or SPLIT-*.tar, or of a pattern with {split}.
-
-    shards: a folder, or a pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar".
-    how: the advice that ends the error message, if not the usual one.
-    Raises ValueError if there are none, or if a shard is missing or its size differs from the manifest.
-    """
-    folder = Path(shards)
-    has_shards = "{split}" in shards or any(folder.glob("*.tar"))
-    how = how or (OTHER_SPLITS.get(split, HOW_TO_MAKE) if has_shards else HOW_TO_MAKE)
-    if folder.is_dir():
-        manifest = read_manifest(folder)
-        if manifest is not None and not manifest.has(split):
-            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {how}")
-        if manifest is not None:
-            paths = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)
-            for path, shard in zip(paths, manifest.splits[split].shards, strict=True):
-                if path.stat().st_size != shard.bytes:
-                    raise ValueError(
-                        f"shard {path} has {path.stat().st_size} bytes and its manifest says {shard.bytes}; "
-                        "it is damaged, or was cut short: make or copy it again"
-                    )
-            return paths
-        return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split, how)
-    if "{split}" not in shards:  # otherwise the same files would silently be train, val and test
-        reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
-        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {how}")
-    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split, how)
-
-
-def _existing(patterns: list[str], split: str, how: str) -> list[Path]:
-    paths: list[str] = []
-    for pattern in patterns:
-        matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
-        if not matches:
-            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {how}")
-        paths += matches
-    return [Path(path) for path in paths]

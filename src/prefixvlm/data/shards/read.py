@@ -5,7 +5,6 @@ import re
 import tarfile
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from prefixvlm.data.feature_codec import MAX_BYTES
 from prefixvlm.data.sample import EXTENSION, TEXT_EXTENSIONS, VISUAL_EXTENSIONS
-from prefixvlm.data.shards.manifest import MANIFEST, Shard, read_manifest
+from prefixvlm.data.shards.manifest import MANIFEST, manifest_entry
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members by extension
 OnProblem = Callable[[str], None]
@@ -56,18 +55,6 @@ def count_samples(path: Path) -> int:
         return entry.samples
     with open_tar(path) as tar:
         return sum(1 for _ in sample_headers(tar, raise_problem))
-
-
-def manifest_entry(path: Path) -> Shard | None:
-    """Return the entry of a shard in the manifest of its folder, None if there is none."""
-    manifest = path.with_name(MANIFEST)
-    return _entries(path.parent, manifest.stat().st_mtime_ns).get(path.name) if manifest.is_file() else None
-
-
-@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
-def _entries(folder: Path, _changed: int) -> dict[str, Shard]:
-    manifest = read_manifest(folder)
-    return {shard.name: shard for split in manifest.splits.values() for shard in split.shards} if manifest else {}
 
 
 def split_name(name: str) -> tuple[str, str]:

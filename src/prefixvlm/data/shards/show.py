@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from prefixvlm.data.sample import BLACK_IMAGE, Sample, decode
-from prefixvlm.data.shards.manifest import all_shards
 from prefixvlm.data.shards.read import count_samples, read_shard
+from prefixvlm.data.shards.resolve import all_shards
 from prefixvlm.data.shards.statistics import Statistics
 
 COLUMNS, ROWS = 8, 4

@@ -4,10 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from prefixvlm.atomic import write_text
@@ -16,8 +19,11 @@ from prefixvlm.data.shards.read import check_member
 from prefixvlm.data.shards.reencode import ReencodeOptions
 from prefixvlm.data.shards.staging import StagingFolder, staging_folder
 from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, finished, write_tar
+from prefixvlm.data.shards.text_lengths import write_lengths
 from prefixvlm.data.shards.worker_pool import run
 
+Lengths = NDArray[np.uint32]
+Record = tuple[ShardRecord, Lengths]  # without text_lengths, and these
 WriteShard = Callable[[ShardJob], Iterator[int | ShardRecord]]
 
 
@@ -77,17 +83,28 @@ def make_shards(
         staging.follow(_plan(manifest))
         with tqdm(total=total, desc="writing", unit=" samples") as bar:
             records = _write(jobs(staging), write_shard, workers, bar)
-        for record in sorted(records, key=lambda record: record.shard.name):
-            manifest.splits[record.split].left_out |= record.left_out
-            manifest.splits[record.split].shards += [record.shard] if record.shard.samples else []
+        complete(manifest, records, staging.shards)
         for split, content in manifest.splits.items():
             if not manifest.num_samples(split):
                 reason = next(iter(content.left_out.values()), "there are none")
                 raise ValueError(f"{manifest.source}: no {split} samples to write ({reason})")
-        staging.keep_only({record.shard.name for record in records if record.shard.samples})
+        staging.keep_only({entry.name for split in manifest.splits.values() for entry in split.files()})
         write_text(staging.shards / MANIFEST, manifest.to_json())
         staging.shards.rename(out)
     return manifest
+
+
+def complete(manifest: Manifest, records: Iterable[Record], folder: Path) -> None:
+    """Add the shards of the records to the manifest, sorted by name, and write their text lengths to the folder."""
+    lengths: dict[str, list[Lengths]] = {split: [] for split in manifest.splits}
+    for record, each in sorted(records, key=lambda pair: pair[0].shard.name):
+        manifest.splits[record.split].left_out |= record.left_out
+        if record.shard.samples:
+            manifest.splits[record.split].shards.append(record.shard)
+            lengths[record.split].append(each)
+    for name, split in manifest.splits.items():
+        if split.shards:
+            split.text_lengths = write_lengths(folder, name, lengths[name])
 
 
 def existing_manifest(out: Path, wanted: Manifest, what: str = "shards", needed: str = MANIFEST) -> Manifest | None:
@@ -120,13 +137,18 @@ def _plan(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _write(jobs: Iterable[ShardJob], write_shard: WriteShard, workers: int, bar: tqdm) -> Sequence[ShardRecord]:
-    records = []
+def _write(jobs: Iterable[ShardJob], write_shard: WriteShard, workers: int, bar: tqdm) -> Sequence[Record]:
+    records = list[Record]()
+
+    def add(record: ShardRecord) -> None:
+        # As an array: a list takes 8 bytes for a length, and more for one above 256.
+        lengths = np.array(record.shard.text_lengths, np.uint32)
+        records.append((replace(record, shard=replace(record.shard, text_lengths=[])), lengths))
 
     def unfinished() -> Iterator[ShardJob]:
         for job in jobs:
             if record := finished(job):
-                records.append(record)
+                add(record)
                 bar.update(len(job.candidates))
             else:
                 yield job
@@ -134,7 +156,7 @@ def _write(jobs: Iterable[ShardJob], write_shard: WriteShard, workers: int, bar:
     with closing(run(write_shard, unfinished(), workers)) as results:
         for result in results:
             if isinstance(result, ShardRecord):
-                records.append(result)
+                add(result)
             else:
                 bar.update(result)
     return records

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from prefixvlm.data.sample import IMAGE_EXTENSIONS
-from prefixvlm.data.shards.check import Findings, hash64
 from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.verification.check import Findings, hash64
 
 
 def repeated_images(findings: Mapping[Path, Findings], split_of: Mapping[Path, str]) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from prefixvlm.data.sample import BLACK_IMAGE, decode
-from prefixvlm.data.shards.check import MAX_PROBLEMS, Findings, ShardCheck, check_shard, hash64
-from prefixvlm.data.shards.manifest import MANIFEST, all_shards, read_manifest
+from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, sha256
 from prefixvlm.data.shards.read import read_shard
-from prefixvlm.data.shards.repeated_images import repeated_images
+from prefixvlm.data.shards.resolve import all_shards
+from prefixvlm.data.shards.verification.check import MAX_PROBLEMS, Findings, ShardCheck, check_shard, hash64
+from prefixvlm.data.shards.verification.repeated_images import repeated_images
 from prefixvlm.data.shards.worker_pool import run
 
 SPLITS = ("train", "val", "test")
@@ -56,10 +57,16 @@ def verify_folder(folder: Path, decode_images: bool = False, workers: int = 1) -
 def _check_folder(folder: Path, checks: list[ShardCheck]) -> Iterator[str]:
     """Check the manifest and the names of the tars."""
     try:
-        has_manifest = read_manifest(folder, check_totals=True) is not None
+        manifest = read_manifest(folder, check_totals=True)
+        has_manifest = manifest is not None
     except ValueError as error:
         yield str(error)
-        has_manifest = True
+        manifest, has_manifest = None, True
+    for split in manifest.splits.values() if manifest else ():
+        if (lengths := split.text_lengths) and not (
+            (path := folder / lengths.name).is_file() and sha256(path) == lengths.sha256
+        ):
+            yield f"{lengths.name} is missing or has other bytes than {MANIFEST} says (sha256)"
     if has_manifest:
         for name in sorted({path.name for path in folder.glob("*.tar")} - {check.path.name for check in checks}):
             yield f"shard {name} is in the folder, but {MANIFEST} does not have it"
