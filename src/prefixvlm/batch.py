@@ -6,6 +6,7 @@ P prefix length, E width of the language model, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +87,7 @@ class Row:
 class Batch:
     """Input of a model.
 
-    pixel_values: float[B, 3, H, W], or uint8 before the encoder normalizes them; stored features float32[B, N, D] with
-    encoder=cached.
+    pixel_values: float[B, 3, H, W], or uint8 before the encoder normalizes them; or features, float32[B, N, D].
     input_ids: int[S, T], right-padded; each image is a run of prefix_length times IMAGE_ID.
     attention_mask: bool[S, T], False on padding.
     labels: int[S, T], IGNORE_INDEX where not supervised (images, prompts, padding).
@@ -99,6 +99,10 @@ class Batch:
     head_targets: float32[S, K], in training. tags: int64[S, T], at the last token of each tagged text, IGNORE_INDEX
     elsewhere. target_image_index: int[S], which of the B images is the target image of each row. All three are None if
     the rows have none.
+    features, features_index, image_keys: with data.cache_features, until features/cache.py has completed the batch:
+    pixel_values has only the M images without stored features, image_keys the key of each, b"" for one that is not to
+    be stored; features are those of the others, float32[B - M, N, D]; features_index: int64[B], the place of each image
+    in features and, after them, pixel_values.
     """
 
     pixel_values: Tensor
@@ -112,10 +116,15 @@ class Batch:
     tags: Tensor | None = None
     target_image_index: Tensor | None = None
     keys: list[str] = field(default_factory=list)
+    features: Tensor | None = None
+    features_index: Tensor | None = None
+    image_keys: list[bytes] = field(default_factory=list)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, rows=self.rows, task=self.task, keys=self.keys, **tensors)
+        tensors: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -1,6 +1,7 @@
 """Build the module, the data module and the trainer of a configuration: the only place that builds its components."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.checkpoint.untrusted import require
 from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.features.choose_cache import choose_cache
 from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind
 from prefixvlm.options.component_check import check, parameters_of
@@ -165,7 +167,10 @@ def check_data(cfg: Any, *stages: str) -> None:
 
 def build_data(cfg: Any, module: Any, collates: Collates | None = None, **changes: Any) -> ShardDataModule:
     """Build the data module. collates: default to those of the module. changes: options that replace those of cfg."""
-    data = make("data", {**plain(cfg)["data"], **changes}, collates=collates or module.collates)
+    caching = {}
+    if isinstance(module, PrefixModule):
+        caching["open_feature_cache"] = partial(choose_cache, module.model.encoder, plain(cfg).get("encoder"))
+    data = make("data", {**plain(cfg)["data"], **changes}, collates=collates or module.collates, **caching)
     if isinstance(module, PrefixModule):
         check_features(module.model.encoder, data.shards)
     return data

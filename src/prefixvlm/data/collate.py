@@ -19,6 +19,7 @@ from prefixvlm.batch import (
     Row,
     TemplateText,
 )
+from prefixvlm.data.feature_store import KeyedImage
 from prefixvlm.data.tokenization import TokenizedRow, template_ids, text_ids, token_ids
 
 NO_IMAGE = torch.empty(3, 1, 1)
@@ -81,7 +82,7 @@ class Collator:
         width = max(len(row.ids) for row in tokens)
         head_targets = [row.head_targets for row in unique] if supervised and unique[0].head_targets else None
         return Batch(
-            pixel_values=self._pixel_values([image for _, image in images.values()]),
+            **self._images([image for _, image in images.values()]),
             input_ids=_pad([row.ids for row in tokens], width, self.pad_id),
             attention_mask=torch.tensor([[place < len(row.ids) for place in range(width)] for row in tokens]),
             labels=_pad([row.labels for row in tokens], width, IGNORE_INDEX),
@@ -93,6 +94,22 @@ class Collator:
             target_image_index=torch.tensor(target_image_index) if target_image_index else None,
             keys=[row.key for row in rows] if supervised else [],
         )
+
+    def _images(self, images: Sequence[ImageOrFeatures]) -> dict[str, Any]:
+        """Return the fields of a Batch that hold images: their pixels, or where there are any their stored features."""
+        if not any(isinstance(image, KeyedImage) for image in images):
+            return {"pixel_values": self._pixel_values(images)}
+        stored = [image.features(len(images)) if isinstance(image, KeyedImage) else None for image in images]
+        known = [number for number, features in enumerate(stored) if features is not None]
+        others = [number for number, features in enumerate(stored) if features is None]
+        found = [torch.tensor(features) for features in stored if features is not None]
+        keyed = [images[number] for number in others]
+        return {
+            "pixel_values": self._pixel_values([e.image if isinstance(e, KeyedImage) else e for e in keyed]),
+            "features": torch.stack(found) if found else None,
+            "features_index": torch.tensor(known + others).argsort(),
+            "image_keys": [each.key(len(images)) if isinstance(each, KeyedImage) else b"" for each in keyed],
+        }
 
     def _pixel_values(self, images: Sequence[ImageOrFeatures]) -> Tensor:
         if any(isinstance(image, np.ndarray) for image in images) and not self.reads_features:

@@ -1,7 +1,8 @@
 """Lightning data module: train, validation and test loaders over webdataset shards."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
@@ -58,6 +59,8 @@ class ShardDataModule(LightningDataModule):
     background: the colour behind transparent pixels. max_pixels: larger images are bad samples.
     blind: evaluate with black images. train_blind: train and validate with black images.
     cache_dir: where downloaded shards are kept. cache_limit: the size of that folder in GB.
+    cache_features: whether a training keeps the features of a frozen encoder in feature_dir; auto where that pays.
+    open_feature_cache: takes this data module, with its trainer; see features/choose_cache.py.
     """
 
     def __init__(
@@ -81,8 +84,11 @@ class ShardDataModule(LightningDataModule):
         max_pixels: Positive = MAX_PIXELS,
         cache_dir: str = DEFAULT_FOLDER,
         cache_limit: PositiveFloat | None = None,
+        cache_features: bool | Literal["auto"] = "auto",
+        feature_dir: str = "~/.cache/prefixvlm/features",
         collates: Collates | None = None,
         mode: Literal["exact", "stream"] = "exact",
+        open_feature_cache: Callable[["ShardDataModule"], Any] | None = None,
     ) -> None:
         super().__init__()
         _check_mode(mode, epoch_samples, bucket_batches)
@@ -96,6 +102,8 @@ class ShardDataModule(LightningDataModule):
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
         self.cache = ShardCache(cache_dir, cache_limit)
         self.mode = mode
+        self.cache_features, self.feature_dir = cache_features, feature_dir
+        self.open_feature_cache, self._feature_cache = open_feature_cache, None
         self._train_loader: TrainLoader | StreamLoader | None = None
         self._train_state: dict[str, Any] = {}
 
@@ -103,6 +111,11 @@ class ShardDataModule(LightningDataModule):
         """Raise ValueError, before a model is moved or run, if a split of the stage has no shards."""
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self.test_split,)):
             find_sources(self.shards, split, self.cache)
+        if stage == "fit" and self.trainer and self.open_feature_cache:
+            self._feature_cache = self.open_feature_cache(self)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._feature_cache.complete(batch) if self._feature_cache else batch
 
     def train_dataloader(self) -> "TrainLoader | StreamLoader":
         loader = self._new_train_loader()
@@ -118,6 +131,7 @@ class ShardDataModule(LightningDataModule):
             "epoch_samples": self.epoch_samples,
             "max_bad_fraction": self.max_bad_fraction,
             "blind": self.train_blind,
+            "decoder": self._training_decoder,
             **self._loader_options(),
         }
         if self.mode == "exact":
@@ -152,12 +166,14 @@ class ShardDataModule(LightningDataModule):
         """Return the loader for the loss, then one per task for predictions."""
         collates = self.collates.test.values() if self.limit_val_predictions else ()
         blind = self.blind or self.train_blind
-        loss = self._eval_loader("val", self.collates.val, self.limit_val, blind, self.max_bad_fraction)
-        return [loss, *(self._eval_loader("val", collate, self.limit_val_predictions, blind) for collate in collates)]
+        made = partial(self._eval_loader, blind=blind, decoder=self._training_decoder)
+        loss = made("val", self.collates.val, self.limit_val, max_bad_fraction=self.max_bad_fraction)
+        return [loss, *(made("val", collate, self.limit_val_predictions) for collate in collates)]
 
     def test_dataloader(self) -> list[EvalLoader]:
         collates = self.collates.test.values()
-        return [self._eval_loader(self.test_split, collate, self.limit_test, self.blind) for collate in collates]
+        made = partial(self._eval_loader, blind=self.blind, decoder=self.decoder)
+        return [made(self.test_split, collate, self.limit_test) for collate in collates]
 
     def paths(self, split: str) -> list[Path]:
         """Return the local paths of the shards of a split, after downloading remote ones."""
@@ -179,13 +195,13 @@ class ShardDataModule(LightningDataModule):
     def _shard_refs(self, split: str) -> list[ShardRef]:
         return [shard for source in find_sources(self.shards, split, self.cache) for shard in source.shards]
 
-    def _eval_loader(
-        self, split: str, collate: Collate, limit: int | None, blind: bool, max_bad_fraction: float | None = None
-    ) -> EvalLoader:
+    def _eval_loader(self, split: str, collate: Collate, limit: int | None, **options: Any) -> EvalLoader:
         sources = find_sources(self.shards, split, self.cache)
-        return EvalLoader(
-            sources, self.eval_batch_size, collate, limit, max_bad_fraction, blind=blind, **self._loader_options()
-        )
+        return EvalLoader(sources, self.eval_batch_size, collate, limit, **options, **self._loader_options())
+
+    @property
+    def _training_decoder(self) -> Callable[[bytes], Any]:
+        return self._feature_cache.decoder(self.decoder) if self._feature_cache else self.decoder
 
     def _loader_options(self) -> dict[str, Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -194,5 +210,4 @@ class ShardDataModule(LightningDataModule):
             "seed": self.seed,
             "rank": rank,
             "world": world,
-            "decoder": self.decoder,
         }

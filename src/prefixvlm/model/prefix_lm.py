@@ -53,8 +53,9 @@ class PrefixLM(nn.Module):
         return self.mapper(self.features(pixel_values))
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values: float[B, 3, H, W] -> float[B, N, D], in training with noise."""
-        features = self.encoder(pixel_values)
+        """pixel_values: float[B, 3, H, W], or features float32[B, N, D] -> float[B, N, D], in training with noise."""
+        features = pixel_values.float() if pixel_values.ndim == 3 else self.encoder(pixel_values)
+        features = features.contiguous()  # as stored ones are: matrix products of another layout may round otherwise
         if not (self.training and self.feature_noise):
             return features
         # CapDec adds noise on CLIP's unit sphere; each feature vector gets its norm back.
