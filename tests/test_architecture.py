@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "provenance": set(),
     "report": {"data", "metrics"},
     "distributed": {"errors", "task"},
-    "features": {"data", "encoder", "model"},
+    "features": {"batch", "data", "encoder", "model"},
     "training": STAGES | {"checkpoint", "distributed"},
     "convert": {"checkpoint", "encoder", "mapper", "lm", "model", "training"},
     "logger": {"provenance"},
