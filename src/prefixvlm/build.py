@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from prefixvlm.callbacks.throughput import Throughput
 from prefixvlm.checkpoint.untrusted import require
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.features.choose_cache import choose_cache
 from prefixvlm.features.write import check_features
 from prefixvlm.metrics.score_kind import LOSS, ScoreKind

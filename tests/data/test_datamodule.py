@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.sample import Sample
 from tests.data.conftest import png
 

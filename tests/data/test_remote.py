@@ -20,7 +20,8 @@ import fsspec
 import pytest
 
 from prefixvlm.data import remote
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import shard_source
 from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.train_loader import TrainLoader

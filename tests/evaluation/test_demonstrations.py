@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.task.rows.few_shot import FewShot

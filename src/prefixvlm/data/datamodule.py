@@ -1,21 +1,20 @@
 """Lightning data module: train, validation and test loaders over webdataset shards."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
+from prefixvlm.data.collates import Collates
 from prefixvlm.data.image import MAX_PIXELS, ImageDecoder
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.mixture import Shards, find_sources
 from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
 from prefixvlm.data.loading.train_loader import TrainLoader
-from prefixvlm.data.sample import IMAGE_EXTENSIONS, Sample
+from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.options.ranges import Fraction, NonNegative, Positive, PositiveFloat, Seed, Workers, check_value
@@ -24,24 +23,12 @@ if TYPE_CHECKING:  # it imports webdataset, which takes 3 s and 200 MB
     from prefixvlm.data.loading.stream_loader import StreamLoader
 
 
-def _no_collate(samples: Sequence[Sample], rng: random.Random) -> NoReturn:
-    raise TypeError("the loaders of this data module need `collates`, which is not set")
-
-
 def _check_mode(mode: str, epoch_samples: int | None, bucket_batches: int) -> None:
     check_value("data.mode", mode, Literal["exact", "stream"])
     if mode == "stream" and epoch_samples is None:
         raise ValueError("data.mode=stream counts no samples: set data.epoch_samples to those of an epoch")
     if mode == "stream" and bucket_batches:
         raise ValueError("data.mode=stream does not know the lengths of texts: set data.bucket_batches=0")
-
-
-class Collates(NamedTuple):
-    """Collate functions for training, for the validation loss, and by task for predictions: a loader each, in order."""
-
-    train: Collate = _no_collate
-    val: Collate = _no_collate
-    test: Mapping[str, Collate] = MappingProxyType({})
 
 
 class ShardDataModule(LightningDataModule):

@@ -5,7 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.encoder.clip import Clip
 from prefixvlm.evaluation.clip_scorer import ClipScorer
 from prefixvlm.evaluation.demonstrations import draw_demonstrations

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefixvlm.atomic import replacing_folder
-from prefixvlm.data.datamodule import Collates
+from prefixvlm.data.collates import Collates
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import PERCENT
 from prefixvlm.training.checkpoint import KEY

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from prefixvlm.batch import IGNORE_INDEX, Batch
-from prefixvlm.data.datamodule import Collates
+from prefixvlm.data.collates import Collates
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper

@@ -13,7 +13,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from prefixvlm.batch import Row
-from prefixvlm.data.datamodule import Collates, ShardDataModule
+from prefixvlm.data.collates import Collates
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading import bad_samples
 from prefixvlm.data.loading.bad_samples import BadSamples
 from prefixvlm.data.loading.eval_loader import EvalLoader
