@@ -79,20 +79,19 @@ class ShardDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_mode(mode, epoch_samples, bucket_batches)
-        self.collates = collates or Collates()
+        self.mode, self.collates = mode, collates or Collates()
         self.shards: Any = shards
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.seed, self.shuffle_buffer = num_workers, seed, shuffle_buffer
         self.epoch_samples, self.bucket_batches, self.max_bad_fraction = epoch_samples, bucket_batches, max_bad_fraction
-        self.limit_val, self.limit_test, self.blind = limit_val, limit_test, blind
-        self.train_blind, self.decoder = train_blind, ImageDecoder(background, max_pixels)
+        self.limit_val, self.limit_test, self.blind, self.train_blind = limit_val, limit_test, blind, train_blind
         self.limit_val_predictions, self.test_split = limit_val_predictions, test_split
-        self.cache = ShardCache(cache_dir, cache_limit)
-        self.mode = mode
-        self.cache_features, self.feature_dir = cache_features, feature_dir
-        self.open_feature_cache, self._feature_cache = open_feature_cache, None
+        self.cache, self.decoder = ShardCache(cache_dir, cache_limit), ImageDecoder(background, max_pixels)
+        self.cache_features, self.feature_dir, self.open_feature_cache = cache_features, feature_dir, open_feature_cache
         self._train_loader: TrainLoader | StreamLoader | None = None
         self._train_state: dict[str, Any] = {}
+
+    _feature_cache: Any = None  # of a training, after its setup
 
     def setup(self, stage: str) -> None:
         """Raise ValueError, before a model is moved or run, if a split of the stage has no shards."""
