@@ -1,6 +1,7 @@
 """Speed and memory of reading shards: images per second of reading, decoding and transforming synthetic photos.
 
-`python bench/reading.py`: our loader, plain webdataset and decoding alone, on one core; then memory over --minutes.
+`python bench/reading.py`: our loader beside plain webdataset with open_clip's transform, to 224 and to 336 pixels, from
+photos and from shards that were written smaller, on one core; then memory over --minutes, 0 for none.
 `python bench/reading.py --table`: interrupted and resumed loaders compared with uninterrupted ones (exactness.py).
 `python bench/reading.py --padding`: share of padding in a batch, with and without buckets (padding.py).
 """
@@ -11,10 +12,8 @@ import json
 import os
 import platform
 import random
-import resource
 import tarfile
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,14 +29,20 @@ from exactness import table
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from padding import padding
 from PIL import Image, ImageFilter
+from reading_memory import stream
 
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample, decode_image
+from prefixvlm.data.shards.read import read_shard
+from prefixvlm.data.shards.reencode import ReencodeOptions
+from prefixvlm.data.shards.write import write_shards
+from prefixvlm.encoder.transforms import open_clip_transform
 
 OUT = Path("outputs/bench/reading.json")
 SIZE, BATCH, SHARD = (500, 375), 32, 500
-TRANSFORM = image_transform_v2(PreprocessCfg(size=224), is_train=False)
+SIZES, QUALITY = (224, 336), 95
+Transform = Callable[[Image.Image], torch.Tensor]
 
 
 def photo(seed: int, size: tuple[int, int] = SIZE) -> bytes:
@@ -65,21 +70,23 @@ def write(folder: Path, count: int) -> list[ShardRef]:
     return tars
 
 
-def transformed(samples: list[Sample], rng: random.Random) -> torch.Tensor:
-    return torch.stack([TRANSFORM(sample.picture) for sample in samples])
+class Stacked:
+    """Collates the images of samples."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def __call__(self, samples: list[Sample], rng: random.Random) -> torch.Tensor:
+        return torch.stack([self.transform(sample.picture) for sample in samples])
 
 
-def ours(tars: list[ShardRef], shuffle_buffer: int = 1000) -> Iterator[torch.Tensor]:
-    return iter(TrainLoader([ShardSource(tars)], BATCH, transformed, shuffle_buffer))
+def ours(tars: list[ShardRef], transform: Transform, shuffle_buffer: int = 1000) -> Iterator[torch.Tensor]:
+    return iter(TrainLoader([ShardSource(tars)], BATCH, Stacked(transform), shuffle_buffer))
 
 
-def plain_webdataset(tars: list[ShardRef]) -> Iterator[torch.Tensor]:
+def plain_webdataset(tars: list[ShardRef], transform: Transform) -> Iterator[torch.Tensor]:
     data = webdataset.WebDataset([str(tar.path) for tar in tars], shardshuffle=False).shuffle(1000).decode("pil")
-    return (torch.stack([TRANSFORM(image) for (image,) in batch]) for batch in batches(data.to_tuple("jpg")))
-
-
-def bare(images: list[bytes]) -> Iterator[torch.Tensor]:
-    return (torch.stack([TRANSFORM(decode_image(data)) for data in batch]) for batch in batches(images))
+    return (torch.stack([transform(image) for (image,) in batch]) for batch in batches(data.to_tuple("jpg")))
 
 
 def bare_decode(images: list[bytes]) -> Iterator[torch.Tensor]:
@@ -104,41 +111,40 @@ def speed(make: Callable[[], Iterator[torch.Tensor]]) -> float:
     return count / (time.perf_counter() - start)
 
 
-def resident() -> float:
-    """Return the resident memory of this process in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def stream(tars: list[ShardRef], minutes: float) -> dict[str, Any]:
-    """Iterate over epochs of the loader; memory is sampled every second."""
-    memory, stop = [resident()], threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(1):
-            memory.append(resident())
-
-    watcher = threading.Thread(target=sample)
-    watcher.start()
-    loader, images, end = TrainLoader([ShardSource(tars)], BATCH, transformed, 1000), 0, time.monotonic() + 60 * minutes
-    try:
-        while time.monotonic() < end:
-            for batch in loader:
-                images += len(batch)
-                if time.monotonic() > end:
-                    break
-    finally:
-        stop.set()
-        watcher.join()
-    tenth = max(1, len(memory) // 10)
+def sides_of(tars: list[ShardRef], smaller: list[ShardRef], size: int) -> dict[str, Callable[[], Any]]:
+    """Return what is compared for one size of pixel_values. The first is the base of the ratios."""
+    library = image_transform_v2(PreprocessCfg(size=size), is_train=False)
+    fast, exact = (open_clip_transform({"size": size}, exact=each) for each in (False, True))
     return {
-        "minutes": minutes,
-        "images": images,
-        "epochs": loader.epoch + 1,
-        "mb_at_start": round(memory[0]),
-        "mb_after_a_tenth": round(memory[tenth]),
-        "mb_at_end": round(memory[-1]),
-        "mb_peak": round(max(memory)),
-        "mb_peak_of_the_process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+        "plain webdataset": partial(plain_webdataset, tars, library),
+        "ours": partial(ours, tars, fast.pixels),
+        "ours, normalized on this core too": partial(ours, tars, fast),
+        "ours, exact_pixels": partial(ours, tars, exact.pixels),
+        f"ours, shards of --image-size {size} --image-quality {QUALITY}": partial(ours, smaller, fast.pixels),
+    }
+
+
+def rewritten(tars: list[ShardRef], size: int, folder: Path) -> list[ShardRef]:
+    """Return the shards as `prefixvlm shards` writes them with --image-size and --image-quality."""
+    samples = {"train": [sample for tar in tars for sample in read_shard(tar.path)]}
+    write_shards(samples, folder, "bench", "none", SHARD, encoding=ReencodeOptions(size, QUALITY))
+    return [ShardRef(path) for path in sorted(folder.glob("*.tar"))]
+
+
+def compare(sides: dict[str, Callable[[], Iterator[torch.Tensor]]], rounds: int) -> dict[str, Any]:
+    """Return the medians of images per second and of the ratios to the first side, over interleaved rounds."""
+    speeds = {name: [] for name in sides}
+    for _ in range(rounds):  # interleaved, so that a busy machine is busy for all sides
+        for name, make in sides.items():
+            speeds[name].append(speed(make))
+    base = np.array(next(iter(speeds.values())))
+    return {
+        name: {
+            "images_a_second": round(float(np.median(each)), 1),
+            "ratio": round(float(np.median(each / base)), 2),
+            "rounds": [round(value, 1) for value in each],
+        }
+        for name, each in speeds.items()
     }
 
 
@@ -147,26 +153,21 @@ def measure(count: int, rounds: int, minutes: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tars = write(Path(folder), count)
         images = [data for tar in tars for data in jpegs(tar.path)]
-        sides = {
-            "ours": partial(ours, tars),
-            "plain webdataset": partial(plain_webdataset, tars),
-            "decode and transform, from memory": partial(bare, images),
-            "decode alone, from memory": partial(bare_decode, images),
-        }
-        speeds: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(rounds):  # interleaved, so that a busy machine is busy for all sides
-            for name, make in sides.items():
-                speeds[name].append(speed(make))
-        result = {
+        result: dict[str, Any] = {
             "images": count,
             "kB_an_image": round(sum(map(len, images)) / len(images) / 1e3, 1),
-            "images_a_second": {name: round(float(np.median(values)), 1) for name, values in speeds.items()},
-            "rounds": {name: [round(value, 1) for value in values] for name, values in speeds.items()},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, one used; torch {torch.__version__}",
             "open_clip": open_clip.__version__,
+            "decode alone": compare({"decode alone, from memory": partial(bare_decode, images)}, rounds),
         }
         del images  # else they would count in the memory of the stream
-        return result | {"memory": stream(tars, minutes)}
+        for size in SIZES:
+            smaller = rewritten(tars, size, Path(folder) / str(size))
+            result[f"to {size}"] = compare(sides_of(tars, smaller, size), rounds)
+        if minutes:
+            collate = Stacked(open_clip_transform({"size": SIZES[0]}, exact=False).pixels)
+            result["memory"] = stream(TrainLoader([ShardSource(tars)], BATCH, collate, 1000), minutes)
+        return result
 
 
 def jpegs(path: Path) -> list[bytes]:
@@ -178,8 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="print the table of exactness instead")
     parser.add_argument("--padding", action="store_true", help="print the share of padding instead")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=1, help="of streaming, for the memory")
     arguments = parser.parse_args()
     if arguments.table:

@@ -122,4 +122,4 @@ def _has_tensor_version(step: Any) -> bool:
 # The name of this function stands in the transform's repr, and so in the identity of stored features: do not rename it.
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to RGB, which open_clip's transforms do and timm's do not."""
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

@@ -13,10 +13,10 @@ from typing import BinaryIO, NamedTuple
 from prefixvlm.data.feature_codec import MAX_BYTES
 from prefixvlm.data.sample import EXTENSION, TEXT_EXTENSIONS, VISUAL_EXTENSIONS
 from prefixvlm.data.shards.manifest import MANIFEST, manifest_entry
+from prefixvlm.data.tar_headers import MAX_HEADER, BoundedFile, Header
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members by extension
 OnProblem = Callable[[str], None]
-MAX_HEADER = 2**20  # bytes of a long name or of the PAX fields of a member
 MAX_SAMPLE = 4 * MAX_BYTES
 logger = logging.getLogger(__name__)
 _said = set[Path]()  # the folders whose hidden members were mentioned
@@ -76,23 +76,11 @@ def check_member(key: str, extension: str, name: str = "") -> None:
         raise ValueError(f"the key {key!r} leaves its folder or has unprintable letters")
 
 
-class _BoundedFile:
-    """The file that tarfile reads headers from. It limits each read; tarfile reads as much as a header declares."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.seek, self.tell = file, file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise tarfile.ReadError(f"a header declares {size} bytes")
-        return self.file.read(size)
-
-
 @contextmanager
 def open_tar(path: Path) -> Iterator[Tar]:
     with path.open("rb") as file:
         try:  # "r:" accepts plain tars only: a compressed one could decompress without limit
-            headers = tarfile.open(fileobj=_BoundedFile(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
+            headers = tarfile.open(fileobj=BoundedFile(file), mode="r:", tarinfo=Header)  # type: ignore[call-overload]  # noqa: SIM115
         except Exception as error:  # on damaged headers tarfile raises TarError, ValueError, RecursionError and others
             raise _damaged(path, error) from error
         with headers:
