@@ -24,9 +24,16 @@ class Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
         plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and buf[345] == 0  # no prefix
-        # 148 to 156 is the checksum, which counts as spaces. Whatever differs here tarfile reads or refuses.
-        if not plain or tarfile.nti(buf[148:156]) != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+        checksum, size = _octal(buf[148:156]), _octal(buf[124:136])
+        # The checksum itself counts as spaces. Whatever differs here tarfile reads or refuses.
+        if not plain or size is None or checksum != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
             return super().frombuf(buf, encoding, errors)
-        header = cls(tarfile.nts(buf[:100], encoding, errors))
-        header.size = tarfile.nti(buf[124:136])
+        header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        header.size = size
         return header
+
+
+def _octal(field: bytes | bytearray) -> int | None:
+    """Return a number as writers of tars write it, None for another."""
+    digits = field.rstrip(b" \0")
+    return int(digits, 8) if digits.isdigit() and max(digits) < ord("8") else None
