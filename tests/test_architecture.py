@@ -105,7 +105,7 @@ MAY_IMPORT = {
 }
 # The same for folders below: what each may import of its neighbours.
 MAY_IMPORT_OF_NEIGHBOURS = {
-    "data/shards": {"image", "sample", "schema", "sources", "feature_codec", "tar_headers"},
+    "data/shards": {"image", "remote", "sample", "schema", "sources", "feature_codec", "tar_headers"},
     "data/sources": {"image", "shards", "sample", "schema"},
     "data/loading": {"image", "remote", "sample", "shard_cache", "shards"},
     "metrics/captions": {"bootstrap", "pairs", "ptb", "score_kind"},

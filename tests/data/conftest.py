@@ -1,10 +1,16 @@
-"""Small real shards for the tests of data/."""
+"""Small real shards for the tests of data/, and a web server that fails in every way."""
 
 import io
 import json
 import sys
 import tarfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +83,49 @@ def make_shards(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        name = self.path.split("?")[0].rpartition("/")[2]
+        self.server.requests[name] += 1
+        fault, times = self.server.faults.get(name, ("", 0))
+        if self.server.requests[name] > times:
+            super().do_GET()
+        elif fault == "500":
+            self.send_error(500)
+        elif fault == "stalls":
+            time.sleep(1.5)
+        else:
+            data = (Path(self.directory) / self.path.lstrip("/")).read_bytes()
+            half = data[: len(data) // 2]
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**40 if fault == "huge" else len(data)))
+            self.end_headers()
+            if fault == "breaks off":
+                self.wfile.write(half)
+            elif fault == "slow":
+                with suppress(OSError):  # the client was killed
+                    for first in range(0, len(data), 1 + len(data) // 8):
+                        self.wfile.write(data[first : first + 1 + len(data) // 8])
+                        time.sleep(0.1)
+            elif fault == "other bytes":
+                self.wfile.write(bytes(len(data)))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Any]:
+    """A web server. faults: file name -> (kind of failure, how many times). requests: number of requests per file."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    server.daemon_threads = True
+    server.requests, server.faults = Counter[str](), {}  # type: ignore[attr-defined]
+    server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from prefixvlm.atomic import write_bytes
+from prefixvlm.atomic import link_or_copy, write_bytes
 from prefixvlm.data.remote import PATIENCE, MissingError, Patience, UnreachableError, download, exists, without_query
+from prefixvlm.data.shards.lookup import entries
 from prefixvlm.data.shards.manifest import MANIFEST, MAX_MANIFEST
 
 DEFAULT_FOLDER = "~/.cache/prefixvlm/shards"
@@ -66,6 +67,19 @@ class ShardCache:
             if not version.is_file():
                 write_bytes(version, content)
         return version.parent
+
+    def folder_of_index(self, index: Path) -> Path:
+        """Return the local folder of shards whose URLs the manifest of `index` has, with that manifest."""
+        content = (index / MANIFEST).read_bytes()
+        folder = self.folder / _digest(f"index {hashlib.sha256(content).hexdigest()}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / MANIFEST):
+            if not (folder / MANIFEST).is_file():
+                for entry in {id(each.lengths): each.lengths for each in entries(index).values()}.values():
+                    if entry is not None and (index / entry.name).is_file():
+                        link_or_copy(index / entry.name, folder / entry.name)
+                write_bytes(folder / MANIFEST, content)
+        return folder
 
     def path_of(self, url: str) -> Path:
         """Return the local path of a shard of a pattern."""

@@ -10,7 +10,8 @@ import braceexpand
 from prefixvlm.data.loading.shard_source import ShardRef, ShardSource
 from prefixvlm.data.remote import is_remote, without_query
 from prefixvlm.data.shard_cache import ShardCache
-from prefixvlm.data.shards.manifest import Manifest, read_manifest
+from prefixvlm.data.shards.lookup import cached_manifest, entries
+from prefixvlm.data.shards.manifest import Manifest
 from prefixvlm.data.shards.resolve import resolve_shards
 
 Shards = str | Mapping[str, Mapping[str, Any]]
@@ -53,7 +54,7 @@ def _checked(shards: Any) -> Mapping[str, Mapping[str, Any]]:
 
 def _shard_refs(shards: str, split: str, cache: ShardCache, prefix: str = "") -> list[ShardRef]:
     if not is_remote(shards):
-        return [ShardRef(path, prefix) for path in resolve_shards(shards, split)]
+        return _local_refs(shards, split, cache, prefix)
     if not without_query(shards).endswith(".tar"):
         folder = cache.folder_of(shards)
         manifest = _manifest(folder)
@@ -70,6 +71,19 @@ def _shard_refs(shards: str, split: str, cache: ShardCache, prefix: str = "") ->
     return [ShardRef(cache.path_of(url), prefix, url, cache) for url in urls]
 
 
+def _local_refs(shards: str, split: str, cache: ShardCache, prefix: str) -> list[ShardRef]:
+    """Return the shards of a folder or pattern on the disk; with URLs, those that its manifest has."""
+    paths = resolve_shards(shards, split)
+    urls = {name: entry.shard.url for name, entry in entries(Path(shards)).items() if entry.shard.url}
+    if not urls:
+        return [ShardRef(path, prefix) for path in paths]
+    folder = cache.folder_of_index(Path(shards))
+    return [
+        ShardRef(folder / path.name, prefix, urls[path.name], cache) if path.name in urls else ShardRef(path, prefix)
+        for path in paths
+    ]
+
+
 def _has(shards: str, split: str, cache: ShardCache) -> bool:
     """Return whether the split exists. Damaged shards count as existing and raise their error later."""
     if is_remote(shards):
@@ -77,7 +91,7 @@ def _has(shards: str, split: str, cache: ShardCache) -> bool:
             return _manifest(cache.folder_of(shards)).has(split)
         return cache.has(_shard_refs(shards, split, cache)[0].url)
     folder = Path(shards)
-    if folder.is_dir() and (manifest := read_manifest(folder)) is not None:
+    if folder.is_dir() and (manifest := cached_manifest(folder)) is not None:
         return manifest.has(split)
     try:
         return bool(resolve_shards(shards, split))
@@ -86,6 +100,6 @@ def _has(shards: str, split: str, cache: ShardCache) -> bool:
 
 
 def _manifest(folder: Path) -> Manifest:
-    manifest = read_manifest(folder)
+    manifest = cached_manifest(folder)
     assert manifest is not None, "folder_of downloads it"
     return manifest

@@ -16,7 +16,7 @@ from prefixvlm.atomic import write_text
 from prefixvlm.data.loading.plan.epoch_order import PLACE, SOURCE, Order
 from prefixvlm.data.loading.plan.source_order import Numbers, SourceOrder
 from prefixvlm.data.shard_cache import PinnedFile, ShardCache
-from prefixvlm.data.shards.manifest import Entry, entries, manifest_entry
+from prefixvlm.data.shards.lookup import Entry, entries, manifest_entry
 from prefixvlm.data.shards.read import count_samples
 from prefixvlm.data.shards.text_lengths import read_lengths
 
@@ -61,11 +61,17 @@ class ShardSource:
     @cached_property
     def counts(self) -> list[int]:
         description = f"counting samples {self.name}".strip()
-        return [shard.num_samples() for shard in tqdm(self.shards, desc=description, delay=5)]
+        # Each manifest is looked up once, not for each of thousands of shards.
+        folders = {folder: entries(folder) for folder in {shard.path.parent for shard in self.shards}}
+        counts = []
+        for shard in tqdm(self.shards, desc=description, delay=5):
+            entry = folders[shard.path.parent].get(shard.path.name)
+            counts.append(entry.shard.samples if entry else shard.num_samples())
+        return counts
 
     def check_lengths(self) -> None:
         """Raise ValueError if the manifests do not have the text lengths of all shards; none are read."""
-        folders = {shard.path.parent: entries(shard.path.parent) for shard in self.shards}
+        folders = {folder: entries(folder) for folder in {shard.path.parent for shard in self.shards}}
         for shard in self.shards:
             _check_lengths(shard, folders[shard.path.parent].get(shard.path.name))
 

@@ -1,4 +1,4 @@
-"""The command `prefixvlm shards`: a subcommand for each data set, `verify` and `show`."""
+"""The command `prefixvlm shards`: a subcommand for each data set, `verify`, `index` and `show`."""
 
 import argparse
 import inspect
@@ -9,6 +9,7 @@ from typing import Any
 
 from prefixvlm.data import sources
 from prefixvlm.data.image import ImageDecoder, decode_image
+from prefixvlm.data.shards.index.command import add_index
 from prefixvlm.data.shards.worker_pool import default_workers
 
 KINDS = {int: int, int | None: int, float: float, float | None: float, str: str, str | None: str}  # of arguments
@@ -17,7 +18,7 @@ CODES = "Ends with exit code 0 if it is whole, and else with 2 and the list of i
 
 
 def add_shards(parser: argparse.ArgumentParser, with_plugins: bool = False) -> Any:
-    """Add `NAME --out DIR` with the arguments of each data set, `verify` and `show`.
+    """Add `NAME --out DIR` with the arguments of each data set, `verify`, `index` and `show`.
 
     with_plugins: the data sets of plug-ins too, whose modules are imported.
     Returns argparse's subparsers, to which others can be added.
@@ -27,6 +28,7 @@ def add_shards(parser: argparse.ArgumentParser, with_plugins: bool = False) -> A
         _add_source(names, name)
     verify = "find everything that is wrong with a folder of shards"
     _add_verify(names.add_parser("verify", help=verify, description=f"{verify[0].upper()}{verify[1:]}. {CODES}"))
+    _add_workers(add_index(names))
     _add_show(names.add_parser("show", help="what a folder of shards holds, with a picture of some samples"))
     return names
 

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefixvlm.data.sample import BLACK_IMAGE, decode
 from prefixvlm.data.shards.manifest import Manifest, Shard, Split, sha256
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.reencode import ReencodeOptions
 from prefixvlm.data.shards.staging import StagingFolder
-from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, text_length
+from prefixvlm.data.shards.tar_writer import SampleOrError, ShardJob, ShardRecord, fingerprint, length_of
 from prefixvlm.data.shards.write import make_shards
 from prefixvlm.strict_json import read_json
 
@@ -53,7 +52,7 @@ def link_tar(job: ShardJob) -> Iterator[int | ShardRecord]:
     try:
         lengths = []
         for key, sample in read_shard(path):
-            lengths.append(_text_length(key, sample))
+            lengths.append(length_of(key, sample))
             yield 1
         if reason := _missing_samples(path, len(lengths)):
             left_out[name] = reason
@@ -65,13 +64,6 @@ def link_tar(job: ShardJob) -> Iterator[int | ShardRecord]:
     record = ShardRecord(job.split, job.fingerprint, shard, left_out)
     record.save(job.sidecar)
     yield record
-
-
-def _text_length(key: str, members: dict[str, bytes]) -> int:
-    try:
-        return text_length(decode(key, members, "", BLACK_IMAGE))
-    except ValueError:
-        return 0  # a bad sample stays in the tar; the training loader skips and counts it
 
 
 def _missing_samples(path: Path, samples: int) -> str:

@@ -3,15 +3,14 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from msgspec import Meta
 
+from prefixvlm.data.remote import is_remote
 from prefixvlm.data.shards.text_lengths import TextLengths
 from prefixvlm.strict_json import read_json
 
@@ -29,6 +28,7 @@ class Shard:
 
     text_lengths: for each sample, the mean number of characters of its captions and questions, 0 if it has none. A
         manifest stores them here if it was written before Split.text_lengths existed, and otherwise none.
+    url: where the shard is, if not in the folder of the manifest.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Shard:
     bytes: Bytes
     sha256: str
     text_lengths: list[Count] = field(default_factory=list)
+    url: str = ""
 
 
 @dataclass
@@ -88,8 +89,9 @@ class Manifest:
         content = {"totals": self.totals(), **asdict(self)}
         for split in content["splits"].values():
             for entry in (split, *split["shards"]):
-                if not entry["text_lengths"]:
-                    del entry["text_lengths"]
+                for name in ("text_lengths", "url"):
+                    if not entry.get(name, True):
+                        del entry[name]
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda match: "".join(match[0].split()), text)  # on one line
 
@@ -131,6 +133,8 @@ def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
             return f"the name of a shard is {shard.name!r:.80}, which is not that of a file in the folder itself"
         if shard.name in names:
             return f"it has the shard {shard.name} twice"
+        if shard.url and not _is_accepted(shard.url):
+            return f"the URL of {shard.name} is not one of a store that is accepted, without a password and a query"
         # A sample takes a header and a block of the tar, which bounds what a false count can make us allocate.
         if 2 * BLOCKSIZE * shard.samples > shard.bytes:
             return f"the {shard.samples} samples of {shard.name} do not fit in its {shard.bytes} bytes"
@@ -138,6 +142,13 @@ def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
     if totals not in (None, manifest.totals()):
         return f"its totals are {totals}, but those of its shards {manifest.totals()}"
     return ""
+
+
+def _is_accepted(url: str) -> bool:
+    try:
+        return is_remote(url) and "?" not in url
+    except ValueError:
+        return False
 
 
 def verify(folder: Path) -> None:
@@ -151,37 +162,6 @@ def verify(folder: Path) -> None:
             raise ValueError(f"{what} {path} is missing, though {MANIFEST} has it; delete the folder and make it again")
         if sha256(path) != entry.sha256:
             raise ValueError(f"{what} {path} is not what {MANIFEST} says; delete the folder and make it again")
-
-
-class Entry(NamedTuple):
-    """A shard in a manifest. first: the number of samples of its split before it. lengths: those of its split."""
-
-    shard: Shard
-    first: int
-    lengths: TextLengths | None
-
-
-def entries(folder: Path) -> Mapping[str, Entry]:
-    """Return the entries of a manifest by the names of the shards; none without a manifest."""
-    path = folder / MANIFEST
-    return _entries(folder, path.stat().st_mtime_ns) if path.is_file() else {}
-
-
-@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
-def _entries(folder: Path, _changed: int) -> dict[str, Entry]:
-    manifest, found = read_manifest(folder), dict[str, Entry]()
-    for split in manifest.splits.values() if manifest else ():
-        first = 0
-        for shard in split.shards:
-            found[shard.name] = Entry(shard, first, split.text_lengths)
-            first += shard.samples
-    return found
-
-
-def manifest_entry(path: Path) -> Shard | None:
-    """Return the entry of a shard in the manifest of its folder, None if there is none."""
-    entry = entries(path.parent).get(path.name)
-    return entry.shard if entry else None
 
 
 def sha256(path: Path) -> str:

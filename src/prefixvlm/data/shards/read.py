@@ -12,7 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from prefixvlm.data.feature_codec import MAX_BYTES
 from prefixvlm.data.sample import EXTENSION, TEXT_EXTENSIONS, VISUAL_EXTENSIONS
-from prefixvlm.data.shards.manifest import MANIFEST, manifest_entry
+from prefixvlm.data.shards.lookup import manifest_entry
+from prefixvlm.data.shards.manifest import MANIFEST
 from prefixvlm.data.tar_headers import MAX_HEADER, BoundedFile, Header
 
 RawSample = tuple[str, dict[str, bytes]]  # a key and its members by extension

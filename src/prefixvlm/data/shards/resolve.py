@@ -1,11 +1,13 @@
 """The shards of a folder or of a pattern."""
 
 import glob
+import os
 from pathlib import Path
 
 import braceexpand
 
-from prefixvlm.data.shards.manifest import HOW_TO_MAKE, MANIFEST, Shard, read_manifest
+from prefixvlm.data.shards.lookup import cached_manifest
+from prefixvlm.data.shards.manifest import HOW_TO_MAKE, MANIFEST, Shard
 
 OTHER_SPLITS = {
     "val": "make them again with this split, as by --val-share",
@@ -18,37 +20,57 @@ def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
 
     shards: a folder, or a pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar".
     how: the advice that ends the error message, if not the usual one.
-    Raises ValueError if there are none, or if a shard is missing or its size differs from the manifest.
+    Raises ValueError if there are none, or if a shard is missing or its size differs from the manifest. Shards that
+    their manifest has a URL of are not looked for.
     """
     folder = Path(shards)
-    has_shards = "{split}" in shards or any(folder.glob("*.tar"))
-    how = how or (OTHER_SPLITS.get(split, HOW_TO_MAKE) if has_shards else HOW_TO_MAKE)
     if folder.is_dir():
-        manifest = read_manifest(folder)
-        if manifest is not None and not manifest.has(split):
-            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {how}")
-        if manifest is not None:
-            paths = _existing([str(folder / shard.name) for shard in manifest.splits[split].shards], split, how)
-            for path, shard in zip(paths, manifest.splits[split].shards, strict=True):
-                if path.stat().st_size != shard.bytes:
-                    raise ValueError(
-                        f"shard {path} has {path.stat().st_size} bytes and its manifest says {shard.bytes}; "
-                        "it is damaged, or was cut short: make or copy it again"
-                    )
-            return paths
-        return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], split, how)
+        manifest = cached_manifest(folder)
+        if manifest is None:
+            return _existing([str(Path(glob.escape(shards), f"{split}-*.tar"))], shards, split, how)
+        if not manifest.has(split):
+            advice = how or _how(shards, split)
+            raise ValueError(f"{folder} holds no {split} samples, only {', '.join(manifest.splits)}; {advice}")
+        return _checked(folder, manifest.splits[split].shards, split, how)
     if "{split}" not in shards:  # otherwise the same files would silently be train, val and test
         reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
-        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {how}")
-    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), split, how)
+        advice = how or _how(shards, split)
+        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {advice}")
+    return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), shards, split, how)
 
 
-def _existing(patterns: list[str], split: str, how: str) -> list[Path]:
+def _how(shards: str, split: str) -> str:
+    has_shards = "{split}" in shards or any(Path(shards).glob("*.tar"))
+    return OTHER_SPLITS.get(split, HOW_TO_MAKE) if has_shards else HOW_TO_MAKE
+
+
+def _checked(folder: Path, shards: list[Shard], split: str, how: str) -> list[Path]:
+    # The folder is listed once: three calls of the system for each of 100,000 shards take seconds, or minutes over NFS.
+    listed = {entry.name: entry for entry in os.scandir(folder)}
+    paths = []
+    for shard in shards:
+        path = folder / shard.name
+        paths.append(path)
+        if shard.url:
+            continue
+        entry = listed.get(shard.name)
+        if entry is None or not entry.is_file():
+            raise ValueError(f"no shard {path} for the {split} split; correct data.shards, or {how or HOW_TO_MAKE}")
+        if (size := entry.stat().st_size) != shard.bytes:
+            raise ValueError(
+                f"shard {path} has {size} bytes and its manifest says {shard.bytes}; "
+                "it is damaged, or was cut short: make or copy it again"
+            )
+    return paths
+
+
+def _existing(patterns: list[str], shards: str, split: str, how: str) -> list[Path]:
     paths: list[str] = []
     for pattern in patterns:
         matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
         if not matches:
-            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {how}")
+            advice = how or _how(shards, split)
+            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {advice}")
         paths += matches
     return [Path(path) for path in paths]
 
@@ -57,14 +79,25 @@ def all_shards(folder: Path) -> list[tuple[str, Path, Shard | None]]:
     """Return split, path and manifest entry of each shard of a folder.
 
     Without a manifest these are all tars, and the split is the name up to its last hyphen.
-    Raises ValueError if there are none.
+    Raises ValueError if there are none, or if they are at URLs.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; give its folder" if folder.exists() else f"there is no folder {folder}")
-    manifest = read_manifest(folder)
+    manifest = cached_manifest(folder)
     if manifest is not None:
-        return [(name, folder / shard.name, shard) for name, split in manifest.splits.items() for shard in split.shards]
-    paths = sorted(folder.glob("*.tar"))
-    if not paths:
+        found = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+        if url := next((shard.url for _, shard in found if shard.url), None):
+            raise ValueError(f"{folder} is an index of shards at URLs, as {url}; this command reads shards on the disk")
+        return [(name, folder / shard.name, shard) for name, shard in found]
+    splits = tars_by_split(folder)
+    if not splits:
         raise ValueError(f"{folder} holds neither a {MANIFEST} nor .tar files")
-    return [(path.stem.rpartition("-")[0] or "all", path, None) for path in paths]
+    return [(split, path, None) for split, paths in splits.items() for path in paths]
+
+
+def tars_by_split(folder: Path) -> dict[str, list[Path]]:
+    """Return the tars of a folder, in order, by their name up to its last hyphen, or "all"."""
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.tar")):
+        splits.setdefault(path.stem.rpartition("-")[0] or "all", []).append(path)
+    return splits

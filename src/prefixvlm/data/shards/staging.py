@@ -43,6 +43,10 @@ class StagingFolder:
             if path.name not in names:
                 path.unlink()
 
+    def finish(self) -> None:
+        """Remove what is kept for a run that would continue."""
+        shutil.rmtree(self.shards)
+
     @property
     def empty(self) -> bool:
         return not self.done.is_dir() or not any(self.done.iterdir())

@@ -65,7 +65,7 @@ def finished(job: ShardJob) -> ShardRecord | None:
     """Return the record of a former run if it finished this shard from the same candidates."""
     try:
         record = read_json(job.sidecar, ShardRecord, "the record of a shard")
-        whole = not record.shard.samples or job.path.stat().st_size == record.shard.bytes
+        whole = not record.shard.samples or record.shard.url or job.path.stat().st_size == record.shard.bytes
     except (OSError, ValueError):
         return None
     return record if whole and record.fingerprint == job.fingerprint else None
@@ -108,6 +108,14 @@ def text_length(sample: Sample) -> int:
     """Return the mean number of characters of captions and questions, 0 if there are none."""
     lengths = [len(text) for text in (*sample.captions, *(question.question for question in sample.questions))]
     return round(sum(lengths) / len(lengths)) if lengths else 0
+
+
+def length_of(key: str, members: dict[str, bytes]) -> int:
+    """Return the text length of the members of a sample, 0 if they do not decode."""
+    try:
+        return text_length(decode(key, members, "", BLACK_IMAGE))
+    except ValueError:
+        return 0  # a bad sample stays in its tar; the training loader skips and counts it
 
 
 def _stat(path: Path) -> object:

@@ -82,7 +82,7 @@ def make_shards(
             return existing
         staging.follow(_plan(manifest))
         with tqdm(total=total, desc="writing", unit=" samples") as bar:
-            records = _write(jobs(staging), write_shard, workers, bar)
+            records = write_all(jobs(staging), write_shard, workers, bar)
         complete(manifest, records, staging.shards)
         for split, content in manifest.splits.items():
             if not manifest.num_samples(split):
@@ -137,12 +137,23 @@ def _plan(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _write(jobs: Iterable[ShardJob], write_shard: WriteShard, workers: int, bar: tqdm) -> Sequence[Record]:
+def write_all(
+    jobs: Iterable[ShardJob],
+    write_shard: WriteShard,
+    workers: int,
+    bar: tqdm,
+    on_record: Callable[[ShardRecord], None] = lambda _: None,
+) -> Sequence[Record]:
+    """Return the records of all jobs, of which those that a former run has finished are not done again.
+
+    on_record: called with each record; what it raises ends the work.
+    """
     records = list[Record]()
 
     def add(record: ShardRecord) -> None:
         # As an array: a list takes 8 bytes for a length, and more for one above 256.
         lengths = np.array(record.shard.text_lengths, np.uint32)
+        on_record(record)
         records.append((replace(record, shard=replace(record.shard, text_lengths=[])), lengths))
 
     def unfinished() -> Iterator[ShardJob]:
