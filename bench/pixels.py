@@ -26,9 +26,19 @@ from prefixvlm.encoder.timm import TimmEncoder
 from prefixvlm.encoder.transforms import ImageTransform, open_clip_transform
 
 
-def differences(exact: ImageTransform, fast: ImageTransform, images: Sequence[Image.Image]) -> dict[str, float]:
-    """Return differences of values from 0 to 255."""
-    each = [fast.pixels(image).double() - exact.pixels(image) for image in tqdm(images, "values", leave=False)]
+def drafted(path: Path, side: int) -> Image.Image:
+    """Return a JPEG decoded at the smallest scale, of 1, 1/2, 1/4 and 1/8, at which no side is below `side`."""
+    image = Image.open(path)
+    image.draft("RGB", (side, side))
+    return image.convert("RGB")
+
+
+def differences(
+    exact: ImageTransform, fast: ImageTransform, images: Sequence[Image.Image], others: Sequence[Image.Image] = ()
+) -> dict[str, float]:
+    """Return differences of values from 0 to 255. others: images for the fast transform, by default the same."""
+    pairs = zip(images, others or images, strict=True)
+    each = [fast.pixels(other).double() - exact.pixels(one) for one, other in tqdm(pairs, "values", leave=False)]
     return {
         "mean_absolute": torch.stack([one.abs().mean() for one in each]).mean().item(),
         "mean": torch.stack([one.mean() for one in each]).mean().item(),
@@ -59,12 +69,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=400, help="images")
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.photos.iterdir() if path.suffix in (".jpg", ".jpeg", ".png"))
-    images = [decode_image(read_image(path)) for path in paths[: arguments.limit]]
+    paths = paths[: arguments.limit]
+    images = [decode_image(read_image(path)) for path in paths]
     result: dict[str, Any] = {"images": len(images), "machine": machine()}
-    for size in (224, 336):
-        result[f"values at {size}"] = differences(
-            open_clip_transform({"size": size}), open_clip_transform({"size": size}, exact=False), images
-        )
+    for size in (64, 224, 336):
+        exact, fast = (open_clip_transform({"size": size}, exact=each) for each in (True, False))
+        result[f"values at {size}"] = differences(exact, fast, images)
+        result[f"values at {size}, JPEGs scaled"] = differences(exact, fast, images, [drafted(p, size) for p in paths])
     if arguments.clip:
         exact, fast = (OpenClipEncoder(f"local-dir:{arguments.clip}", exact_pixels=each) for each in (True, False))
         result["features of clip"] = features(exact, fast, images)

@@ -65,16 +65,21 @@ class ImageDecoder:
     def __call__(self, data: bytes) -> Image.Image:
         """Return an upright RGB image without metadata. Raises ValueError if it is damaged or too large."""
         with _as_value_error():
-            return self.convert(self._open(data))
+            return self._upright_rgb(self._open(data))
 
     def convert(self, image: Image.Image) -> Image.Image:
         """Return an upright RGB copy, without metadata, of an image of any mode."""
+        rgb = self._upright_rgb(image)
+        return rgb.copy() if rgb.im is image.im else rgb
+
+    def _upright_rgb(self, image: Image.Image) -> Image.Image:
+        """Return an image that may share its pixels with the other."""
         turn = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image, self.background)
         if turn is not None:
             rgb = rgb.transpose(turn)
         elif rgb is image:
-            rgb = rgb.copy()
+            rgb = image._new(image.im)  # without its file and metadata, and without a copy
         rgb.info.clear()  # whoever saves these pixels must not save the orientation that was applied to them
         return rgb
 
