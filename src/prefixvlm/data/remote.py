@@ -12,6 +12,7 @@ from tarfile import BLOCKSIZE
 from typing import Any, BinaryIO, NamedTuple
 
 from prefixvlm.atomic import replacing_file
+from prefixvlm.data.store import open_store
 from prefixvlm.data.web import WEB, MissingError, Opened, TransientError, open_web, reason, without_query
 
 MAX_SHARD = 64 * 2**30  # bytes
@@ -161,24 +162,6 @@ def _read(source: Any) -> bytes:
 
 @contextmanager
 def _open(url: str, timeout: float) -> Iterator[Opened]:
-    opened = (open_web if url.startswith(("http://", "https://")) else _open_store)(url, timeout)
+    opened = (open_web if url.startswith(("http://", "https://")) else open_store)(url, timeout)
     with opened.file:
         yield opened
-
-
-def _open_store(url: str, timeout: float) -> Opened:
-    import fsspec
-
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-        return Opened(files.open(path, "rb"), files.info(path).get("size"))
-    except ImportError as error:
-        scheme = url.partition("://")[0]
-        package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme, "its fsspec package")
-        raise ValueError(f"{scheme}:// URLs need {package}, which is not installed: pip install {package}") from error
-    except (FileNotFoundError, PermissionError) as error:
-        raise MissingError(
-            f"{without_query(url)}: {type(error).__name__}; correct data.shards or its credentials"
-        ) from error
-    except Exception as error:  # each store raises its own errors, and their texts may hold credentials
-        raise TransientError(type(error).__name__) from error
