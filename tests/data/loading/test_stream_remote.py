@@ -14,7 +14,7 @@ from prefixvlm.data.loading.stream_loader import StreamLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import ShardCache
 from tests.data.conftest import raw_samples, write_tar
-from tests.data.test_remote import cache, server  # noqa: F401  # fixtures
+from tests.data.test_remote import cache  # noqa: F401  # a fixture
 
 SHARDS, SAMPLES = 12, 4
 
@@ -42,7 +42,7 @@ def stream(tmp_path: Path, server: Any, cache: ShardCache) -> Callable[..., Stre
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_fetched_before_the_first_step_but_the_first_shards(
     stream: Any,
-    server: Any,  # noqa: F811
+    server: Any,
     cache: ShardCache,  # noqa: F811
     workers: int,
 ) -> None:
@@ -59,7 +59,7 @@ def test_nothing_is_fetched_before_the_first_step_but_the_first_shards(
     assert not list(cache.folder.rglob("*.count"))
 
 
-def test_a_shard_that_cannot_be_fetched_is_skipped(stream: Any, server: Any, tmp_path: Path, caplog) -> None:  # noqa: F811
+def test_a_shard_that_cannot_be_fetched_is_skipped(stream: Any, server: Any, tmp_path: Path, caplog) -> None:
     server.faults["train-000003.tar"] = ("500", 10**9)
     server.faults["train-000004.tar"] = ("breaks off", 2)  # and is whole at the third try
     (tmp_path / "train-000007.tar").unlink()
@@ -76,7 +76,7 @@ def test_a_shard_that_cannot_be_fetched_is_skipped(stream: Any, server: Any, tmp
         list(stream(max_bad_fraction=0.1))
 
 
-def test_a_server_that_is_gone_is_one_sentence(stream: Any, server: Any) -> None:  # noqa: F811
+def test_a_server_that_is_gone_is_one_sentence(stream: Any, server: Any) -> None:
     loader = stream(max_bad_fraction=1)
     server.shutdown()
     server.server_close()
