@@ -44,8 +44,9 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## speed and memory: steps, captioning, scoring, reading shards, stored features, predict; writes outputs/bench
+bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
+	HF_HUB_OFFLINE=1 $(BIN)/python bench/beside.py
 	$(BIN)/python bench/scores.py
 	$(BIN)/python bench/reading.py
 	$(BIN)/python bench/reading.py --padding

@@ -41,6 +41,12 @@ Gemm = tuple[bool, int, int, int, bool, bool]  # is a Conv1D, rows, in, out, gra
 
 def gemms_of(model: PrefixLM, batch: Batch) -> Counter[Gemm]:
     """Return the matrix products with a weight in one step, counted by shape."""
+    model(batch)  # the first call also probes whether texts may share a row (lm.causal.keeps_texts_apart)
+    return gemms_during(model, lambda: model(batch))
+
+
+def gemms_during(model: nn.Module, function: Callable[[], Any]) -> Counter[Gemm]:
+    """Return the matrix products with a weight of the model in a call of the function, counted by shape."""
     gemms: Counter[Gemm] = Counter()
 
     def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -48,15 +54,20 @@ def gemms_of(model: PrefixLM, batch: Batch) -> Counter[Gemm]:
         rows = inputs.shape[:-1].numel()
         gemms[
             isinstance(module, Conv1D), rows, inputs.shape[-1], output.shape[-1], inputs.requires_grad,
-            module.weight.requires_grad,
+            module.weight.requires_grad and torch.is_grad_enabled(),
         ] += 1  # fmt: skip
 
-    model(batch)  # the first call also probes whether texts may share a row (lm.causal.keeps_texts_apart)
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
-    model(batch)
+    function()
     for hook in hooks:
         hook.remove()
     return gemms
+
+
+def flops_of(gemms: Counter[Gemm]) -> float:
+    """Return the floating-point operations of matrix products with the gradients that they are computed for."""
+    products = {gemm: 1 + gemm[4] + gemm[5] for gemm in gemms}
+    return float(sum(2 * gemm[1] * gemm[2] * gemm[3] * products[gemm] * count for gemm, count in gemms.items()))
 
 
 def time_gemm(gemm: Gemm) -> Callable[[], None]:

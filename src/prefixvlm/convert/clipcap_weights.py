@@ -84,7 +84,7 @@ def read_clipcap(path: Path) -> ClipCap:
     if len(gpt2) + len(project) < len(state) or not {"transformer.wte.weight", "transformer.wpe.weight"} <= gpt2.keys():
         raise refusal(path, "it has tensors outside gpt and clip_project, or lacks those of GPT-2")
     width = gpt2["transformer.wte.weight"].shape[1]
-    mapper = {_our_name(name): value for name, value in project.items()}
+    mapper = {our_name(name): value for name, value in project.items()}
     try:
         if "mlp.2.weight" in mapper:
             kind, options = "mlp", {"prefix_length": len(mapper["mlp.2.weight"]) // width}
@@ -106,7 +106,8 @@ def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
+    """Return the name of one of ClipCap's tensors, without clip_project, in our mapper."""
     for theirs, ours in NAMES.items():
         name = name.replace(theirs, ours)
     return name

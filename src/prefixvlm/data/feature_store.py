@@ -45,9 +45,11 @@ class FeatureStore:
         self._index: _Index | None = None
         self._reload_at = 0.0
         self._own_files: Path | None = None
+        self._num_written = 0
+        self._own_rows: dict[bytes, int] = {}  # of keys and digests, if this process also reads
 
     def __getstate__(self) -> dict[str, Any]:  # a spawned worker reads its own index, and does not write
-        return {**vars(self), "_index": None, "_own_files": None, "_reload_at": 0.0}
+        return {**vars(self), "_index": None, "_own_files": None, "_own_rows": {}, "_num_written": 0, "_reload_at": 0.0}
 
     @property
     def record_bytes(self) -> int:
@@ -59,10 +61,15 @@ class FeatureStore:
 
     def has(self, digest: bytes) -> bool:
         """Return whether there are features of an image, encoded in a batch of any size."""
-        return self._find(digest) is not None
+        return digest in self._own_rows or self._find(digest) is not None
 
     def get(self, key: bytes) -> NDArray[np.float32] | None:
         """Return features, float32[N, D], or None if there are none with this key or they are damaged."""
+        if (row := self._own_rows.get(key)) is not None:
+            assert self._own_files is not None
+            size = self.shape[0] * self.shape[1]
+            path = self._own_files.with_suffix(".float32")
+            return np.fromfile(path, "<f4", size, offset=4 * size * row).reshape(self.shape)
         if (place := self._find(key)) is None:
             return None
         index = self._read_index()
@@ -83,6 +90,10 @@ class FeatureStore:
         for suffix, content in ((".float32", b"".join(data)), (".keys", entries.tobytes())):
             with self._own_files.with_suffix(suffix).open("ab") as file:
                 file.write(content)
+        if self._index is not None:
+            for row, key in enumerate(keys, self._num_written):
+                self._own_rows[key] = self._own_rows[key[:DIGEST]] = row
+        self._num_written += len(keys)
 
     def _find(self, prefix: bytes) -> int | None:
         """Return the place of the first key with this prefix. On a miss, look for what was written meanwhile."""
