@@ -210,7 +210,7 @@ def main() -> None:
         f"Each ratio: the median of those of {sizes.rounds} interleaved rounds; float32; {sizes.images} images, or 1."
     ]
     notes += [
-        "bare products: what matrix products of the same shapes alone take, as a share of our time; GFLOP/s: their rate."
+        "bare products: the time of matrix products of the same shapes alone, as a share of ours; GFLOP/s: their rate."
     ]
     notes += [f"ClipCap's searches are timed on {sizes.baseline_images} images and scaled."] if repository else []
     if not repository:
