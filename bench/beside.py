@@ -37,6 +37,21 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def notes_of(sizes: Sizes, has_repository: bool) -> list[str]:
+    notes = [
+        f"Each ratio: the median of those of {sizes.rounds} interleaved rounds; float32; {sizes.images} images, or 1."
+    ]
+    notes += [
+        "bare products: the time of matrix products of the same shapes alone, as a share of ours; GFLOP/s: their rate."
+    ]
+    notes += [f"ClipCap's searches are timed on {sizes.baseline_images} images and scaled."] if has_repository else []
+    if not has_repository:
+        notes.append("Without CLIPCAP=FOLDER, ClipCap's repository, there are no rows beside its code.")
+    if fast_dtype() != torch.bfloat16:
+        notes.append("bf16 was not timed: this CPU has neither AVX512-BF16 nor AMX.")
+    return notes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small language model and 2 rounds: does it run at all?")
@@ -64,17 +79,7 @@ def main() -> None:
             for row in rows:
                 row.round(clock)
     results = {row.name: row.result(clock) for row in rows}
-    notes = [
-        f"Each ratio: the median of those of {sizes.rounds} interleaved rounds; float32; {sizes.images} images, or 1."
-    ]
-    notes += [
-        "bare products: the time of matrix products of the same shapes alone, as a share of ours; GFLOP/s: their rate."
-    ]
-    notes += [f"ClipCap's searches are timed on {sizes.baseline_images} images and scaled."] if repository else []
-    if not repository:
-        notes.append("Without CLIPCAP=FOLDER, ClipCap's repository, there are no rows beside its code.")
-    if fast_dtype() != torch.bfloat16:
-        notes.append("bf16 was not timed: this CPU has neither AVX512-BF16 nor AMX.")
+    notes = notes_of(sizes, repository is not None)
     args.out.mkdir(parents=True, exist_ok=True)
     summary = {"machine": machine(), "sizes": asdict(sizes), "rows": results, "notes": notes}
     (args.out / "beside.json").write_text(json.dumps(summary, indent=1) + "\n")
