@@ -79,7 +79,7 @@ class Copies(AtomicCheckpointIO):
             shutil.copy(path, self.folder / f"{len(os.listdir(self.folder)):03d}.ckpt")
 
 
-def fit(shards, folder, options, resume=None, copies=None, stop_at=None, every=1, patience=9):
+def fit(shards, folder, options, resume=None, copies=None, stop_at=None, every=1, patience=9, batch_size=2, more=()):
     """With dropout, which a wrong random state would show."""
     module = module_of(tasks={"captioning": Captioning()})
     module.model.mapper.register_forward_hook(lambda m, args, out: F.dropout(out, 0.2, m.training))
@@ -90,11 +90,11 @@ def fit(shards, folder, options, resume=None, copies=None, stop_at=None, every=1
     seen = Seen(stop_at)
     stopping = EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False)
     trainer = trainer_of(
-        seen, History(), stopping, best, LastCheckpoint(folder, every), plugins=[Copies(copies)], **options
+        seen, History(), stopping, best, LastCheckpoint(folder, every), *more, plugins=[Copies(copies)], **options
     )
     torch.manual_seed(3)
     with signals.installed():
-        data = data_of(module, shards, batch_size=2, shuffle_buffer=6, limit_val_predictions=0)
+        data = data_of(module, shards, batch_size=batch_size, shuffle_buffer=6, limit_val_predictions=0)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return seen.seen
 
@@ -203,3 +203,35 @@ def test_early_stopping_goes_on_counting(shards, tmp_path):
 def test_every_n_steps_is_checked():
     with pytest.raises(ValueError, match="every_n_steps is 0; set callbacks.last.every_n_steps"):
         LastCheckpoint("folder", 0)
+
+
+class Keys(Callback):
+    """Records the samples of each step, and the validations, by epoch."""
+
+    def __init__(self):
+        self.epochs = {}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.epochs.setdefault(trainer.current_epoch, []).append(sorted(set(batch.keys)))
+
+    def on_validation_end(self, trainer, module):
+        self.epochs.setdefault(trainer.current_epoch, []).append("val")
+
+
+@pytest.mark.parametrize(
+    ("before", "stop_at", "after", "steps"),
+    [(2, 2, 1, (6, 11)), (1, 4, 2, (3, 5)), (2, 4, 5, (0, 2))],  # of 11 samples; with 5, what is left fills no batch
+)
+def test_a_run_goes_on_with_batches_of_another_size(shards, tmp_path, before, stop_at, after, steps):
+    first, then = Keys(), Keys()
+    with pytest.raises(StoppedBySignal):
+        fit(shards, tmp_path, {"max_epochs": 2}, stop_at=stop_at, batch_size=before, more=[first])
+    fit(shards, tmp_path, {"max_epochs": 2}, tmp_path / "last.ckpt", batch_size=after, more=[then])
+    seen = [key for step in first.epochs[0] for key in step]
+    for epoch, num_steps in enumerate(steps):
+        *read, last = then.epochs.get(epoch, ["val"])
+        assert (len(read), last) == (num_steps, "val")
+        assert all(len(step) == after for step in read)
+        seen += [key for step in read for key in step]
+        assert len(set(seen)) == len(seen) > 11 - before - after
+        seen = []

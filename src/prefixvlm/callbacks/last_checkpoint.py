@@ -30,8 +30,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = self.last_saved = trainer.global_step
-        _begin_epoch_after_one_that_ended(trainer.fit_loop)
         _continue_in_the_loaders_steps(trainer.fit_loop)
+        _begin_epoch_after_one_that_ended(trainer.fit_loop)
         signals.install()
         signals.defer = True
 
@@ -77,10 +77,16 @@ class LastCheckpoint(Checkpoint):
 
 def _continue_in_the_loaders_steps(loop: Any) -> None:
     """Begin within the epoch where its loader does. With other ranks than before, an epoch has more or fewer steps."""
-    batches = getattr(loop._combined_loader.iterables, "batches", 0)
-    if batches and loop.epoch_loop.restarting:
-        current = loop.epoch_loop.batch_progress.current
-        current.ready = current.started = current.processed = current.completed = batches
+    loader, current = loop._combined_loader.iterables, loop.epoch_loop.batch_progress.current
+    more = getattr(loader, "batches", 0) - current.ready
+    if not loop.epoch_loop.restarting or not more:
+        return
+    if loader.batches == len(loader):  # nothing is left that would fill a batch
+        for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
+            progress.processed = progress.ready
+    # By addition: where Lightning resumes right, the last step may not have been completed.
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(current, name, getattr(current, name) + more)
 
 
 def _begin_epoch_after_one_that_ended(loop: Any) -> None:
