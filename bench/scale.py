@@ -9,7 +9,6 @@ import argparse
 import gc
 import json
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,13 +71,30 @@ def fetched_by_nodes(loader: TrainLoader, plan: RankPlan) -> list[float]:
     return shares
 
 
-def samples_of(plan: RankPlan, sequences: Iterator[int]) -> np.ndarray:
-    return np.concatenate([part[:, PLACE] for each in sequences for part in plan._samples(each, 0)])
+def places_of(plan: RankPlan, num_samples: int) -> np.ndarray:
+    """Return the samples of the lanes, one lane after the other: of all of a small set, of neighbouring lanes else."""
+    lanes = range(len(plan.deal.sequences))
+    if num_samples > COUNTED:
+        lanes = range(min(len(lanes), max(2, COUNTED * len(lanes) // num_samples)))
+    return np.concatenate([part[:, PLACE] for lane in lanes for part in plan._samples(lane, 0)])
+
+
+def num_dealt(plan: RankPlan) -> int:
+    """Return the number of samples in all lanes, after a check that no two of these overlap."""
+    pieces = [piece for sequence in plan.deal.sequences for piece in sequence]
+    assert all(before.lane < after.lane or before.stop <= after.start for before, after in pairwise(pieces))
+    return sum(piece.stop - piece.start for piece in pieces)
+
+
+def resume_seconds(shards: ShardSource, state: dict[str, Any], world: int) -> float:
+    resumed, start = loader_of(shards, world), time.perf_counter()
+    resumed.load_state_dict(state)
+    first_batches(resumed)
+    return round(time.perf_counter() - start, 3)
 
 
 def simulate(num_samples: int, world: int) -> dict[str, Any]:
     shards = source(num_samples)
-    gc.collect()
     made: list[tuple[TrainLoader, RankPlan, float]] = []
 
     def make() -> None:
@@ -86,27 +102,12 @@ def simulate(num_samples: int, world: int) -> dict[str, Any]:
         loader = loader_of(shards, world)
         made.append((loader, first_batches(loader), time.perf_counter() - start))
 
+    gc.collect()
     mib = extra_memory(make) / 2**20
     loader, plan, seconds = made.pop()
-    numbers = range(len(plan.deal.sequences))
-    if num_samples > COUNTED:  # of neighbouring lanes the samples, of all others where they begin and end
-        numbers = range(min(len(numbers), max(2, COUNTED * len(numbers) // num_samples)))
-    places = samples_of(plan, iter(numbers))
-    doubled = len(places) - len(np.unique(places))
-    pieces = [piece for sequence in plan.deal.sequences for piece in sequence]
-    assert all(before.lane < after.lane or before.stop <= after.start for before, after in pairwise(pieces))
-    dealt = sum(piece.stop - piece.start for piece in pieces)
-    steps = {plan.deal.num_steps(rank) for rank in range(0, world, max(1, world // 16))}
-    assert steps == {len(loader)}
+    places = places_of(plan, num_samples)
+    assert {plan.deal.num_steps(rank) for rank in range(0, world, max(1, world // 16))} == {len(loader)}
     loader.batches = len(loader) // 2
-    state = loader.state_dict()
-    times = {}
-    for name, ranks in (("resume", world), ("elastic", world // 2)):
-        resumed, start = loader_of(shards, ranks), time.perf_counter()
-        resumed.load_state_dict(state)
-        first_batches(resumed)
-        times[name] = time.perf_counter() - start
-    shares = fetched_by_nodes(loader, plan)
     return {
         "samples": num_samples,
         "shards": len(shards.shards),
@@ -114,13 +115,13 @@ def simulate(num_samples: int, world: int) -> dict[str, Any]:
         "lanes_of_a_rank": plan.deal.lanes,
         "plan_seconds": round(seconds, 3),
         "plan_mib": round(mib, 1),
-        "node_fetches_percent": round(100 * max(shares), 3),
+        "node_fetches_percent": round(100 * max(fetched_by_nodes(loader, plan)), 3),
         "its_share_percent": round(100 * RANKS_OF_NODE / world, 3),
-        "doubled": doubled,
+        "doubled": len(places) - len(np.unique(places)),
         "counted": len(places),
-        "left_out": num_samples - dealt,
-        "resume_seconds": round(times["resume"], 3),
-        "resume_on_half_the_ranks_seconds": round(times["elastic"], 3),
+        "left_out": num_samples - num_dealt(plan),
+        "resume_seconds": resume_seconds(shards, loader.state_dict(), world),
+        "resume_on_half_the_ranks_seconds": resume_seconds(shards, loader.state_dict(), world // 2),
     }
 
 
