@@ -1,5 +1,6 @@
 """What the encoders of both libraries share: published widths on the meta device, squares of patches, errors."""
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -165,3 +166,8 @@ def test_pixels_of_loaders_are_normalized_by_the_encoder(exact: bool, dtype: str
     assert torch.equal(encoder.normalized(pixels), pixel_values)
     assert torch.equal(encoder.normalized(pixel_values), pixel_values)
     assert torch.equal(encoder(pixels), encoder(pixel_values))
+
+
+@pytest.mark.parametrize("kind", [OpenClipEncoder, TimmEncoder])
+def test_checkpoints_of_before_there_was_a_choice_keep_their_pixels(kind: Callable) -> None:
+    assert inspect.signature(kind).parameters["exact_pixels"].default is True
