@@ -122,11 +122,11 @@ def _check_paths(options: dict[str, Any]) -> None:
     data = options["data"]
     if data.get("_target_") == SHARDS and "://" not in str(data["shards"]):
         from prefixvlm.data.loading.mixture import find_sources
-        from prefixvlm.data.shard_cache import ShardCache
+        from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
 
         test = [data.get("test_split", "test")] if options["test"] and options["task"] else []
         for split in ("train", "val", *test):
-            find_sources(data["shards"], split, ShardCache())
+            find_sources(data["shards"], split, ShardCache(data.get("cache_dir") or DEFAULT_FOLDER))
     encoder, lm = options["encoder"] or {}, options["lm"] or {}
     if (name := str(encoder.get("model_name"))).startswith(LOCAL):
         weights = encoder.get("pretrained")
