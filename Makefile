@@ -44,7 +44,7 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict; writes outputs/bench
+bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict, planning; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/beside.py
 	$(BIN)/python bench/scores.py
@@ -53,6 +53,7 @@ bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside Cl
 	$(BIN)/python bench/features.py
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/predict.py
+	$(BIN)/python bench/scale.py
 
 mutants: install ## one mistake at a time in a copy of the sources: do the nearest tests fail? ARGS='mapper/ cider'
 	$(BIN)/python bench/mutants.py $(ARGS)

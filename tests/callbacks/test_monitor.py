@@ -105,8 +105,8 @@ class Slow(ShardDataModule):
         loader = super().train_dataloader()
         read = loader._read
 
-        def slowly(*args):
-            for batch in read(*args):
+        def slowly(*args, **options):
+            for batch in read(*args, **options):
                 time.sleep(0.3)
                 yield batch
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -163,8 +164,10 @@ class Flip:
         return pixels.flip(2) if torch.rand(()) < 0.5 else pixels
 
 
-def test_random_transforms_and_trained_encoders_are_found():
+def test_random_transforms_and_trained_encoders_are_found(monkeypatch):
     encoder = MeanEncoder()
+    assert "not one of prefixvlm's own" in choose_cache._obstacle(encoder, False), "its code may change unseen"
+    monkeypatch.setattr(MeanEncoder, "__module__", "prefixvlm.encoder.mean")
     assert not choose_cache._obstacle(encoder, False)
     encoder.trained = True
     assert choose_cache._obstacle(encoder, False) == "the encoder is trained"
@@ -278,6 +281,34 @@ def test_a_batch_of_stored_and_new_images_is_encoded_as_a_whole(tmp_path, made):
     batch = cache.complete(batch_of([*again[:3], black], encoder))
     assert torch.equal(batch.pixel_values[3], encoder(encoder.transform(black)[None].expand(4, -1, -1, -1))[3])
     assert len(cache.store) == 6  # a plain image has no key
+
+
+def test_no_more_is_kept_than_the_limit(tmp_path, caplog):
+    cache = FeatureCache(MeanEncoder(), FeatureStore(tmp_path, 1, 8), must_be_exact=True, limit=7)
+    for num_images in (4, 3, 2):  # the same images in batches of other sizes have other keys
+        cache.complete(batch_of([cache.decoder(decode_image)(picture(number)) for number in range(num_images)]))
+    assert len(cache.store) == 7
+    assert [cache.store.count(num_images) for num_images in (4, 3, 2)] == [4, 3, 0]
+    assert caplog.text.count("too many different numbers of images") == 1
+
+
+def test_damaged_features_give_way_to_those_that_were_computed_again(tmp_path, caplog):
+    store_of(tmp_path).add(keys_of(1, 2), features_of(1, 2))
+    (data,) = tmp_path.glob("*.float32")
+    data.write_bytes(b"\1" + data.read_bytes()[1:])
+    assert store_of(tmp_path).get(*keys_of(1)) is None
+    assert "damaged" in caplog.text
+    store_of(tmp_path).add(keys_of(1), features_of(1))
+    assert np.array_equal(store_of(tmp_path).get(*keys_of(1)), features_of(1)[0])
+
+
+def test_a_folder_that_is_removed_meanwhile_is_a_miss(tmp_path):
+    store = store_of(tmp_path / "x")
+    assert not store.has(*keys_of(1))
+    store.add(keys_of(1), features_of(1))
+    assert store.get(*keys_of(1)) is not None
+    shutil.rmtree(tmp_path / "x")
+    assert store.get(*keys_of(1)) is None
 
 
 def test_a_full_disk_ends_the_keeping_and_not_the_run(tmp_path, caplog):

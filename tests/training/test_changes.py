@@ -73,6 +73,12 @@ def test_the_first_resumed_step_has_the_rate_of_the_options(shards, tmp_path, lr
     assert equal(run["lr_schedulers"], whole["lr_schedulers"])
 
 
+def test_a_run_keeps_the_exact_pixels_that_it_began_with():
+    with pytest.raises(ValueError, match=r"encoder.exact_pixels is False, .* has True, and .* set it to that"):
+        check_changes({"encoder.exact_pixels": (None, False)})
+    check_changes({"encoder.exact_pixels": (None, True)})
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.distributed.signals import StoppedBySignal, signals
 from prefixvlm.options.ranges import Positive
 from prefixvlm.training.checkpoint_file import LAST
@@ -78,9 +79,9 @@ class LastCheckpoint(Checkpoint):
 def _continue_in_the_loaders_steps(loop: Any) -> None:
     """Begin within the epoch where its loader does. With other ranks than before, an epoch has more or fewer steps."""
     loader, current = loop._combined_loader.iterables, loop.epoch_loop.batch_progress.current
-    more = getattr(loader, "batches", 0) - current.ready
-    if not loop.epoch_loop.restarting or not more:
+    if not loop.epoch_loop.restarting or not isinstance(loader, TrainLoader) or len(loader.parts) == 1:
         return
+    more = loader.batches - current.ready
     if loader.batches == len(loader):  # nothing is left that would fill a batch
         for progress in (loop.epoch_progress.total, loop.epoch_progress.current):
             progress.processed = progress.ready

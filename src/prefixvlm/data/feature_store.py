@@ -45,11 +45,11 @@ class FeatureStore:
         self._index: _Index | None = None
         self._reload_at = 0.0
         self._own_files: Path | None = None
-        self._num_written = 0
+        self.num_written = 0
         self._own_rows: dict[bytes, int] = {}  # of keys and digests, if this process also reads
 
     def __getstate__(self) -> dict[str, Any]:  # a spawned worker reads its own index, and does not write
-        return {**vars(self), "_index": None, "_own_files": None, "_own_rows": {}, "_num_written": 0, "_reload_at": 0.0}
+        return {**vars(self), "_index": None, "_own_files": None, "_own_rows": {}, "num_written": 0, "_reload_at": 0.0}
 
     @property
     def record_bytes(self) -> int:
@@ -58,6 +58,16 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return sum(path.stat().st_size // ENTRY.itemsize for path in self.folder.glob("*.keys"))
+
+    def count(self, num_images: int) -> int:
+        """Return the number of features from batches of num_images images."""
+        wanted = np.frombuffer(num_images.to_bytes(KEY - DIGEST, "big"), np.uint8)
+        found = 0
+        for path in self.folder.glob("*.keys"):
+            rows = np.fromfile(path, np.uint8)
+            rows = rows[: len(rows) // ENTRY.itemsize * ENTRY.itemsize].reshape(-1, ENTRY.itemsize)
+            found += int((rows[:, DIGEST:KEY] == wanted).all(1).sum())
+        return found
 
     def has(self, digest: bytes) -> bool:
         """Return whether there are features of an image, encoded in a batch of any size."""
@@ -69,15 +79,22 @@ class FeatureStore:
             assert self._own_files is not None
             size = self.shape[0] * self.shape[1]
             path = self._own_files.with_suffix(".float32")
-            return np.fromfile(path, "<f4", size, offset=4 * size * row).reshape(self.shape)
-        if (place := self._find(key)) is None:
+            try:
+                return np.fromfile(path, "<f4", size, offset=4 * size * row).reshape(self.shape)
+            except (OSError, ValueError):  # the user has removed the folder
+                self._own_rows.clear()
+                return None
+        if (first := self._find(key)) is None:
             return None
         index = self._read_index()
-        features = index.files[index.file_numbers[place]][index.rows[place]]
-        if zlib.crc32(features.tobytes()) != index.checksums[place]:
-            logger.warning("features in %s are damaged and are computed again", self.folder)
-            return None
-        return features
+        for place in range(first, len(index.keys)):  # damaged ones are followed by those that were computed again
+            if index.keys[place].ljust(KEY, b"\0") != key:
+                break
+            features = index.files[index.file_numbers[place]][index.rows[place]]
+            if zlib.crc32(features.tobytes()) == index.checksums[place]:
+                return features
+        logger.warning("features in %s are damaged and are computed again", self.folder)
+        return None
 
     def add(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
         """Append features, float32[len(keys), N, D]. Raises OSError if they cannot be written."""
@@ -91,9 +108,9 @@ class FeatureStore:
             with self._own_files.with_suffix(suffix).open("ab") as file:
                 file.write(content)
         if self._index is not None:
-            for row, key in enumerate(keys, self._num_written):
+            for row, key in enumerate(keys, self.num_written):
                 self._own_rows[key] = self._own_rows[key[:DIGEST]] = row
-        self._num_written += len(keys)
+        self.num_written += len(keys)
 
     def _find(self, prefix: bytes) -> int | None:
         """Return the place of the first key with this prefix. On a miss, look for what was written meanwhile."""

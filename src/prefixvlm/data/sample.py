@@ -87,11 +87,12 @@ class Sample:
     @property
     def picture(self) -> Image.Image:
         """The image. Raises ValueError if the shard holds features instead."""
-        if not isinstance(self.image, Image.Image):
+        image = getattr(self.image, "image", self.image)  # of an image whose features may be stored
+        if not isinstance(image, Image.Image):
             raise ValueError(
                 f"sample {self.key} holds features instead of an image; set shards to those with the images"
             )
-        return self.image
+        return image
 
 
 def decode(

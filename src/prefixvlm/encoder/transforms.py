@@ -66,7 +66,8 @@ class ImageTransform(Compose):
         """uint8[..., 3, H, W] -> float32[..., 3, H, W], to the bit as ToTensor and Normalize do."""
         step = self.transforms[-1]
         mean, std = (_channels(tuple(map(float, each)), pixels.device) for each in (step.mean, step.std))
-        return pixels.float().div_(255).sub_(mean).div_(std)
+        # By a tensor: CUDA divides by a number as a product with its reciprocal, which rounds otherwise.
+        return pixels.float().div_(_channels((255.0,) * 3, pixels.device)).sub_(mean).div_(std)
 
     def __repr__(self) -> str:
         # It stands in the identity of stored features.

@@ -18,8 +18,11 @@ logger = logging.getLogger(__name__)
 class FeatureCache:
     """Completes batches with the features of their images, and stores those that it had to compute."""
 
-    def __init__(self, encoder: ImageEncoder, store: FeatureStore, must_be_exact: bool) -> None:
-        self.encoder, self.store, self.must_be_exact = encoder, store, must_be_exact
+    def __init__(
+        self, encoder: ImageEncoder, store: FeatureStore, must_be_exact: bool, limit: int | None = None
+    ) -> None:
+        """limit: of the images whose features this process stores."""
+        self.encoder, self.store, self.must_be_exact, self.limit = encoder, store, must_be_exact, limit
         self._is_checked, self._stores = False, True
 
     def decoder(self, decode: ImageDecoder) -> KeyedDecoder:
@@ -40,7 +43,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode(self, pixel_values: Tensor, num_images: int) -> Tensor:
-        """pixel_values: float[M, 3, H, W] -> float32[M, N, D], as in a batch of num_images images."""
+        """pixel_values: uint8 or float[M, 3, H, W] -> float32[M, N, D], as in a batch of num_images images."""
         if not (missing := len(pixel_values)):
             return pixel_values.new_empty(0, *self.store.shape, dtype=torch.float32)
         # The shape of the whole batch, because kernels round alike only in batches of the same shape.
@@ -66,6 +69,10 @@ class FeatureCache:
     def _store(self, keys: list[bytes], features: Tensor) -> None:
         chosen = [number for number, key in enumerate(keys) if key]
         if not self._stores or not chosen:
+            return
+        if self.limit is not None and self.store.num_written + len(chosen) > self.limit:
+            self._stores = False
+            logger.warning("no more features are kept, because batches have too many different numbers of images")
             return
         try:
             self.store.add([keys[number] for number in chosen], features[chosen].cpu().numpy())

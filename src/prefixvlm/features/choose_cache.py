@@ -1,6 +1,7 @@
 """Decides, before a training, whether to keep the features of its images, and announces their size on disk."""
 
 import hashlib
+import inspect
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from prefixvlm.features.cache import FeatureCache
 
 AUTO_SHARE = 0.1  # of the free space that auto may take
 MIN_SAVED = 1000  # encodings that must be saved for auto to write to the disk of a user
+MAX_RECORDS = 2  # of an image: its features come again where batches have other numbers of images, as the last one
 RANDOM_TRIES = 8  # of a transform; a random flip goes unnoticed in one of 2^8 cases
 INSTEAD = "set it to auto or false"
 
@@ -47,8 +49,8 @@ def choose_cache(encoder: ImageEncoder, node: Mapping[str, Any], data: ShardData
     device = trainer.strategy.root_device
     folder = Path(data.feature_dir).expanduser() / _identity(encoder, node, device, data.decoder)
     store = FeatureStore(folder, encoder.num_features, encoder.feature_width)
-    stored = len(store)
-    needed = max(0, images - stored) * store.record_bytes
+    stored = min(images, store.count(data.batch_size))
+    needed = (images - stored) * store.record_bytes
     free = shutil.disk_usage(_existing(folder)).free
     sizes = f"{_size(needed)} for {images:,} training images, where {_size(free)} are free ({folder})"
     said = ""
@@ -61,7 +63,8 @@ def choose_cache(encoder: ImageEncoder, node: Mapping[str, Any], data: ShardData
         found = f"; those of {stored:,} are there" if stored else ""
         kept = f"Features are computed once and kept: {sizes}{found}. data.cache_features=false turns it off."
         print(f"Features are computed in every epoch, because {said}." if said else kept)
-    return None if said else FeatureCache(encoder, store, must_be_exact=not must)
+    limit = MAX_RECORDS * images // trainer.world_size
+    return None if said else FeatureCache(encoder, store, must_be_exact=not must, limit=limit)
 
 
 def _refuse(must: bool, reason: str) -> None:
@@ -73,6 +76,9 @@ def _obstacle(encoder: ImageEncoder, is_blind: bool) -> str:
     """Return why the features of this encoder cannot be kept, "" if they can."""
     if encoder.trained:
         return "the encoder is trained"
+    if not type(encoder).__module__.startswith("prefixvlm."):
+        # Its code may have changed since features were stored, and no hash of weights and options would show it.
+        return "its encoder is not one of prefixvlm's own"
     if encoder.reads_features:
         return "the shards hold features already"
     if is_blind:
@@ -106,8 +112,16 @@ def _identity(encoder: ImageEncoder, node: Mapping[str, Any], device: torch.devi
     machine += [torch.get_float32_matmul_precision()]
     machine += [version(name) for name in ("torch", "torchvision", "pillow", "timm", "open_clip_torch")]
     transform = re.sub(r" at 0x[0-9a-f]+", "", repr(encoder.loader_transform))  # addresses differ in each process
+    for path in _code():
+        digest.update(path.read_bytes())
     digest.update(json.dumps([node, transform, repr(decoder), machine], sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
+
+
+def _code() -> list[Path]:
+    """Return the sources of the encoders and of what opens images, which another version of prefixvlm may change."""
+    encoders = Path(inspect.getfile(ImageEncoder)).parent
+    return [*sorted(encoders.glob("*.py")), Path(inspect.getfile(ImageDecoder))]
 
 
 def _pixel_bytes(encoder: ImageEncoder) -> int:

@@ -54,7 +54,8 @@ class PrefixLM(nn.Module):
 
     def features(self, pixel_values: Tensor) -> Tensor:
         """pixel_values: float[B, 3, H, W], or features float32[B, N, D] -> float[B, N, D], in training with noise."""
-        features = pixel_values.float() if pixel_values.ndim == 3 else self.encoder(pixel_values)
+        kept = pixel_values.ndim == 3 and not self.encoder.reads_features  # by data.cache_features
+        features = pixel_values.float() if kept else self.encoder(pixel_values)
         features = features.contiguous()  # as stored ones are: matrix products of another layout may round otherwise
         if not (self.training and self.feature_noise):
             return features

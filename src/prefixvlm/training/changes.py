@@ -28,6 +28,9 @@ def check_changes(changes: Mapping[str, tuple[Any, Any]]) -> None:
             reason = "the optimizer's state does not fit"
         elif key == "optim.weight_decay" and not (before and now):
             reason = "the optimizer's groups are others with and without decay"
+        elif key == "encoder.exact_pixels" and before is None and not now:
+            reason = "its mapper has learned from exact pixels, as all had before there was the option"
+            before = True
         elif key == "init_from" and now is not None:
             reason = "the run has its weights already"
         else:

@@ -225,3 +225,16 @@ def test_a_hostile_url_in_a_manifest(folder: Path, command: Command, url: str) -
     (folder / MANIFEST).write_text(json.dumps(text))
     with pytest.raises(ValueError, match=r"manifest.json is not a manifest of shards \("):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("http://127.0.0.1:9/{2023,2024}/{000..001}.tar", "2 tars have the name -000.tar"),
+        ("http://127.0.0.1:9/a:{000..001}.tar", "the tar 'a:000.tar' has a letter in its name"),
+    ],
+)
+def test_names_that_no_manifest_can_hold_are_refused_before_anything_is_fetched(
+    command: Command, pattern: str, reason: str
+) -> None:
+    assert reason in command("index", pattern, code=2)

@@ -12,6 +12,7 @@ class IndexedShard:
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
         self._headers = self._walk()
+        self.finished = False  # whether all headers were read, and the file is closed
         self._index: list[tuple[str, list[tuple[str, int, int]]]] = []  # key; extension, offset and size of each member
 
     def read(self, numbers: Sequence[int]) -> Iterator[RawSample]:
@@ -27,8 +28,12 @@ class IndexedShard:
                 key, members = self._index[number]
                 yield key, {name: read_member(self.path, file, offset, size) for name, offset, size in members}
         if numbers[-1] == self.count - 1:
-            for _ in self._headers:  # to the end of the shard, where its number of samples is checked
-                pass
+            self.finish()  # at the end of the shard its number of samples is checked
+
+    def finish(self) -> None:
+        """Read the other headers now, and so close the file."""
+        self._index.extend(self._headers)
+        self.finished = True
 
     def close(self) -> None:
         self._headers.close()

@@ -50,18 +50,18 @@ class BatchMaker:
         except Exception:  # whatever it was: an error of the batch itself is raised again below
             pass
         # The batch does not collate; samples that do not collate alone are bad.
-        good = []
+        good, reason = [], bad[0][1] if bad else ""
         for shard, key, sample in decoded:
             try:
                 self._collate([sample], seed)
                 good.append(sample)
-            except NothingToLearnError:
-                continue
+            except NothingToLearnError as error:
+                reason = str(error)
             except Exception as error:  # a transform may raise MemoryError, a field of the sample OverflowError
-                bad.append((_sample_name(shard, key), reason := _reason(shard, key, error)))
+                bad.append((_sample_name(shard, key), problem := _reason(shard, key, error)))
                 if self.fail:
-                    raise ValueError(reason) from error
-        return (self._collate(good, seed) if good else bad[0][1]), bad
+                    raise ValueError(problem) from error
+        return (self._collate(good, seed) if good else reason or bad[0][1]), bad
 
     def _collate(self, samples: list[Sample], seed: str) -> Any:
         return self.collate(samples, random.Random(seed))

@@ -1,5 +1,6 @@
 """Dataset of the batches of a planned epoch, which the worker processes of a loader read and collate."""
 
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -69,7 +70,7 @@ class PlannedBatches(IterableDataset):
     def _batches_of_lane(
         self, lane: int, reader: SampleReader
     ) -> Iterator[tuple[Order, list[tuple[ShardRef, RawSample]]]]:
-        ready: list[tuple[Order, list[tuple[ShardRef, RawSample]]]] = []
+        ready: deque[tuple[Order, list[tuple[ShardRef, RawSample]]]] = deque()
         for batches in self.plan.samples_of_worker(lane, self.ahead):
             order = np.concatenate(batches)
             samples: dict[int, tuple[ShardRef, RawSample]] = {}
@@ -77,7 +78,7 @@ class PlannedBatches(IterableDataset):
             # While the batches of one part are used up, the next part is read, so that reading pauses nowhere.
             share = -(-len(order) // max(1, len(ready)))
             while ready:
-                yield ready.pop(0)
+                yield ready.popleft()
                 samples.update(islice(reading, share))
             samples.update(reading)
             first = 0

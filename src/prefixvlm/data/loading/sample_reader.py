@@ -14,6 +14,7 @@ from prefixvlm.data.loading.shard_source import ShardRef, ShardSource, close, fe
 from prefixvlm.data.shard_cache import PinnedFile
 from prefixvlm.data.shards.read import RawSample
 
+MAX_OPEN = 16  # files; a worker may read several lanes
 Visit = tuple[int, int]  # a source, and the number of the visit to one of its shards
 
 
@@ -39,6 +40,10 @@ class SampleReader:
             for row, raw in zip(rows, visited.read(numbers), strict=True):
                 yield row, (visited.shard, raw)
             visited.unpin()
+            # Of a shard that others read to the end, the headers would keep the file open.
+            unfinished = [each for each in self._shards.values() if each.index and not each.index.finished]
+            if len(unfinished) > MAX_OPEN and unfinished[0].index:
+                unfinished[0].index.finish()
         for visit, visited in list(self._shards.items()):
             if visited.last_part <= self._num_parts - self.keep:
                 self._shards.pop(visit).close()

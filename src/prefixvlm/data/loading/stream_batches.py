@@ -152,7 +152,7 @@ class _Reader:
                 empty.append(shard)
             place[:] = [place[0] + 1, 0]
             if empty and len(set(empty)) in (len(shards), MAX_EMPTY_SHARDS):
-                reason = self.bad_shards[-1][1] if self.bad_shards else f"shard {_name(shard)} holds no samples"
+                reason = self.bad_shards[-1][1] if self.bad_shards else f"shard {shard.path.name} holds no samples"
                 raise ValueError(f"{reason}; none of {len(set(empty))} shards gave a sample; correct data.shards")
 
     def _add_bad_shard(self, shard: ShardRef, error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 The loader lives in the main process and plans an epoch as numbers (see plan/). Where there are enough shards, each rank
 reads shards of its own; workers then read these in the planned order, and load the bytes of their own batches only.
-The batches are a function of (seed, epoch, batch_size, world) alone, for any number of shards and workers. Resuming
+The batches are a function of the shards, seed, epoch, batch_size and world, and not of the number of workers. Resuming
 drops the first batches of the plan; on another number of ranks it deals out anew what is left of the epoch.
 """
 
@@ -45,8 +45,8 @@ class TrainLoader(ShardLoader):
 
     epoch_samples: the number of samples of an epoch; by default that of all sources together.
     shuffle_buffer: the order of a source's shards is shuffled, and then its samples within blocks of so many. A worker
-        holds at most this many undecoded samples of each source, and bucket_batches batches. From the number of
-        all samples on, the order is fully random; 1 keeps the order of the shards, with the same batches every epoch.
+        holds about this many undecoded samples at most, or a batch of each of its lanes. From the number of all samples
+        on, the order is fully random; 1 keeps the order of the shards, with the same batches every epoch.
     bucket_batches: within this many batches, samples with texts of similar length share a batch; 0 turns it off.
     max_bad_fraction: the fraction of an epoch's samples that may be bad and are skipped.
 
@@ -73,7 +73,6 @@ class TrainLoader(ShardLoader):
         self.mixed = len(sources) > 1 or epoch_samples is not None
         # Samples that all fit in the buffer are shuffled as one, and so no rank has shards of its own.
         shared = shuffle_buffer == 1 or shuffle_buffer >= self.num_samples
-        lanes = 0 if shared else lanes_of_rank(sum(len(source.shards) for source in sources), self.world)
         self.num_samples = self.num_samples if epoch_samples is None else epoch_samples
         self.length = self.num_samples // (batch_size * self.world)
         if self.length < 1:
@@ -90,7 +89,8 @@ class TrainLoader(ShardLoader):
         self.bad_samples = BadSamples(max_bad_fraction, self.num_samples)
         self.epoch, self.batches, self._started = 0, 0, False  # batches: yielded in this epoch
         self.positions = [0] * len(sources)  # how many samples of each source precede this epoch
-        self.whole = Part(self.world, batch_size, lanes)
+        lanes = 0 if shared else lanes_of_rank(sum(len(source.shards) for source in sources), self.world)
+        self.whole = Part(self.world, batch_size, min(lanes, self.length))
         self.parts = [self.whole]  # of this epoch, up to the present one
 
     def __len__(self) -> int:
@@ -179,7 +179,9 @@ class TrainLoader(ShardLoader):
             )
             return
         self.positions, self.parts = list(state["positions"]), [Part(*part) for part in state["parts"]]
-        if self.parts[-1][:2] != self.whole[:2] and self.batches:
+        if not self.parts[0].stop:  # nothing of the epoch was read
+            self.parts = [self.whole]
+        if self.parts[-1][:2] != self.whole[:2]:
             self._deal_anew()
 
     def _deal_anew(self) -> None:
@@ -190,7 +192,7 @@ class TrainLoader(ShardLoader):
         # As if these ranks had begun the epoch: its end is the same for the trainer as that of any other.
         self.batches = len(self) - left
         self.parts[-1] = self.parts[-1]._replace(start=self.batches)
-        if left:
+        if left and self.rank == 0:
             logger.warning(
                 "epoch %d goes on with %d ranks and batches of %d instead of %d and %d: the rest has %d of %d steps",
                 *(self.epoch, *self.whole[:2], *before[:2], left, len(self)),

@@ -29,12 +29,12 @@ def cached_manifest(folder: Path) -> Manifest | None:
     return _parsed(folder, path.stat().st_mtime_ns) if path.is_file() else None
 
 
-@lru_cache(maxsize=8)  # a manifest of thousands of shards is not parsed again for each of them
+@lru_cache(maxsize=64)  # a manifest of thousands of shards is not parsed again for each of them
 def _parsed(folder: Path, _changed: int) -> Manifest | None:
     return read_manifest(folder)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _entries(folder: Path, changed: int) -> dict[str, Entry]:
     manifest, found = _parsed(folder, changed), dict[str, Entry]()
     for split in manifest.splits.values() if manifest else ():

@@ -19,7 +19,7 @@ HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` 
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Bytes = Annotated[int, Meta(ge=0, le=2**40)]
 MAX_MANIFEST = 2**28  # bytes: some 50 million samples
-_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:?#\x00-\x1f\x7f\ud800-\udfff]{1,255}")  # within the folder, and no URL
+SHARD_NAME = re.compile(r"(?!\.{1,2}$)[^/\\:?#\x00-\x1f\x7f\ud800-\udfff]{1,255}")  # within the folder, and no URL
 
 
 @dataclass
@@ -124,12 +124,12 @@ def _problem(manifest: Manifest, totals: dict[str, int] | None) -> str:
     for split in manifest.splits.values():
         if (lengths := split.text_lengths) is None:
             continue
-        if not _NAME.fullmatch(lengths.name) or lengths.name == MANIFEST:
+        if not SHARD_NAME.fullmatch(lengths.name) or lengths.name == MANIFEST:
             return f"the name of text lengths is {lengths.name!r:.80}, which is not that of a file in the folder itself"
         if lengths.bytes != lengths.bytes_each * split.num_samples:
             return f"{lengths.name} has {lengths.bytes} bytes, which are not {lengths.bytes_each} for each sample"
     for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        if not _NAME.fullmatch(shard.name):
+        if not SHARD_NAME.fullmatch(shard.name):
             return f"the name of a shard is {shard.name!r:.80}, which is not that of a file in the folder itself"
         if shard.name in names:
             return f"it has the shard {shard.name} twice"

@@ -124,6 +124,56 @@ def test_on_other_ranks_an_epoch_goes_on_with_what_it_has_not_had(
     assert len(then) == len(set(then)) == len(loaders[0]) * worlds[-1] * sizes[-1]
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_epoch_of_fewer_batches_than_lanes(make_shards: Make, world: int) -> None:
+    """With a mixture's draws, whose rows are of lanes, and with lanes that are empty."""
+    shards = {"a": {"shards": str(make_shards(2, train=64))}}
+    loaders = train(shards, world, batch_size=14, epoch_samples=30)
+    for _ in range(2):
+        assert len(seen := flat([list(loader) for loader in loaders])) == len(set(seen)) == 28
+    assert loaders[0]._order().end == [56]
+    order = EpochOrder([SourceOrder(np.full(9, 4), 5, 1, 0)], [1], [3], np.array([0, 4, 0, 0, 8, 0]), 0, 0)
+    lanes = [[place for part in order.lane(lane, 0, size) for _, place in part] for lane, size in ((1, 4), (4, 8))]
+    assert len({*lanes[0], *lanes[1]}) == 12
+    assert order.end == [15]
+
+
+def test_a_run_may_change_its_ranks_before_the_first_step(shards) -> None:
+    state = train(shards, 4)[0].state_dict()
+    for loader in (loaders := train(shards, 2)):
+        loader.load_state_dict(state)
+    assert len(flat([list(loader) for loader in loaders])) == len(loaders[0]) * 2 * 3
+
+
+def test_few_files_are_open_at_once(make_shards: Make, monkeypatch) -> None:
+    """Of one worker of three, which reads the last sample of a shard for the others seldom."""
+    open_files: set[int] = set()
+    most = 0
+    original = sample_reader.IndexedShard
+
+    class Counted(original):  # type: ignore[misc, valid-type]
+        def read(self, numbers: Any) -> Any:
+            nonlocal most
+            yield from super().read(numbers)
+            (open_files.discard if self.finished else open_files.add)(id(self))
+            most = max(most, len(open_files))
+
+        def finish(self) -> None:
+            super().finish()
+            open_files.discard(id(self))
+
+        def close(self) -> None:
+            super().close()
+            open_files.discard(id(self))
+
+    monkeypatch.setattr(sample_reader, "IndexedShard", Counted)
+    sources = find_sources(str(make_shards(3, train=180)), "train", ShardCache())
+    loader = TrainLoader(sources, 3, keys_and_luck, 1000, rank=0, world=3)
+    assert len(list(loader)) == 20
+    assert 10 < most <= sample_reader.MAX_OPEN + 1
+    assert not open_files
+
+
 def test_an_elastic_epoch_resumes_exactly(shards) -> None:
     before = train(shards, 2)
     for loader in before:

@@ -53,7 +53,8 @@ class EpochOrder:
         rows = -(-lane_sizes // ROW)
         self.first_rows = np.concatenate([[0], np.cumsum(rows)])
         sizes = np.full(self.first_rows[-1], ROW)
-        sizes[self.first_rows[1:] - 1] = lane_sizes - (rows - 1) * ROW
+        last, size_of_last = self.first_rows[1:] - 1, lane_sizes - (rows - 1) * ROW
+        sizes[last[rows > 0]] = size_of_last[rows > 0]  # a lane without samples has no row
         share = np.asarray(weights) / np.sum(weights)
         draws = generator(seed, DRAWS, epoch).multinomial(sizes, share) if len(sources) > 1 else sizes[:, None]
         self.starts = np.concatenate([[positions], positions + np.cumsum(draws, axis=0)])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
+LONGEST = 2**16  # samples of a part that is not shuffled
 SHARDS, BLOCK, DRAWS, MIXTURE, BUCKETS = range(5)  # part of the seed, so that no two uses share their random numbers
 
 
@@ -41,9 +42,11 @@ class SourceOrder:
     def block(self, start: int) -> Numbers:
         """Return the places of the samples from number `start` of the sequence to the end of its block."""
         turn, inside = divmod(start, self.num_samples)
+        if self.shuffle_buffer == 1:
+            return np.arange(start, start + min(LONGEST, self.num_samples - inside))
         first = inside // self.shuffle_buffer * self.shuffle_buffer
         size = min(self.shuffle_buffer, self.num_samples - first)
-        order = self._rng(BLOCK, turn, first).permutation(size) if self.shuffle_buffer > 1 else np.arange(size)
+        order = self._rng(BLOCK, turn, first).permutation(size)
         return turn * self.num_samples + first + order[inside - first :]
 
     def locate(self, places: Numbers) -> tuple[Numbers, Numbers, Numbers]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import braceexpand
 
 from prefixvlm.data.remote import PATIENCE, exists, is_remote, without_query
-from prefixvlm.data.shards.manifest import MANIFEST
+from prefixvlm.data.shards.manifest import MANIFEST, SHARD_NAME
 from prefixvlm.data.shards.resolve import tars_by_split
 
 SPLITS = ("train", "val", "test")
@@ -29,8 +29,19 @@ def find_tars(shards: str, splits: Sequence[str] | None, val_tars: int, test_tar
     shards: a folder of tars, or a pattern of URLs. splits: those of {split} in the pattern, by default all whose first
         tar exists. val_tars, test_tars: without {split} and without names such as train-000000.tar, the last tars are
         val, and those before these test.
-    Raises ValueError if there are none.
+    Raises ValueError if there are none, or if a manifest cannot hold their names.
     """
+    tars = _find(shards, splits, val_tars, test_tars)
+    names = Counter(tar.name for each in tars.values() for tar in each)
+    for name, count in names.items():
+        if count > 1:
+            raise ValueError(f"{count} tars have the name {name}, and a manifest holds each once; index them by folder")
+        if not SHARD_NAME.fullmatch(name):
+            raise ValueError(f"the tar {name!r} has a letter in its name that a manifest does not accept; rename it")
+    return tars
+
+
+def _find(shards: str, splits: Sequence[str] | None, val_tars: int, test_tars: int) -> dict[str, list[Tar]]:
     if not is_remote(shards):
         by_split = _tars_of_folder(Path(shards))
         named = any(split in SPLITS for split in by_split) and not (val_tars or test_tars)
