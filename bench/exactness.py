@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from padding import SourceWithLengths
 from PIL import Image
 
 from prefixvlm.data.loading.eval_loader import EvalLoader
@@ -39,10 +40,7 @@ def source(folder: Path, name: str, shards: int) -> ShardSource:
                 file.addfile(info, io.BytesIO(buffer.getvalue()))
                 number += 1
         tars.append(ShardRef(path, f"{name}/"))
-    result = ShardSource(tars, name, weight=1 + len(name))
-    # `lengths` is a cached property of the manifest, which these shards do not have.
-    result.__dict__["lengths"] = [np.arange(count) * 17 % 29 for count in counts]
-    return result
+    return SourceWithLengths(tars, name, 1 + len(name), [np.arange(count) * 17 % 29 for count in counts])
 
 
 def loaders(sources: list[ShardSource], kind: str, workers: int, ranks: int) -> list[TrainLoader]:

@@ -80,7 +80,7 @@ training/contrastive.py: training/test_contrastive.py
 data/loading/train_loader.py: data/loading/test_mixture.py -k bucket
     self.bucket_batches * batch_size * sharing,  =>  (self.bucket_batches + 1) * batch_size * sharing,
 data/loading/train_loader.py: data/loading/plan/test_rank_worker_split.py -k mixture
-    self.positions = self._order().end  =>  pass
+    self._order().end if self.mixed  =>  self.positions if self.mixed
 data/loading/plan/epoch_order.py: data/loading/test_mixture.py
     np.asarray(weights) / np.sum(weights)  =>  np.full(len(weights), 1 / len(weights))
 data/loading/plan/epoch_order.py: data/loading/plan/test_rank_worker_split.py

@@ -1,7 +1,10 @@
 """Share of padding in batches with and without buckets, for easy-VQA and for captions of real lengths."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -10,7 +13,7 @@ from prefixvlm.data.loading.mixture import find_sources
 from prefixvlm.data.loading.plan.epoch_order import PLACE, EpochOrder
 from prefixvlm.data.loading.plan.rank_worker_split import lane_sizes
 from prefixvlm.data.loading.plan.source_order import SourceOrder
-from prefixvlm.data.loading.shard_source import ShardRef, ShardSource, TextLengths
+from prefixvlm.data.loading.shard_source import SampleLengths, ShardRef, ShardSource
 from prefixvlm.data.loading.train_loader import TrainLoader
 from prefixvlm.data.sample import Sample
 from prefixvlm.data.shard_cache import ShardCache
@@ -20,6 +23,19 @@ from prefixvlm.task.vqa import Vqa
 BATCH, PREFIX, BUCKETS = 32, 10, (0, 10, 50)
 TASKS = {"captioning": Captioning(), "vqa": Vqa()}
 encode = open_clip.SimpleTokenizer().encode
+
+
+@dataclass
+class SourceWithLengths(ShardSource):
+    """A source whose text lengths are given, and not in a manifest."""
+
+    lengths: Sequence[Any] = ()
+
+    def check_lengths(self) -> None:
+        pass
+
+    def lengths_of(self, number: int) -> Any:
+        return self.lengths[number]
 
 
 def lengths(samples: list[Sample], rng: random.Random, mixed: bool) -> list[int]:
@@ -56,7 +72,8 @@ def padding(shards: str = "data/easy-vqa") -> str:
     (source,) = find_sources(shards, "train", ShardCache())
     in_order = TrainLoader([source], 1, sample_lengths, 1, blind=True)
     all_lengths = np.array([length for batch in in_order for length in batch])
-    source.__dict__["lengths"] = np.split(all_lengths, np.cumsum(source.counts)[:-1])  # older shards have none
+    lengths_of_shards = np.split(all_lengths, np.cumsum(source.counts)[:-1])
+    source = SourceWithLengths(source.shards, lengths=lengths_of_shards)  # older shards have none
     lines = [f"easy-VQA, batches of {BATCH} images, % of positions that are padding"]
     for name, collate in (("one task a batch", one_task_lengths), ("tasks mixed", mixed_lengths)):
         for buckets in BUCKETS:
@@ -70,13 +87,12 @@ def captions(count: int = 20_000) -> list[str]:
     table = [(int(line[0]), float(line[1])) for line in lines if line and line[0].isdigit()]
     tokens, weights = np.array([length for length, _ in table]), np.array([weight for _, weight in table])
     drawn = np.random.default_rng(0).choice(tokens, count, p=weights / weights.sum())
-    source = ShardSource([ShardRef(Path("captions"))])
-    source.__dict__.update(counts=[count], lengths=[drawn])
+    source = SourceWithLengths([ShardRef(Path("captions"))], lengths=[drawn])
     result = []
     for buckets in BUCKETS:
         order = SourceOrder(np.array([count]), 4000, seed=0, source=0)
         sizes = lane_sizes(count // BATCH, BATCH, 1)
-        lengths = TextLengths([source], [order]) if buckets else None
+        lengths = SampleLengths([source], [order]) if buckets else None
         epoch = EpochOrder([order], [1], [0], sizes, 0, 0, lengths, buckets * BATCH, BATCH)
         places = np.concatenate(list(epoch.lane(0, 0, sizes[0])))[:, PLACE]
         batches = (drawn[places].reshape(-1, BATCH) + PREFIX + 1).tolist()

@@ -46,7 +46,7 @@ def loader_of(shards: ShardSource, world: int, rank: int = 0) -> TrainLoader:
 def first_batches(loader: TrainLoader) -> RankPlan:
     """Plan an epoch up to the numbers of the first samples of each lane, and return the plan."""
     plan = loader._plan()
-    lanes = {plan.deal.locate(plan.rank, plan.first + step)[0] for step in range(8)}
+    lanes = {plan.deal.sequence_of(plan.rank, plan.first + step) for step in range(8)}
     for lane in lanes:
         next(plan.samples_of_worker(lane, 4000 // max(1, len(lanes))))
     return plan

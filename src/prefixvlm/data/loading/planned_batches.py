@@ -47,7 +47,7 @@ class PlannedBatches(IterableDataset):
         lanes: dict[int, Generator[tuple[Order, list[tuple[ShardRef, RawSample]]], None, None]] = {}
         try:
             for step in self.plan.steps_of_worker():
-                lane, _ = self.plan.deal.locate(self.plan.rank, step)
+                lane = self.plan.deal.sequence_of(self.plan.rank, step)
                 if lane not in lanes:
                     lanes[lane] = self._read_lane(lane)
                 order, samples = next(lanes[lane])

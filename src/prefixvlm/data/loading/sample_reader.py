@@ -1,4 +1,4 @@
-"""Reads samples by their places: each part of an order in the order of the shards, fetched one shard ahead."""
+"""Reads samples by their places: each part of an order in the order of the shards, the next of which is fetched."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future

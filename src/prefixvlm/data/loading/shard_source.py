@@ -89,7 +89,7 @@ class ShardSource:
         """Yield each shard with its entry in the manifest, which is looked up once, not for each of 100,000 shards."""
         folders: dict[str, Mapping[str, Entry]] = {}
         for shard in self.shards:
-            folder, name = os.path.split(shard.path)  # a tenth of the time of Path.parent and its hash
+            folder, name = os.path.split(shard.path)  # much faster than Path.parent and its hash
             if folder not in folders:
                 folders[folder] = entries(Path(folder))
             yield shard, folders[folder].get(name)
@@ -106,7 +106,7 @@ class ShardSource:
         return source
 
 
-class TextLengths:
+class SampleLengths:
     """Text lengths of samples by their place in the orders of the sources."""
 
     def __init__(self, sources: Sequence[ShardSource], orders: Sequence[SourceOrder]) -> None:

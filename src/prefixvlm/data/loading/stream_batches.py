@@ -136,7 +136,7 @@ class _Reader:
         for shard, fetched in prefetched(shards[draw["url"]] for draw in islice(draws, place[0], None)):
             try:
                 pin = fetched.result()
-            except ValueError as error:  # an OSError is one of this machine, as a full disk
+            except ValueError as error:  # fetching raises OSError for this machine alone, as for a full disk
                 self._add_bad_shard(shard, error)
             else:
                 try:

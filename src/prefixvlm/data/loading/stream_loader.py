@@ -3,16 +3,14 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 
-from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.bad_samples import BadSamples
-from prefixvlm.data.loading.loader import end_with_its_queue
+from prefixvlm.data.loading.loader import Loader
 from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.shard_source import ShardSource
 from prefixvlm.data.loading.stream_batches import Place, Stream, StreamBatches
@@ -20,7 +18,7 @@ from prefixvlm.data.loading.stream_batches import Place, Stream, StreamBatches
 logger = logging.getLogger(__name__)
 
 
-class StreamLoader:
+class StreamLoader(Loader):
     """Loader for training from shards that nobody has counted, by webdataset's pipeline.
 
     Each worker of each rank draws shards at random, with replacement, and reads one after the other. So every rank
@@ -31,7 +29,6 @@ class StreamLoader:
     shuffle_buffer: the number of undecoded samples among which each worker draws the next one.
     max_bad_fraction: the fraction of an epoch's samples that may be bad and are skipped; also the fraction of the
         shards that may be damaged or missing, the readable samples of which are used.
-    rank, world, collate, blind, decoder: see ShardLoader.
 
     The state has the place of every worker of every rank. A resumed run reads on from there: the samples that were in
     the shuffle buffers are left out. With other shards or another number of ranks or workers it draws anew.
@@ -45,26 +42,20 @@ class StreamLoader:
         shuffle_buffer: int,
         epoch_samples: int,
         max_bad_fraction: float = 0.001,
-        num_workers: int = 0,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        blind: bool = False,
-        decoder: ImageDecoder = decode_image,
+        **kwargs: Any,
     ) -> None:
-        self.length = epoch_samples // (batch_size * world)
+        super().__init__(sources, batch_size, collate, **kwargs)
+        self.length = epoch_samples // (batch_size * self.world)
         if self.length < 1:
             raise ValueError(
-                f"data.epoch_samples={epoch_samples} does not fill one batch of {batch_size} on each of {world} ranks; "
-                "set it to more, or data.batch_size to less"
+                f"data.epoch_samples={epoch_samples} does not fill one batch of {batch_size} on each of {self.world} "
+                "ranks; set it to more, or data.batch_size to less"
             )
-        self.sources, self.batch_size, self.collate, self.shuffle_buffer = sources, batch_size, collate, shuffle_buffer
-        self.num_workers, self.seed, self.rank, self.world = num_workers, seed, rank, world
-        self.blind, self.decoder = blind, decoder
+        self.shuffle_buffer = shuffle_buffer
         self.bad_samples = BadSamples(max_bad_fraction, epoch_samples)
         self.bad_shards = BadSamples(max_bad_fraction, sum(len(source.shards) for source in sources), "shard")
         self.epoch, self.batches, self._started = 0, 0, False  # batches: yielded in this epoch
-        self.number, self.draws = 0, str(seed)  # number: of batches that were yielded in all epochs
+        self.number, self.draws = 0, str(self.seed)  # number: of batches that were yielded in all epochs
         self.places = self._no_places()
         self._running: Iterator[Any] | None = None
         self._message = ""  # about a resumed stream. Lightning and the data module both load the state
@@ -81,11 +72,10 @@ class StreamLoader:
         if self._running is None:
             self._running = self._start()
         while self.batches < len(self):
-            try:
+            with ExitStack() as unless_made:
+                unless_made.callback(self.close)  # at an error and at Ctrl-C
                 batch = self._next()
-            except BaseException:  # such as Ctrl-C
-                self.close()
-                raise
+                unless_made.pop_all()
             yield batch
 
     def _next(self) -> Any:
@@ -111,24 +101,17 @@ class StreamLoader:
         fraction = self.bad_shards.fraction
         stream = Stream(self.sources, self.batch_size, self.shuffle_buffer, self.seed, self.draws, fraction)
         places = self.places[self.rank]
-        loader = DataLoader(
-            StreamBatches(stream, self.collate, self.blind, self.decoder, self.rank, self.number, places),
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # without one, torch draws from its global generator
-            worker_init_fn=end_with_its_queue,
-        )
+        batches = StreamBatches(stream, self.collate, self.blind, self.decoder, self.rank, self.number, places)
         if self._message and self.rank == 0:
             logger.warning(self._message)
         self._message = ""
-        return iter(loader)
+        return iter(self._in_workers(batches))
 
     def _no_places(self) -> list[list[list[Place]]]:
         """Return the start: for each rank, each of its workers and each source the place [0, 0]."""
         return [[[[0, 0] for _ in self.sources] for _ in range(max(1, self.num_workers))] for _ in range(self.world)]
 
-    def _plan(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """Return the settings that the draws depend on."""
         names = [(source.name, [shard.path.name for shard in source.shards]) for source in self.sources]
         shards = hashlib.sha256(repr(names).encode()).hexdigest()
@@ -144,7 +127,7 @@ class StreamLoader:
         return {
             "epoch": self.epoch,
             "batches": self.batches,
-            "plan": self._plan(),
+            "plan": self._settings(),
             "bad": dict(self.bad_samples.bad),
             "bad_before": self.bad_samples.before,
             "bad_shards": dict(self.bad_shards.bad),
@@ -158,7 +141,7 @@ class StreamLoader:
         self.number = state.get("number", self.epoch * len(self) + self.batches)
         self.bad_samples.restore(state.get("bad", {}), state.get("bad_before", 0))
         self.bad_shards.restore(state.get("bad_shards", {}))
-        changed = [name for name, value in self._plan().items() if state["plan"].get(name) != value]
+        changed = [name for name, value in self._settings().items() if state["plan"].get(name) != value]
         if changed:
             self.draws, self.places = f"{self.seed}-{self.number}", self._no_places()
             self._message = f"{', '.join(changed)} differ from the checkpoint's: the stream of shards is drawn anew"

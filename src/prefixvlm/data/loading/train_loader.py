@@ -22,7 +22,7 @@ from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.plan.epoch_order import EpochOrder
 from prefixvlm.data.loading.plan.rank_worker_split import Deal, Piece, RankPlan, lane_sizes, lanes_of_rank
 from prefixvlm.data.loading.plan.source_order import SourceOrder
-from prefixvlm.data.loading.shard_source import ShardSource, TextLengths
+from prefixvlm.data.loading.shard_source import SampleLengths, ShardSource
 
 VERSION = 2  # of the order of samples; a checkpoint of another starts its epoch again
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class TrainLoader(ShardLoader):
             SourceOrder(np.array(source.counts), shuffle_buffer, self.seed, index)
             for index, source in enumerate(sources)
         ]
-        self.text_lengths = TextLengths(sources, self.orders) if bucket_batches else None
+        self.text_lengths = SampleLengths(sources, self.orders) if bucket_batches else None
         self.bad_samples = BadSamples(max_bad_fraction, self.num_samples)
         self.epoch, self.batches, self._started = 0, 0, False  # batches: yielded in this epoch
         self.positions = [0] * len(sources)  # how many samples of each source precede this epoch
@@ -111,12 +111,9 @@ class TrainLoader(ShardLoader):
             yield batch
 
     def _begin_next_epoch(self) -> None:
-        in_order = self.shuffle_buffer == 1
-        if self.mixed and not in_order:
-            self.positions = self._order().end
+        if self.shuffle_buffer > 1:
+            self.positions = self._order().end if self.mixed else [(self.epoch + 1) * self.orders[0].num_samples]
         self.epoch, self.batches, self.parts = self.epoch + 1, 0, [self.whole]
-        if not self.mixed and not in_order:
-            self.positions = [self.epoch * self.orders[0].num_samples]
 
     def _order(self) -> EpochOrder:
         """Return the order of this epoch, which the ranks that began it have given it."""

@@ -258,9 +258,11 @@ def test_a_batch_of_a_lane_is_found_again_by_its_step(lanes: int) -> None:
     deal = Deal([Piece(0, 0, 200), Piece(1, 50, 147)], 4, 5, lanes)
     seen = Counter[tuple[int, int]]()
     for rank in range(4):
-        for step in range(deal.num_steps(rank)):
-            lane, batch = deal.locate(rank, step)
-            seen[lane, batch] += 1
-            assert deal.steps_of(rank, lane, np.array([batch])).tolist() == [step]
+        for sequence in range(rank * lanes, (rank + 1) * lanes) if lanes else [0]:
+            size = sum(piece.stop - piece.start for piece in deal.sequences[sequence])
+            for step in deal.steps_of(rank, sequence, np.arange(size // 5)).tolist():
+                if step >= 0:
+                    seen[rank, step] += 1
+                    assert deal.sequence_of(rank, step) == sequence
     assert set(seen.values()) == {1}
-    assert len(seen) == 297 // 20 * 4
+    assert set(seen) == {(rank, step) for rank in range(4) for step in range(297 // 20)}

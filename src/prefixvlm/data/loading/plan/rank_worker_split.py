@@ -67,14 +67,14 @@ class Deal:
         """Return the number of batches of a rank."""
         return sum(self._num_batches(rank)) // (1 if self.lanes else self.world)
 
-    def locate(self, rank: int, step: int) -> tuple[int, int]:
-        """Return the sequence of a rank's batch, and the number of the batch in it."""
+    def sequence_of(self, rank: int, step: int) -> int:
+        """Return the number of the sequence that has a rank's batch."""
         if not self.lanes:
-            return 0, step * self.world + rank
+            return 0
         shortest, longer = self._lengths(rank)
         if step < shortest * self.lanes:
-            return rank * self.lanes + step % self.lanes, step // self.lanes
-        return rank * self.lanes + longer[step - shortest * self.lanes], shortest
+            return rank * self.lanes + step % self.lanes
+        return rank * self.lanes + longer[step - shortest * self.lanes]
 
     def steps_of(self, rank: int, sequence: int, batches: Numbers) -> Numbers:
         """Return the steps in which a rank has these batches of a sequence, -1 for those of other ranks."""
