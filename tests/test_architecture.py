@@ -16,12 +16,13 @@ PLUGINS = sorted((ROOT / "src" / "hydra_plugins").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in (*FILES, *PLUGINS)})
 
 # What each file and folder at the top may import of the package, besides itself, BASE and its own folder.
-BASE = {"atomic", "lock", "options", "plugins", "precision", "strict_json"}
+BASE = {"atomic", "lock", "options", "packaged", "plugins", "precision", "strict_json"}
 STAGES = {"batch", "data", "encoder", "mapper", "lm", "metrics", "model", "task"}
 MAY_IMPORT = {
     "__init__": {"inference"},
     "atomic": set(),
     "lock": set(),
+    "packaged": set(),
     "plugins": set(),
     "precision": set(),
     "strict_json": set(),

@@ -10,6 +10,7 @@ from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.chat import Chat
 from prefixvlm.model.decoding import greedy
 from prefixvlm.model.prefix_lm import PrefixLM
+from prefixvlm.packaged.folders import cache_folder
 from prefixvlm.task.rows.closed_set import ClosedSetAnswers, likelihoods
 from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm, tiny_model
 from tests.lm.test_packaged import needs_package
@@ -33,7 +34,7 @@ def with_template(template):
 def tokenizer(request):
     if request.param == "vicuna":
         return with_template(VICUNA)
-    folder = packaged.cache_folder() / "smollm2-135m-instruct"
+    folder = cache_folder() / "smollm2-135m-instruct"
     if not (folder / "tokenizer.json").exists():
         pytest.skip("SmolLM2 has not been converted yet (make demo)")
     return AutoTokenizer.from_pretrained(folder)

