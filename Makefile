@@ -1,8 +1,6 @@
 # prefixvlm: `make help` lists what there is.
 PYTHON ?= python3
 BIN := .venv/bin
-# On busy cores OpenMP's spinning threads cost up to twenty times more than they gain.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
@@ -44,6 +42,8 @@ check: install ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The programs of prefixvlm set it themselves, but scripts that import torch first cannot.
+bench: export OMP_WAIT_POLICY ?= PASSIVE
 bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict, planning; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/beside.py

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from prefixvlm.distributed.signals import exit_on_signals, signals
+from prefixvlm.distributed.threads import wait_without_spinning
 
 if __name__ == "__main__":
     exit_on_signals()  # before the imports that take seconds
+    wait_without_spinning()  # before torch is imported
 
 from prefixvlm import config
 from prefixvlm.command_line.check import check_command

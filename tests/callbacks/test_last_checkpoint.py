@@ -183,10 +183,46 @@ def test_ctrl_c_is_130_and_a_second_one_does_not_wait():
 
 
 def test_more_steps_follow_where_max_steps_had_ended_an_epoch(shards, tmp_path):
-    kinds = [seen[:2] for seen in fit(shards, tmp_path / "whole", {**RUNS["within"], "max_steps": 13})]
-    first = fit(shards, tmp_path / "run", {**RUNS["within"], "max_steps": 8}, every=100)
+    whole = fit(shards, tmp_path / "whole", {**RUNS["within"], "max_steps": 13})
+    *first, end = fit(shards, tmp_path / "run", {**RUNS["within"], "max_steps": 8}, every=100)
     rest = fit(shards, tmp_path / "run", {**RUNS["within"], "max_steps": 13}, str(tmp_path / "run" / "last.ckpt"))
-    assert [seen[:2] for seen in first + rest] == kinds
+    assert end[:2] == ("val", 8)  # only because the run ended there
+    # Losses too: nothing of the training depends on that validation but the rates, of which max_steps is a part.
+    assert [seen[:2] for seen in first + rest] == [seen[:2] for seen in whole]
+
+
+ENDS = {  # steps of 5 an epoch, and after which of them a run validates
+    "within an epoch": ({"max_steps": 8}, [5, 8]),
+    "within the first epoch": ({"max_steps": 3}, [3]),
+    "between validations": ({"max_steps": 6, "check_val_every_n_epoch": None, "val_check_interval": 4}, [4, 6]),
+    "at a validation": ({"max_steps": 10}, [5, 10]),
+    "in an epoch without validation": ({"max_epochs": 3, "check_val_every_n_epoch": 2}, [10, 15]),
+    "after the last validation of an epoch": ({"max_epochs": 2, "val_check_interval": 2}, [2, 4, 7, 9, 10]),
+    "of shorter epochs": ({"max_epochs": 2, "limit_train_batches": 3, "val_check_interval": 2}, [2, 5, 6]),
+    "of accumulated steps": ({"max_steps": 4, "accumulate_grad_batches": 2}, [3, 4]),
+    "by a callback": ({"max_epochs": 4, "check_val_every_n_epoch": 4}, [2]),
+    "by time": ({"max_epochs": 9, "check_val_every_n_epoch": 99, "max_time": {"seconds": 0.001}}, [1]),
+    "without validations": ({"max_steps": 3, "limit_val_batches": 0}, []),
+}
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 2
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_validates_once_after_its_last_step(shards, tmp_path, end):
+    options, steps = ENDS[end]
+    more = [Stop()] if end == "by a callback" else []
+    seen = fit(shards, tmp_path, options, more=more)
+    assert [step for kind, step, _ in seen if kind == "val"] == steps
+    assert load(tmp_path / "last.ckpt")["global_step"] == max(step for _, step, _ in seen)
+    if steps:
+        best = load(tmp_path / "best.ckpt")["global_step"]
+        assert best == min((loss, step) for kind, step, loss in seen if kind == "val")[1]
+        again = fit(shards, tmp_path, {"max_epochs": -1, **options}, str(tmp_path / "last.ckpt"))
+        assert not [step for kind, step, _ in again if kind == "val" and step == steps[-1]]
 
 
 def test_early_stopping_goes_on_counting(shards, tmp_path):

@@ -1,4 +1,4 @@
-"""Saves last.ckpt every n steps, at the end of a fit, and before stopping on a signal."""
+"""Saves last.ckpt every n steps, at the end of a fit, which is validated, and before stopping on a signal."""
 
 import signal
 from pathlib import Path
@@ -16,8 +16,9 @@ from prefixvlm.training.checkpoint_file import LAST
 class LastCheckpoint(Checkpoint):
     """Saves dirpath/last.ckpt every `every_n_steps` steps, at the end, and before it stops the fit on a signal.
 
-    A step that is followed by a validation or by the end of the epoch is saved after that. A signal during a
-    validation stops the run at once; it resumes from the checkpoint before that validation.
+    A step that is followed by a validation or by the end of the epoch is saved after that, and the last step of a run
+    is followed by a validation wherever it falls. A signal during a validation stops the run at once; it resumes from
+    the checkpoint before that validation.
     """
 
     # Resumed from a checkpoint between a step and its validation or the end of its epoch, Lightning would leave those
@@ -38,6 +39,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         loop = trainer.fit_loop
+        if _was_last_step(trainer):
+            # Lightning validates where it is asked to stop, but not at max_steps nor in an epoch without validation.
+            trainer.should_stop = True
+            if not loop.epoch_loop._should_check_val_epoch():
+                trainer.check_val_every_n_epoch = 1
         validates = trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
         if not validates:
             self._finish_step(trainer)
@@ -74,6 +80,18 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
         if stop:
             raise StoppedBySignal(signals.pending or signal.SIGTERM)
+
+
+def _was_last_step(trainer: Trainer) -> bool:
+    """Return whether the run ends after this batch: by its steps or epochs, by its time, or by a callback."""
+    loop, epochs = trainer.fit_loop, trainer.max_epochs
+    ends_last_epoch = (
+        loop.epoch_loop._num_ready_batches_reached()
+        and epochs is not None
+        and 0 <= epochs <= loop.epoch_progress.current.processed + 1
+    )
+    ends_by_steps = 0 <= trainer.max_steps <= trainer.global_step
+    return ends_by_steps or ends_last_epoch or (trainer.should_stop and loop._can_stop_early)
 
 
 def _continue_in_the_loaders_steps(loop: Any) -> None:
