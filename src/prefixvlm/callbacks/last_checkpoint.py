@@ -84,7 +84,8 @@ class LastCheckpoint(Checkpoint):
 
 def _was_last_step(trainer: Trainer) -> bool:
     """Return whether the run ends after this batch: by its steps or epochs, by its time, or by a callback."""
-    loop, epochs = trainer.fit_loop, trainer.max_epochs
+    loop: Any = trainer.fit_loop
+    epochs = trainer.max_epochs
     ends_last_epoch = (
         loop.epoch_loop._num_ready_batches_reached()
         and epochs is not None
