@@ -87,10 +87,10 @@ def test_images_are_encoded_once_and_only_if_needed(clip):
         return samples()
 
     scorer = ClipScorer(clip, watched)
-    assert extra_scorers(["captioning"], scorer, blind=True, java=False) == {"captioning": [scorer.caption_scores]}
-    assert extra_scorers(["retrieval"], scorer, blind=False, java=True) == {"retrieval": [scorer.retrieval_scores]}
+    assert extra_scorers(["captioning"], scorer, baseline=True, java=False) == {"captioning": [scorer.caption_scores]}
+    assert extra_scorers(["retrieval"], scorer, baseline=False, java=True) == {"retrieval": [scorer.retrieval_scores]}
     # Blind, CLIP would see images that the model does not.
-    assert extra_scorers(["retrieval"], scorer, blind=True, java=True) == {"retrieval": []}
+    assert extra_scorers(["retrieval"], scorer, baseline=True, java=True) == {"retrieval": []}
     assert not asked
     scorer.caption_scores([prediction("red")])
     scorer.retrieval_scores([prediction("blue")])

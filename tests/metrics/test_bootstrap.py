@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_intervals, group_sums
+from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_values, group_sums, percentile_interval
 
 
 def test_interval_is_close_to_the_normal_approximation() -> None:
@@ -47,8 +47,8 @@ def test_a_groups_items_are_summed_and_counted() -> None:
 def test_intervals_of_a_corpus_statistic_equal_those_of_a_mean_and_ignore_nan():
     rng = np.random.default_rng(0)
     scores, groups = rng.normal(size=60), rng.integers(15, size=60).tolist()
-    (found,) = bootstrap_intervals(lambda draw: [scores[draw].mean()], groups)
-    assert found == pytest.approx(bootstrap_interval(scores.tolist(), groups))
-    low, high = bootstrap_intervals(lambda draw: [math.nan if 0 in draw else 1.0, len(draw)], list(range(5)))
-    assert low == (1.0, 1.0)
-    assert high == (5, 5)
+    (column,) = bootstrap_values(lambda draw: [scores[draw].mean()], groups).T
+    assert percentile_interval(column) == pytest.approx(bootstrap_interval(scores.tolist(), groups))
+    values = bootstrap_values(lambda draw: [math.nan if 0 in draw else 1.0, len(draw)], list(range(5)))
+    assert [percentile_interval(column) for column in values.T] == [(1.0, 1.0), (5, 5)]
+    assert np.isnan(percentile_interval([math.nan])).all()

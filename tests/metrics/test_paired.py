@@ -1,13 +1,14 @@
 """Compare the paired test with all sign flips and with properties of p-values."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 import prefixvlm.metrics.paired as paired
-from prefixvlm.metrics.bootstrap import bootstrap_interval
-from prefixvlm.metrics.paired import paired_test
+from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_values
+from prefixvlm.metrics.paired import paired_bootstrap, paired_test
 
 
 def exact_p_value(differences: list[float]) -> float:
@@ -102,3 +103,26 @@ def test_the_seed_determines_the_result() -> None:
 def test_bad_input(a, b, groups, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paired_test(a, b, groups)
+
+
+def test_paired_bootstrap_of_means_agrees_with_the_normal_approximation() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal([[0.0], [0.1]], size=(2, 400))
+    a += b  # the systems are correlated, so that unpaired intervals would be too wide
+    columns = [
+        bootstrap_values(lambda draw, x=x: [x[draw].mean()], range(400), num_resamples=4000)[:, 0] for x in (a, b)
+    ]
+    interval, p_value = paired_bootstrap(a.mean(), b.mean(), *columns)
+    difference, error = (b - a).mean(), (b - a).std(ddof=1) / 20
+    assert interval == pytest.approx((difference - 1.96 * error, difference + 1.96 * error), abs=0.1 * error)
+    assert interval == pytest.approx(bootstrap_interval(b - a, num_resamples=4000))
+    assert p_value == pytest.approx(math.erfc(abs(difference) / error / 2**0.5), abs=0.03)
+
+
+def test_paired_bootstrap_leaves_out_undefined_resamples() -> None:
+    nan = math.nan
+    interval, p_value = paired_bootstrap(0.0, 1.0, np.array([nan, 0.0, 0.0]), np.array([5.0, 1.0, 1.0]))
+    assert (interval, p_value) == ((1.0, 1.0), 1 / 3)
+    interval, p_value = paired_bootstrap(0.0, 1.0, np.array([nan]), np.array([nan]))
+    assert (np.isnan(interval).all(), p_value) == (True, 1.0)
+    assert paired_bootstrap(1.0, 1.0, np.ones(9), np.ones(9)) == ((0.0, 0.0), 1.0)

@@ -66,19 +66,41 @@ def test_many_classes_are_cut(predictions: list[dict[str, Any]]) -> None:
 
 def test_text_table_is_aligned(result: dict[str, Any]) -> None:
     assert text_table(result).splitlines() == [
-        "task        score        value  blind  difference  95 % interval       n",
-        "──────────  ───────────  ─────  ─────  ──────────  ─────────────  ──────",
-        "captioning  exact_match  75.00  80.50       \u22125.50  60.00 … 88.00      40",
-        "captioning  cider        0.500  0.250      +0.250              \u2013      40",
-        "vqa         accuracy     83.33      \u2013           \u2013              \u2013  12,000",
+        "task        score        value  95 % interval  blind       n",
+        "──────────  ───────────  ─────  ─────────────  ─────  ──────",
+        "captioning  exact_match  75.00  60.00 … 88.00  80.50      40",
+        "captioning  cider        0.500              \u2013  0.250      40",
+        "vqa         accuracy     83.33              \u2013      \u2013  12,000",
+    ]
+
+
+def test_text_table_compares_with_the_baselines(result: dict[str, Any]) -> None:
+    def tested(difference: float, p_value: float) -> dict[str, Any]:
+        return {"difference": difference, "interval": [difference - 0.5, difference + 0.5], "p_value": p_value}
+
+    result["tasks"]["captioning"] |= {
+        "shuffled": {"cider": 0.1},
+        "differences": {"blind": {"exact_match": tested(-5.5, 0.0001)}, "shuffled": {"cider": tested(0.4, 0.25)}},
+    }
+    table = text_table(result).splitlines()
+    assert table[0] == "task        score        value  95 % interval  blind  shuffled       n"
+    assert table[3].split()[-3:] == ["0.250", "0.100", "40"]
+    assert table[5:] == [
+        "",
+        "blind: the same evaluation with every image black",
+        "shuffled: the model's own outputs, each given to another image",
+        "task        score        over blind  95 % interval       p  over shuffled    95 % interval      p",
+        "──────────  ───────────  ──────────  ─────────────  ──────  ─────────────  ───────────────  ─────",
+        "captioning  exact_match       \u22125.50  \u22126.00 … \u22125.00  <0.001              \u2013                \u2013      \u2013",
+        "captioning  cider                 \u2013              \u2013       \u2013         +0.400  \u22120.100 … +0.900  0.250",
     ]
 
 
 def test_text_table_has_the_spread_only_of_trials(result: dict[str, Any]) -> None:
     result["tasks"]["vqa"] |= {"spread": {"accuracy": 1.25}}
     table = text_table(result).splitlines()
-    assert table[0].split()[:7] == ["task", "score", "value", "±", "spread", "blind", "difference"]
-    assert table[2].split()[2:5] == ["75.00", "\u2013", "80.50"]
+    assert table[0].split()[:7] == ["task", "score", "value", "±", "spread", "95", "%"]
+    assert table[2].split()[2:5] == ["75.00", "\u2013", "60.00"]
     assert table[4].split()[2:5] == ["83.33", "1.25", "\u2013"]
     assert len({len(line) for line in table}) == 1
 

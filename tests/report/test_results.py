@@ -52,17 +52,23 @@ def test_each_line_has_scores_groups_and_the_blind_prediction():
         Prediction("vqa", "k", f"k{n}", "Q", f"text {n}", ("x",), None if n else 1.0, ("g",)) for n in range(2)
     ]
     blind = [Prediction("vqa", "k", "k0", "Q", "nothing", ("x",), 0.0)]
-    report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"k0": {"accuracy": 100.0}},
-              "details": {"k0": {"boxes": []}}}  # fmt: skip
-    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {"vqa": {"scores": {"accuracy": 0.0}}},
-                         {"vqa": blind})  # fmt: skip
-    assert result == {"tasks": {"vqa": {"variant": "v", "scores": {"accuracy": 100.0}, "blind": {"accuracy": 0.0}}}}
+    report = {"variant": "v", "scores": {"accuracy": 100.0}, "items": {"accuracy": {"k0": 100.0}, "accuracy_g": {}},
+              "details": {"k0": {"boxes": []}}, "resamples": {}, "num_items": 2, "num_unscored": 1}  # fmt: skip
+    black = report | {"scores": {"accuracy": 0.0}, "items": {"accuracy": {"k0": 0.0}}}
+    result, lines = join(
+        {"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {"blind": ({"vqa": black}, {"vqa": blind})}
+    )
+    assert result == {"tasks": {"vqa": {
+        "variant": "v", "scores": {"accuracy": 100.0}, "num_items": 2, "num_unscored": 1, "blind": {"accuracy": 0.0},
+        "differences": {"blind": {"accuracy": {"difference": 100, "interval": [100, 100], "p_value": 1}}},
+    }}}  # fmt: skip
     assert [line["scores"] for line in lines] == [{"accuracy": 100.0}, {}]
+    assert [line["blind_scores"] for line in lines] == [{"accuracy": 0.0}, {}]
     assert [line["blind_prediction"] for line in lines] == ["nothing", None]
     assert [line["groups"] for line in lines] == [["g"], ["g"]]
     assert "values" not in lines[0]
     assert [line.get("details") for line in lines] == [{"boxes": []}, None]
-    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {}, {})
+    result, lines = join({"vqa": copy.deepcopy(report)}, {"vqa": predictions}, {"blind": ({}, {})})
     assert result["tasks"]["vqa"]["blind"] is None
     assert lines[0]["blind_prediction"] is None
 

@@ -1,4 +1,4 @@
-"""Evaluate a trained module in several trials, with the images and again with black ones."""
+"""Evaluate a trained module in several trials, beside its baselines: black images, and outputs of other images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.evaluation.module import EvaluationModule
 from prefixvlm.evaluation.notes import notes, scorable
 from prefixvlm.evaluation.scorers import extra_scorers
+from prefixvlm.evaluation.shuffled import shuffled_trial
 from prefixvlm.evaluation.trials import merge_trials
 from prefixvlm.metrics.captions.java import unavailable
 from prefixvlm.report.results import join
@@ -28,6 +29,7 @@ Reports = tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]  # reports 
 class Evaluator:
     """Evaluates a module in one trial for each set of demonstrations.
 
+    What the baseline of shuffled outputs is: evaluation/shuffled.py.
     build_data: builds the data module with the given options changed. few_shots: few-shot options of each trial.
     clip: adds CLIPScore, and CLIP's own retrieval. java: adds METEOR and SPICE. scored: see TaskScoring.
     """
@@ -54,19 +56,24 @@ class Evaluator:
 
         blind: evaluate with black images too. Both are empty on ranks other than 0.
         """
-        seen, black = self._trials(blind=False), self._trials(blind=True) if blind else ({}, {})
+        seen, black = self._trials(blind=False), self._trials(blind=True) if blind else []
         if not self.trainer.is_global_zero:
             return {}, []
-        result, lines = join(*seen, *black)
+        scorers = extra_scorers(self.tasks, self.clip_scorer, True, self.java)
+        shuffled = [
+            shuffled_trial(self.tasks, predictions, scorers, few_shot.seed)
+            for (_, predictions), few_shot in zip(seen, self.few_shots if self.scored else (), strict=False)
+        ]
+        baselines = {"blind": merge_trials(black), "shuffled": merge_trials(shuffled)}
+        result, lines = join(*merge_trials(seen), baselines)
         result["notes"] = notes([name for name in self.module.tasks if name not in self.tasks], result["tasks"])
         result["clip_scorer"] = self.clip_scorer and self.clip_scorer.describe(self.module.model.encoder)
         result["missing"] = unavailable() if self.java else dict.fromkeys(("meteor", "spice"), "left out by java=false")
         return result, lines
 
-    def _trials(self, blind: bool) -> Reports:
+    def _trials(self, blind: bool) -> list[Reports]:
         scorers = extra_scorers(self.tasks, self.clip_scorer, blind, self.java)
-        trials = [self._trial(few_shot, blind, scorers) for few_shot in self.few_shots]
-        return merge_trials(trials)
+        return [self._trial(few_shot, blind, scorers) for few_shot in self.few_shots]
 
     def _trial(self, few_shot: FewShot, blind: bool, scorers: Mapping[str, Any]) -> Reports:
         options: dict[str, Any] = {"blind": True, "eval_batch_size": BLIND_BATCH_SIZE} if blind else {}

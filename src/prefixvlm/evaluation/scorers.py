@@ -11,15 +11,15 @@ from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
 
 
 def extra_scorers(
-    tasks: Iterable[str], clip_scorer: ClipScorer | None, blind: bool, java: bool
+    tasks: Iterable[str], clip_scorer: ClipScorer | None, baseline: bool, java: bool
 ) -> dict[str, list[Scorer]]:
     """Return the scorers of each task by its name."""
     scorers: dict[str, list[Scorer]] = {name: [] for name in tasks}
     if "captioning" in scorers:
         scorers["captioning"] = [clip_scorer.caption_scores] if clip_scorer else []
         scorers["captioning"] += [java_scores] if java else []
-    # CLIP sees the real images in a blind evaluation too, so that its own retrieval would be the same.
-    if "retrieval" in scorers and clip_scorer and not blind:
+    # CLIP sees the real images in a baseline too, so that its own retrieval would be the same.
+    if "retrieval" in scorers and clip_scorer and not baseline:
         scorers["retrieval"] = [clip_scorer.retrieval_scores]
     return scorers
 

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from prefixvlm.metrics.bootstrap import bootstrap_interval
 
 Trial = tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[Any]]]  # reports and predictions, by task
@@ -30,17 +32,17 @@ def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dic
     names = [name for name in reports[0]["scores"] if all(name in report["scores"] for report in reports)]
     trials = {name: [report["scores"][name] for report in reports] for name in names}
     items = {
-        id: {name: statistics.fmean(report["items"][id][name] for report in reports) for name in scores}
-        for id, scores in reports[0]["items"].items()
+        name: {id: statistics.fmean(report["items"][name][id] for report in reports) for id in by_id}
+        for name, by_id in reports[0]["items"].items()
+        if name in names
     }
     keys = {p.id: p.key for p in predictions}  # the bootstrap draws images, whose questions are right or wrong together
     intervals = {}
     for name in names:
         if name not in reports[0]["intervals"]:
             continue
-        chosen = [id for id in items if name in items[id]]
-        if chosen:
-            intervals[name] = bootstrap_interval([items[id][name] for id in chosen], [keys[id] for id in chosen])
+        if name in items:
+            intervals[name] = bootstrap_interval([*items[name].values()], [keys[id] for id in items[name]])
         else:
             ends = zip(*(report["intervals"][name] for report in reports if name in report["intervals"]), strict=True)
             low, high = (statistics.fmean(each) for each in ends)
@@ -52,4 +54,9 @@ def _merge(reports: Sequence[dict[str, Any]], predictions: Sequence[Any]) -> dic
         "trials": trials,
         "intervals": intervals,
         "items": items,
+        "resamples": {
+            name: np.mean([report["resamples"][name] for report in reports], axis=0)
+            for name in names
+            if all(name in report["resamples"] for report in reports)
+        },
     }

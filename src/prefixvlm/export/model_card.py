@@ -13,7 +13,7 @@ from prefixvlm.checkpoint.hub_folder import CONFIG, TENSORS
 from prefixvlm.data.remote import is_remote, without_query
 from prefixvlm.data.shards.manifest import read_manifest
 from prefixvlm.export.scores import Metrics
-from prefixvlm.report.table import number, span
+from prefixvlm.report.table import BASELINES, number, span
 from prefixvlm.training.checkpoint import KEY
 
 PIPELINES = {"captioning": "image-to-text", "vqa": "visual-question-answering", "dialogue": "image-text-to-text",
@@ -137,16 +137,20 @@ def _data(config: Mapping[str, Any]) -> Iterator[str]:
 def _scores(metrics: Metrics | None) -> str:
     if metrics is None:
         return "None were given; `python eval.py ckpt=FOLDER` computes them, also with black images."
+    rows_of = metrics.rows()
+    baselines = list(rows_of[0].baselines) if rows_of else []
     rows = [
         f"| {_cell(row.task)} | {_cell(row.score)} | {number(row.value, row.decimals)} | "
-        f"{number(row.blind, row.decimals)} | {span(row.interval, row.decimals)} | {row.num_items:,} |"
-        for row in metrics.rows()
+        + "".join(f"{number(value, row.decimals)} | " for value in row.baselines.values())
+        + f"{span(row.interval, row.decimals)} | {row.num_items:,} |"
+        for row in rows_of
     ]
     variants = [f"* {_cell(task)}: `{_cell(each.variant)}`" for task, each in metrics.tasks.items()]
     return "\n".join([
-        f"On `{_cell(_shards_name(metrics.config))}`, {_cell(metrics.date)}. Blind is the same score with black "
-        "images: what the texts alone give away.", "",
-        "| task | score | value | blind | 95 % interval | n |", "|---|---|---:|---:|---:|---:|", *rows, "", *variants,
+        f"On `{_cell(_shards_name(metrics.config))}`, {_cell(metrics.date)}.",
+        *(f"* {name}: {BASELINES[name]}" for name in baselines), "",
+        f"| task | score | value | {''.join(f'{name} | ' for name in baselines)}95 % interval | n |",
+        f"|---|---|---:|{'---:|' * len(baselines)}---:|---:|", *rows, "", *variants,
         *(f"* {_cell(note)}" for note in metrics.notes),
     ])  # fmt: skip
 

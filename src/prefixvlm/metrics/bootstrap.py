@@ -25,21 +25,21 @@ def bootstrap_interval(
     draws = (generator.integers(len(sums), size=len(sums)) for _ in range(num_resamples))
     # The mean over the items of a draw, not over its groups: groups differ in size, and large ones must weigh more.
     means = [sums[draw].sum() / counts[draw].sum() for draw in draws]
-    return _percentiles(means, level)
+    return percentile_interval(means, level)
 
 
-def bootstrap_intervals(
+def bootstrap_values(
     statistic: Callable[[NDArray[np.int64]], Sequence[float]],
     groups: Sequence[Hashable],
-    level: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> list[tuple[float, float]]:
-    """Return one interval for each value of a corpus statistic, such as BLEU or F1, which is not a mean over items.
+) -> NDArray[np.float64]:
+    """Return float[num_resamples, K], the values of a corpus statistic, such as BLEU or F1, which is no mean of items.
 
-    statistic: from the indices of a resample, with repetitions, to the values; a value that is undefined for a resample
-        is NaN there.
-    groups: the group of each item, as in `bootstrap_interval`.
+    statistic: from the indices of a resample, with repetitions, to the K values; a value that is undefined for a
+        resample is NaN there.
+    groups: the group of each item, as in `bootstrap_interval`. Equal groups and seeds give the same resamples, so that
+        two systems can be compared on them.
     """
     members = _group_indices(groups)
     by_group = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members))[:-1])
@@ -50,11 +50,16 @@ def bootstrap_intervals(
         # With one item per group a group's index is its item's, which saves the concatenation.
         items = draw if len(by_group) == len(members) else np.concatenate([by_group[group] for group in draw])
         resampled.append(statistic(items))
+    return np.array(resampled, dtype=np.float64)
+
+
+def percentile_interval(values: Sequence[float] | NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a statistic from its values for the resamples; NaN if it is undefined for all."""
+    tail, known = 50 * (1 - level), np.asarray(values, dtype=np.float64)
     # Undefined values are left out: a resample without a positive item, for example, has no ROC AUC.
-    return [
-        _percentiles([value for value in column if not math.isnan(value)], level)
-        for column in zip(*resampled, strict=True)
-    ]
+    known = known[~np.isnan(known)]
+    low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def group_sums(scores: Sequence[float], groups: Sequence[Hashable] | None) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -71,12 +76,6 @@ def group_sums(scores: Sequence[float], groups: Sequence[Hashable] | None) -> tu
         raise ValueError(f"the score of item {np.isfinite(values).argmin()} is not a finite number")
     members = _group_indices(range(len(values)) if groups is None else groups)
     return np.bincount(members, weights=values), np.bincount(members)
-
-
-def _percentiles(values: Sequence[float], level: float) -> tuple[float, float]:
-    tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail]) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
 
 
 def _group_indices(groups: Sequence[Hashable]) -> list[int]:

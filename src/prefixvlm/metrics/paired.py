@@ -1,4 +1,4 @@
-"""A paired significance test of two systems on the same items."""
+"""Paired significance tests of two systems on the same items."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.metrics.bootstrap import bootstrap_interval, group_sums
+from prefixvlm.metrics.bootstrap import bootstrap_interval, group_sums, percentile_interval
 
 CHUNK = 2**22  # number of signs in memory at once; 32 MB as float64
 
@@ -49,6 +49,23 @@ def paired_test(
         interval=bootstrap_interval(differences, groups, num_resamples=num_resamples, seed=seed),
         p_value=_sign_flip_p_value(sums, num_resamples, seed),
     )
+
+
+def paired_bootstrap(
+    a: float, b: float, resamples_a: NDArray[np.float64], resamples_b: NDArray[np.float64]
+) -> tuple[tuple[float, float], float]:
+    """Return the interval of b - a and its two-sided p-value, for a score of the whole set such as BLEU.
+
+    resamples_a, resamples_b: float[R], the scores of both for the same resamples (`bootstrap_values`), NaN where they
+        are undefined.
+    """
+    differences = resamples_b - resamples_a
+    differences = differences[~np.isnan(differences)]
+    # The distribution of the resamples around their mean is taken for that of a null hypothesis without a difference
+    # (Riezler and Maxwell 2005; sacrebleu's --paired-bs): how often is chance alone as far from 0 as what was observed?
+    deviations = np.abs(differences - differences.mean()) if len(differences) else differences
+    p_value = (int((deviations >= abs(b - a)).sum()) + 1) / (len(differences) + 1)
+    return percentile_interval(differences), p_value
 
 
 def _sign_flip_p_value(sums: NDArray[np.float64], num_resamples: int, seed: int) -> float:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ScoreKind:
-    """higher_is_better: None where neither direction is. digits: after the point; None for three significant ones."""
+    """higher_is_better: None where neither direction is. digits: after the point; None for three significant ones.
+
+    of_images: False for a score that does not change when predictions are given to other images, as a mean length.
+    """
 
     higher_is_better: bool | None = True
     digits: int | None = 2
+    of_images: bool = True
 
     def decimals(self, value: float) -> int:
         """The digits after the point that a value of this kind is shown with."""
@@ -23,7 +27,7 @@ PERCENT = ScoreKind()
 RATIO = ScoreKind(digits=3)  # scores that run to 1 or 10, as BLEU and CIDEr
 ERROR = ScoreKind(higher_is_better=False, digits=None)  # in the unit of what is predicted
 LOSS = ScoreKind(higher_is_better=False, digits=3)
-DESCRIPTION = ScoreKind(higher_is_better=None)  # such as a mean length
+DESCRIPTION = ScoreKind(higher_is_better=None, of_images=False)  # such as a mean length
 
 
 def kind_of(name: str, kinds: Mapping[str, ScoreKind]) -> ScoreKind | None:

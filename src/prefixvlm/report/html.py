@@ -17,7 +17,7 @@ from prefixvlm.report.page import TEMPLATES, render_page
 from prefixvlm.report.plots import History, confusion, curves, machine_curves
 from prefixvlm.report.progress import prefixes, progress
 from prefixvlm.report.scatter import scatter
-from prefixvlm.report.table import number, score_rows, span
+from prefixvlm.report.table import number, p_text, score_rows, span
 
 TINY_IMAGE = 160  # pixels; smaller images are magnified without smoothing
 
@@ -52,13 +52,14 @@ def render(
     decoded leaves an empty frame. limit: number of images for each task. pages: addresses of
     further pages about images, by key.
     """
-    by_task = _by_task(predictions)
+    by_task, rows = _by_task(predictions), list(score_rows(result))
     return render_page(
         TEMPLATES / "page.html",
         f"{result['checkpoint']} \u00b7 prefixvlm report",
-        {"number": number, "span": span, "flat": lambda value: list(_flat(value)), "json": _json},
+        {"number": number, "span": span, "p": p_text, "flat": lambda value: list(_flat(value)), "json": _json},
         result=result,
-        scores=list(score_rows(result)),
+        scores=rows,
+        baselines=list(rows[0].baselines) if rows else [],
         is_right=is_right,
         is_wrong=is_wrong,
         settings=_settings(result),

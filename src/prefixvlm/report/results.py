@@ -8,9 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from prefixvlm.atomic import write_texts
+from prefixvlm.report.differences import differences
 from prefixvlm.report.gallery import gallery_keys
 from prefixvlm.report.html import render
+
+NOT_SUMMARY = ("items", "resamples", "details", "sources")  # entries of a report that have a value for each prediction
 
 
 class Predicted(Protocol):
@@ -25,28 +30,51 @@ class Predicted(Protocol):
 def join(
     reports: Mapping[str, dict[str, Any]],
     predictions: Mapping[str, Sequence[Predicted]],
-    blind_reports: Mapping[str, dict[str, Any]],
-    blind_predictions: Mapping[str, Sequence[Predicted]],
+    baselines: Mapping[str, tuple[Mapping[str, dict[str, Any]], Mapping[str, Sequence[Predicted]]]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the `tasks` entry of metrics.json, and the lines of predictions.jsonl with the blind predictions."""
+    """Return the `tasks` entry of metrics.json, and the lines of predictions.jsonl.
+
+    baselines: reports and predictions, by the name of the baseline.
+    """
     tasks, lines = {}, []
-    for name, report in reports.items():
-        items, details = report["items"], report["details"]
+    for name, report in tqdm(reports.items(), "comparing with the baselines", delay=5):
         # One entry per prediction belongs into predictions.jsonl, not into metrics.json.
-        summary = {key: value for key, value in report.items() if key not in ("items", "details")}
-        tasks[name] = {**summary, "blind": blind_reports.get(name, {}).get("scores")}
-        blind = {p.id: p.prediction for p in blind_predictions.get(name, ())}
+        tasks[name] = {key: value for key, value in report.items() if key not in NOT_SUMMARY}
+        keys = {p.id: p.key for p in predictions[name]}
+        more: dict[str, dict[str, Any]] = {id: {} for id in keys}
+        for baseline, (its_reports, its_predictions) in baselines.items():
+            other = its_reports.get(name)
+            tasks[name][baseline] = other and other["scores"]
+            if other:
+                tasks[name].setdefault("differences", {})[baseline] = differences(report, other, keys)
+                tasks[name] |= {key: other[key] for key in ("shuffled_within",) if key in other}
+            scores, texts = _by_id(other), {p.id: p.prediction for p in its_predictions.get(name, ())}
+            for id, entry in more.items():
+                entry[f"{baseline}_prediction"], entry[f"{baseline}_scores"] = texts.get(id), scores.get(id, {})
+                if other and id in other.get("sources", ()):
+                    entry[f"{baseline}_from"] = other["sources"][id]
+        scores, details = _by_id(report), report["details"]
         lines += [
             {
                 **p.to_dict(),
                 "variant": report["variant"],
-                "scores": items.get(p.id, {}),
+                "scores": scores.get(p.id, {}),
                 **({"details": details[p.id]} if p.id in details else {}),
-                "blind_prediction": blind.get(p.id),
+                **more[p.id],
             }
             for p in predictions[name]
         ]
     return {"tasks": tasks}, lines
+
+
+def _by_id(report: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Return the scores of each prediction by its id, without those of a group, which most predictions lack."""
+    found: dict[str, dict[str, float]] = {}
+    for name, items in (report or {"items": {}})["items"].items():
+        if report and len(items) == report["num_items"] - report["num_unscored"]:
+            for id, item in items.items():
+                found.setdefault(id, {})[name] = item
+    return found
 
 
 def describe(

@@ -109,6 +109,15 @@ class Contrastive(HeadTask):
         pairs = zip(predictions, retrieved, strict=True)
         return [replace(p, prediction=text, correct=self.correct(text, p.references)) for p, text in pairs]
 
+    def shuffle_group(self, prediction: Prediction) -> str:
+        """Return the same for all captions, because they exchange the vectors of their images."""
+        return ""
+
+    def with_output(self, prediction: Prediction, other: Prediction) -> Prediction:
+        """Return a prediction with the image vector of another. finalize then finds what is retrieved."""
+        own, others = list(prediction.values or ()), list(other.values or ())
+        return replace(prediction, values=own[: len(own) // 2] + others[len(others) // 2 :])
+
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return recall at 1, 5 and 10 in percent, from captions to images and back."""
         similarities, captions, images = _similarities(predictions)

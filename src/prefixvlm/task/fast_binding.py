@@ -1,6 +1,7 @@
 """Fast binding: name an image with words that the prompt introduces (Frozen's open-ended miniImageNet)."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefixvlm.batch import Batch, Row
@@ -60,7 +61,11 @@ class FastBinding(Task):
         return rows
 
     def predict(self, model: PrefixLM, batch: Batch) -> list[Prediction]:
-        """Return predictions. values: 1 if the answer begins with any name; 1 if the likeliest name is right."""
+        """Return predictions.
+
+        values: 1 if the answer begins with any name; 1 if the likeliest name is right; 1 if the answer ended; the place
+        of the likeliest name among the choices, and that of the right one, or -1.
+        """
         predictions = []
         for part in batch.split(MAX_ROWS):
             generated = generate_ids(model, part, self.decoding)
@@ -69,9 +74,21 @@ class FastBinding(Task):
                 text = str(model.lm.tokenizer.decode(ids)).removeprefix(" ")
                 ended = len(ids) < self.decoding["max_new_tokens"]  # EOS itself is not among the ids
                 for row in rows:
-                    values = [float(_begins_with(text, row.choices)), float(name in row.references)]
-                    predictions.append(self.make_prediction(row, text, values, ended))
+                    right = [place for place, choice in enumerate(row.choices) if choice in row.references]
+                    values = [_begins_with(text, row.choices), name in row.references, ended, row.choices.index(name),
+                              *(right[:1] or [-1])]  # fmt: skip
+                    predictions.append(self.make_prediction(row, text, [float(value) for value in values], ended))
         return predictions
+
+    def shuffle_group(self, prediction: Prediction) -> Hashable:
+        """Return the whole text, because an answer says nothing where other names stand."""
+        return prediction.context, prediction.prompt
+
+    def with_output(self, prediction: Prediction, other: Prediction) -> Prediction:
+        named, _, ended, likeliest_place, _ = other.values or [0.0] * 5
+        given, place = super().with_output(prediction, other), (prediction.values or [0.0])[-1]
+        values = [named, float(likeliest_place == place), ended, likeliest_place, place]
+        return replace(given, values=values, correct=None if given.correct is None else ended * given.correct)
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return the scores in percent. Chance level of `ranking` is one over the number of names."""

@@ -3,7 +3,8 @@
 import copy
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -143,9 +144,17 @@ class Task(ABC):
         """Return the Prediction of a row. ended: False for a text without EOS, which is not correct."""
         correct = ended * self.correct(text, row.references) if row.references else None
         context = "".join(part for part in row.context if isinstance(part, str))
-        return Prediction(
-            self.name, row.key, row.id, row.text, text, row.references, correct, row.groups, values, context
-        )
+        given = row.key, row.id, row.text, text, row.references, correct, row.groups, values, context
+        return Prediction(self.name, *given)
+
+    def shuffle_group(self, prediction: Prediction) -> Hashable | None:
+        """Return what predictions share that exchange outputs in the shuffled baseline; None for no such baseline."""
+        return prediction.prompt
+
+    def with_output(self, prediction: Prediction, other: Prediction) -> Prediction:
+        """Return the prediction as if the model had given it the output of another."""
+        correct = self.correct(other.prediction, prediction.references) if prediction.references else None
+        return replace(prediction, prediction=other.prediction, values=other.values, correct=correct)
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Return how correct a prediction is, 0 to 1; by default whether it is one of the references."""

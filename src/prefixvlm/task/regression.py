@@ -28,7 +28,9 @@ class Regression(HeadTask):
 
     name = "regression"
     main_score = "mae"
-    score_kinds = {"mae": ERROR, "rmse": ERROR, "r2": RATIO}  # noqa: RUF012
+    score_kinds = {  # noqa: RUF012
+        "mae": ERROR, "rmse": ERROR, "r2": RATIO, "mae_of_the_mean": replace(ERROR, of_images=False),
+    }  # fmt: skip
     shown_as = "numbers"
     variant = "head"
     num_outputs = 1
@@ -69,6 +71,10 @@ class Regression(HeadTask):
         """Return the prediction of a row. values: the predicted number, then the true one if it is known."""
         value = outputs[0] * self.std + self.mean
         return self.make_prediction(row, _format_number(value), [value, *row.head_targets])
+
+    def with_output(self, prediction: Prediction, other: Prediction) -> Prediction:
+        given = super().with_output(prediction, other)
+        return replace(given, values=[*(other.values or ())[:1], *(prediction.values or ())[1:]])
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         """Return 1 for an error of up to a tenth of `std`, else 0. Only the report uses it, no score."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.batch import Batch, Row
+from prefixvlm.batch import Batch
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.options.ranges import Positive
@@ -61,17 +61,21 @@ class Retrieval(Captioning):
         return [
             replace(
                 self.make_prediction(row, self._candidates[int(values.argmax())], values),
-                correct=self._first(row, values),
+                correct=self._first(row.key, values),
             )
             for group, values in zip(batch.rows, scores, strict=True)
             for row in group
         ]
 
-    def _first(self, row: Row, values: NDArray[np.floating]) -> float:
+    def _first(self, key: str, values: NDArray[np.floating]) -> float:
         """Return 1 if a caption of the image is likelier than all others, else 0."""
         # Ties count as errors, as in `ranks`: a model with the same likelihood for all captions must not score 100 %.
-        own = np.array([owner == row.key for owner in self._owners])
+        own = np.array([owner == key for owner in self._owners])
         return float(own.any() and (own.all() or values[own].max() > values[~own].max()))
+
+    def with_output(self, prediction: Prediction, other: Prediction) -> Prediction:
+        values = np.asarray(other.values)
+        return replace(super().with_output(prediction, other), correct=self._first(prediction.key, values))
 
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return recall at 1, 5 and 10 in percent, from images to captions and back."""

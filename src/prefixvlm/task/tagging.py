@@ -94,6 +94,9 @@ class Tagging(HeadTask):
         pairs = list(zip(prediction.split(), references[0].split(), strict=True))
         return sum(predicted == true for predicted, true in pairs) / len(pairs)
 
+    def shuffle_group(self, prediction: Prediction) -> None:
+        """Return None: the tags of another text do not fit its words."""
+
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return the mean share of right tags in a text, and precision, recall and F1 of spans, in percent."""
         predicted, true = _tags(predictions)

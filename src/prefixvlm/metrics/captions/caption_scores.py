@@ -13,7 +13,7 @@ from prefixvlm.metrics.captions.ngrams import count_ngrams
 from prefixvlm.metrics.captions.rouge import rouge_l
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.pairs import Id
-from prefixvlm.metrics.score_kind import DESCRIPTION, PERCENT, RATIO, ScoreKind
+from prefixvlm.metrics.score_kind import DESCRIPTION, RATIO, ScoreKind
 
 BLEU_NAMES = [f"bleu_{order}" for order in range(1, 5)]
 
@@ -88,8 +88,8 @@ class Diversity(CaptionMetric):
     """How much captions differ from each other; see `diversity`."""
 
     score_kinds: Mapping[str, ScoreKind] = {
-        "distinct_captions": PERCENT,
-        "most_frequent_share": ScoreKind(higher_is_better=False),
+        "distinct_captions": ScoreKind(of_images=False),
+        "most_frequent_share": ScoreKind(higher_is_better=False, of_images=False),
         "vocabulary": DESCRIPTION,
         "mean_length": DESCRIPTION,
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_intervals
+from prefixvlm.metrics.bootstrap import bootstrap_interval, bootstrap_values, percentile_interval
 from prefixvlm.metrics.score_kind import ScoreKind
 
 
@@ -44,6 +44,7 @@ class Score:
 
     items: the score of each prediction, of which the value is the mean; empty for a score of the whole set.
     interval: 95 % bootstrap interval over images, because predictions for one image are not independent.
+    resamples: of a score of the whole set, its values for the resamples of the bootstrap.
     count: number of scored elements, if it is not len(predictions).
     kind: direction and digits; None for those in Task.score_kinds.
     table: row and column of the score in a table of the report.
@@ -53,6 +54,7 @@ class Score:
     predictions: Sequence[Prediction]
     items: Sequence[float] = ()
     interval: tuple[float, float] | None = None
+    resamples: NDArray[np.float64] | None = field(default=None, compare=False)
     count: int | None = None
     kind: ScoreKind | None = None
     table: tuple[str, str] | None = None
@@ -80,9 +82,11 @@ def corpus_score(
 ) -> dict[str, Score]:
     """Return scores that are not means over items. statistic: returns the scores of the predictions at indices."""
     values = statistic(np.arange(len(predictions)))
-    intervals = bootstrap_intervals(lambda draw: list(statistic(draw).values()), [p.key for p in predictions])
-    pairs = zip(values.items(), intervals, strict=True)
-    return {name: Score(value, predictions, interval=interval, kind=kind) for (name, value), interval in pairs}
+    resamples = bootstrap_values(lambda draw: list(statistic(draw).values()), [p.key for p in predictions])
+    return {
+        name: Score(value, predictions, interval=percentile_interval(column), resamples=column, kind=kind)
+        for (name, value), column in zip(values.items(), resamples.T, strict=True)
+    }
 
 
 def by_group(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:

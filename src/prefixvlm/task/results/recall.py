@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixvlm.metrics.bootstrap import bootstrap_interval
+from prefixvlm.metrics.bootstrap import group_sums
 from prefixvlm.metrics.retrieval import KS, recall_items
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
-from prefixvlm.task.results.prediction import Prediction, Score, item_mean_score
+from prefixvlm.task.results.prediction import Prediction, Score, corpus_score, item_mean_score
 
 DIRECTIONS = {
     "text_to_image": "from a caption to its image",
@@ -33,9 +35,14 @@ def recalls(
         if name.startswith("image"):
             scores[name] = item_mean_score(predictions, items)
         else:
-            value, interval = sum(items) / len(items), bootstrap_interval(items, owners)
-            scores[name] = Score(value, predictions, interval=interval, count=len(owners))
+            sums, counts = group_sums(items, owners)
+            (score,) = corpus_score(predictions, partial(_mean_of, name, sums, counts)).values()
+            scores[name] = replace(score, count=len(owners))
     return in_recall_tables(scores, scorer)
+
+
+def _mean_of(name: str, sums: NDArray[Any], counts: NDArray[Any], draw: NDArray[np.int64]) -> dict[str, float]:
+    return {name: float(sums[draw].sum() / counts[draw].sum())}
 
 
 def in_recall_tables(scores: Mapping[str, Score], scorer: str = "") -> dict[str, Score]:

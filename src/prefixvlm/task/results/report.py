@@ -15,15 +15,15 @@ def report_of(
 ) -> dict[str, Any]:
     """Return scores and counts as plain data. kind_of: returns the kind of a score that has none.
 
-    `items` are the scores of each prediction and `details` its data for the report, both by id. report.results.join
-    moves them to predictions.jsonl.
+    `items` are by score the scores of its predictions by their ids, `resamples` by score its values for the resamples
+    of the bootstrap, and `details` by id what the report shows of a prediction. report.results.join takes them out.
     """
     known = [p for p in predictions if p.correct is not None]
-    items: dict[str, dict[str, float]] = {}
-    for name, score in scores.items():
-        if len(score.predictions) == len(known):
-            for p, item in zip(known, score.items, strict=bool(score.items)):
-                items.setdefault(p.id, {})[name] = item
+    items = {
+        name: {p.id: item for p, item in zip(score.predictions, score.items, strict=True)}
+        for name, score in scores.items()
+        if score.items
+    }
     kinds = {name: score.kind or kind_of(name) for name, score in scores.items()}
     return {
         "scores": {name: score.value for name, score in scores.items()},
@@ -33,6 +33,7 @@ def report_of(
         "higher_is_better": {name: kind.higher_is_better for name, kind in kinds.items()},
         "tables": {name: list(score.table) for name, score in scores.items() if score.table},
         "items": items,
+        "resamples": {name: score.resamples for name, score in scores.items() if score.resamples is not None},
         "details": dict(details),
         "num_items": len(predictions),
         "num_unscored": len(predictions) - len(known),
