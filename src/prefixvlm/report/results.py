@@ -21,6 +21,7 @@ NOT_SUMMARY = ("items", "resamples", "details", "sources")  # entries of a repor
 class Predicted(Protocol):
     """A prediction for one item of a task."""
 
+    key: str
     id: str
     prediction: str
 
