@@ -106,10 +106,9 @@ def _content(stored: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     for name, tensor in state.items():
         group = ".".join(name.split(".")[1:2]) or name
         groups[group] = groups.get(group, 0) + tensor.numel()
-    rows = [f"| {group} | {count:,} |" for group, count in groups.items()]
     return "\n".join([
         f"`{TENSORS}` has the trained tensors alone, and `{CONFIG}` the configuration that builds the model.", "",
-        "| part | values |", "|---|---:|", *rows,
+        "| part | values |", "|---|---:|", *(f"| {group} | {count:,} |" for group, count in groups.items()),
     ])  # fmt: skip
 
 
@@ -137,20 +136,19 @@ def _data(config: Mapping[str, Any]) -> Iterator[str]:
 def _scores(metrics: Metrics | None) -> str:
     if metrics is None:
         return "None were given; `python eval.py ckpt=FOLDER` computes them, also with black images."
-    rows_of = metrics.rows()
-    baselines = list(rows_of[0].baselines) if rows_of else []
+    baselines = [name for row in metrics.rows()[:1] for name in row.baselines]
     rows = [
-        f"| {_cell(row.task)} | {_cell(row.score)} | {number(row.value, row.decimals)} | "
-        + "".join(f"{number(value, row.decimals)} | " for value in row.baselines.values())
-        + f"{span(row.interval, row.decimals)} | {row.num_items:,} |"
-        for row in rows_of
-    ]
-    variants = [f"* {_cell(task)}: `{_cell(each.variant)}`" for task, each in metrics.tasks.items()]
+        " | ".join(["", _cell(row.task), _cell(row.score),
+                    *(number(value, row.decimals) for value in (row.value, *row.baselines.values())),
+                    span(row.interval, row.decimals), f"{row.num_items:,}", ""]).strip()
+        for row in metrics.rows()
+    ]  # fmt: skip
     return "\n".join([
-        f"On `{_cell(_shards_name(metrics.config))}`, {_cell(metrics.date)}.",
+        f"On `{_cell(_shards_name(metrics.config))}`, {_cell(metrics.date)}.", "",
         *(f"* {name}: {BASELINES[name]}" for name in baselines), "",
         f"| task | score | value | {''.join(f'{name} | ' for name in baselines)}95 % interval | n |",
-        f"|---|---|---:|{'---:|' * len(baselines)}---:|---:|", *rows, "", *variants,
+        f"|---|---|---:|{'---:|' * len(baselines)}---:|---:|", *rows, "",
+        *(f"* {_cell(task)}: `{_cell(each.variant)}`" for task, each in metrics.tasks.items()),
         *(f"* {_cell(note)}" for note in metrics.notes),
     ])  # fmt: skip
 
