@@ -43,6 +43,7 @@ from prefixvlm.inspect.pages import write_pages
 from prefixvlm.model.trained_state import count_parameters
 from prefixvlm.provenance.record import provenance
 from prefixvlm.provenance.redaction import redact
+from prefixvlm.report.gallery import item_scores
 from prefixvlm.report.results import check_writable, describe, write_results
 from prefixvlm.report.submission import check_one_task, write_submission
 from prefixvlm.report.table import text_table
@@ -101,7 +102,8 @@ def write(out: Path, result: Any, lines: Any, checkpoint: Any, evaluator: Evalua
         captioner = Captioner.of(
             evaluator.module, ImageDecoder.of(result["config"]["data"]), find(result["checkpoint"])
         )
-        write_results(out, *parts, write_pages(out, captioner, lines, evaluator.data.images, num_inspected))
+        explained = out, captioner, lines, evaluator.data.images, num_inspected, item_scores(result)
+        write_results(out, *parts, write_pages(*explained))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from prefixvlm import cli
 from prefixvlm.build import build_data, build_module, make
 from prefixvlm.config import encoder_choice
+from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.shards.manifest import MANIFEST, read_manifest, verify
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.write import write_shards
@@ -193,6 +194,38 @@ def test_the_identity_names_encoder_weights_transform_and_widths(made, stored):
     assert identity.transform != read_identity(str(stored("vit", features="patch"))).transform
     pooled = read_identity(str(stored("vit", features="pooled")))
     assert pooled.transform == read_identity(str(stored("vit", features="patch"))).transform
+
+
+def test_pictures_of_features_are_those_of_the_images_that_they_were_made_of(made, tmp_path, caplog):
+    shutil.copytree(made / "images", tmp_path / "old" / "images")
+    features = tmp_path / "old" / "features"
+    encoder = MeanEncoder()
+    write_features(encoder, {}, tmp_path / "old" / "images", features, batch_size=8)
+    keys = ["test-001", "test-004"]
+    expected = {key: picture(4000 + int(key[-1])) for key in keys}
+
+    def pictures(folder):
+        return ShardDataModule(str(folder), cache_dir=str(tmp_path / "cache")).images(keys)
+
+    assert pictures(features) == expected
+    mixed = ShardDataModule({"a": {"shards": str(features)}}, cache_dir=str(tmp_path / "cache"))
+    assert mixed.images(["a/test-001"]) == {"a/test-001": expected["test-001"]}
+    shutil.move(tmp_path / "old", tmp_path / "new")  # both together
+    assert pictures(tmp_path / "new" / "features") == expected
+    assert not caplog.records
+    shutil.move(tmp_path / "new" / "images", tmp_path / "elsewhere")
+    assert pictures(tmp_path / "new" / "features") == {}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "2 of 2 pictures are not shown: the shards hold none of them; their features were made of those in ../images, "
+        "seen from the features"
+    )
+    # The same command writes where they are now, and encodes nothing again.
+    encoder.calls = 0
+    write_features(encoder, {}, tmp_path / "elsewhere", tmp_path / "new" / "features")
+    assert encoder.calls == 0
+    assert pictures(tmp_path / "new" / "features") == expected
+    verify(tmp_path / "new" / "features")
 
 
 def test_each_image_is_encoded_once_and_the_same_image_in_a_batch_too(made, tmp_path):

@@ -121,3 +121,15 @@ def test_cards_of_predictions_without_references(predictions: list[dict[str, Any
     assert len(cards) == 24
     assert {(card.num_wrong, card.num_right, card.num_rows) for card in cards} == {(0, 0, 3)}
     assert class_view([line | {"references": []} for line in unscored]) is None
+
+
+def test_captions_are_shown_by_their_score_from_the_lowest_to_the_highest(predictions: list[dict[str, Any]]) -> None:
+    captions = [line | {"scores": {"cider": float(7 * n % 40)}} for n, line in enumerate(predictions[:40])]
+    shown = gallery(captions, 5, {"captioning": "cider"})["captioning"]
+    assert [card.score for card in shown] == [0, 9, 19, 29, 39]
+    assert {(card.num_wrong, card.num_right) for card in shown} == {(0, 0)}
+    assert [card.key for card in shown] == gallery_keys(captions, 5, {"captioning": "cider"})
+    assert len(gallery(captions, 99, {"captioning": "cider"})["captioning"]) == 40
+    assert [card.score for card in gallery(captions, 1, {"captioning": "cider"})["captioning"]] == [0]
+    unscored = [line | {"scores": {}} for line in captions]
+    assert gallery(unscored, 8, {"captioning": "cider"}) == gallery(unscored, 8)

@@ -235,3 +235,30 @@ def test_commit_and_command_are_shown_if_known(result: Any) -> None:
     assert "eval.py ckpt=<x>" in words
     result["git"] = None
     assert "changed since" not in html.render(result, [], [], [], {})
+
+
+def test_captions_that_are_shown_by_a_score_are_not_called_wrong(result: Any, predictions: Any, png: bytes) -> None:
+    captions = [
+        line | {"scores": {"cider": n / 40}, "blind_scores": {"cider": 0.125}}
+        for n, line in enumerate(predictions[:40])
+    ]
+    result["tasks"]["captioning"]["item_score"] = "cider"
+    page = html.render(result, captions, [], [], dict.fromkeys((line["key"] for line in captions), png))
+    words = words_of(page, "gallery")
+    for part in ("cider 0.000", "cider 0.975", "blind: no (0.125)", "in the order of cider"):
+        assert part in words, part
+    assert not re.search("wrong|right|not found", words)
+    # Without any picture one sentence says so, instead of every card.
+    words = words_of(html.render(result, captions, [], [], {}), "gallery")
+    assert words.count("Their pictures were not found.") == 1
+    assert "no picture of image" not in words
+    first = gallery_keys(captions, shown_by={"captioning": "cider"})[0]
+    assert words_of(html.render(result, captions, [], [], {first: png}), "gallery").count("no picture of image") == 23
+
+
+def test_differences_to_the_baselines_are_shown_with_interval_and_p(result: Any) -> None:
+    tested = {"exact_match": {"difference": -5.5, "interval": [-9.0, -2.0], "p_value": 0.0004}}
+    result["tasks"]["captioning"] |= {"shuffled": {"exact_match": 80.5}, "differences": {"shuffled": tested}}
+    words = words_of(html.render(result, [], [], [], {}), "scores")
+    assert "75.00 60.00 … 88.00 80.50 \u22125.50 80.50 \u22125.50 \u22129.00 … \u22122.00, p <0.001 40" in words
+    assert "Shuffled are the model's own outputs" in words

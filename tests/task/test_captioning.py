@@ -121,3 +121,20 @@ def test_captions_without_references_are_predicted_but_not_scored(images):
     assert (report["num_items"], report["num_unscored"], report["counts"]["cider"]) == (2, 1, 1)
     nothing = task.report([secret])
     assert (nothing["num_unscored"], nothing["scores"], nothing["intervals"], nothing["items"]) == (1, {}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("truths", "first", "item_score"),
+    [
+        ([("a red circle",), ("A red circle.",), ("a blue square",)], "exact_match", None),  # two of three share one
+        ([("a red circle",), ("a blue circle",), ("a blue square",)], "cider", "cider"),  # one reference each, but open
+        ([("a dog runs", "a dog"), ("a cat sits", "a dog"), ("b", "c"), ("d", "e"), ("f", "g")], "cider", "cider"),
+    ],
+)
+def test_exact_match_leads_for_a_closed_set_of_captions_and_cider_for_others(truths, first, item_score):
+    given = predictions(*(("a red circle", each) for each in truths))
+    report = Captioning().report(given)
+    assert next(iter(report["scores"])) == first
+    assert sorted(report["scores"]) == sorted(Captioning().report(predictions(("x", ("y",))))["scores"])
+    assert report["item_score"] == item_score
+    assert report["items"]["cider"].keys() == {p.id for p in given}

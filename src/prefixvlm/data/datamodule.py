@@ -12,11 +12,10 @@ from prefixvlm.data.image import MAX_PIXELS, ImageDecoder
 from prefixvlm.data.loading.eval_loader import EvalLoader
 from prefixvlm.data.loading.make_batch import Collate
 from prefixvlm.data.loading.mixture import Shards, find_sources
+from prefixvlm.data.loading.pictures import encoded_images
 from prefixvlm.data.loading.shard_source import ShardRef, prefetched_paths
 from prefixvlm.data.loading.train_loader import TrainLoader
-from prefixvlm.data.sample import IMAGE_EXTENSIONS
 from prefixvlm.data.shard_cache import DEFAULT_FOLDER, ShardCache
-from prefixvlm.data.shards.read import read_shard
 from prefixvlm.options.ranges import Fraction, NonNegative, Positive, PositiveFloat, Seed, Workers, check_value
 
 if TYPE_CHECKING:  # it imports webdataset, which takes 3 s and 200 MB
@@ -166,17 +165,11 @@ class ShardDataModule(LightningDataModule):
         return list(prefetched_paths(self._shard_refs(split)))
 
     def images(self, keys: Sequence[str], split: str | None = None) -> dict[str, bytes]:
-        """Return the encoded images of the samples with these keys. split: test_split unless given."""
-        wanted, images = set(keys), dict[str, bytes]()
-        shards = self._shard_refs(split or self.test_split) if wanted else []
-        for shard, path in zip(shards, prefetched_paths(shards), strict=True):
-            for key, members in read_shard(path):
-                image = next((members[name] for name in members if name in IMAGE_EXTENSIONS), None)
-                if image is not None and shard.prefix + key in wanted:
-                    images[shard.prefix + key] = image
-            if len(images) == len(wanted):
-                break
-        return images
+        """Return the encoded images of the samples with these keys, as far as they are found.
+
+        split: test_split unless given.
+        """
+        return encoded_images(self._shard_refs(split or self.test_split), keys)
 
     def _shard_refs(self, split: str) -> list[ShardRef]:
         return [shard for source in find_sources(self.shards, split, self.cache) for shard in source.shards]

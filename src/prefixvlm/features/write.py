@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.atomic import write_text
 from prefixvlm.data.image import ImageDecoder, decode_image
 from prefixvlm.data.loading.mixture import Shards
 from prefixvlm.data.shards.manifest import MANIFEST, Manifest, Shard, Split, read_manifest, sha256
@@ -46,16 +48,21 @@ def write_features(
     identity = identify(encoder, node)
     mark = _mark(identity, shards, images, captions is not None)
     source = f"features {mark} of{' the captions of' if captions else ''}: {images.source}"
-    expected = replace(images, source=source, splits={s: Split() for s in images.splits}, options=decoder.changes())
+    # Relative, so that both folders can be moved together. Samples of captions have no image.
+    folder = "" if captions else os.path.relpath(shards.resolve(), out.parent.resolve() / out.name)
+    splits = {split: Split() for split in images.splits}
+    expected = replace(images, source=source, splits=splits, options=decoder.changes(), images=folder)
 
-    def jobs(folder: StagingFolder) -> Iterator[ShardJob]:
+    def jobs(staged: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
             for shard in content.shards:
                 encoded = EncodedShard(captions or encode.samples, shards / shard.name, shard.samples)
-                path, sidecar = folder.shards / shard.name, folder.done / f"{shard.name}.json"
+                path, sidecar = staged.shards / shard.name, staged.done / f"{shard.name}.json"
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
     if existing := existing_manifest(out, expected, "features", IDENTITY):
+        if existing.images != folder:  # the images have been moved, or an earlier version has written the features
+            write_text(out / MANIFEST, replace(existing, images=folder).to_json())
         return existing
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")

@@ -64,20 +64,23 @@ def write_pages(
     lines: Sequence[Prediction],
     images: Callable[[Sequence[str]], Mapping[str, bytes]],
     limit: int,
+    shown_by: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write a page for each of the first images in the report's gallery, and return their addresses by key.
 
-    lines: those of predictions.jsonl. images: returns the encoded images of keys. Raises ValueError if no task of the
-    evaluation can be explained.
+    lines: those of predictions.jsonl. images: returns the encoded images of keys. shown_by: `item_scores` of
+    the gallery. Raises ValueError if no task of the evaluation can be explained, or if an image has no picture.
     """
     tasks = {name: task for name, task in model.module.tasks.items() if _is_explained(task)}
     shown = [line for line in lines if line["task"] in tasks and line["prediction"].strip()]
     if not shown:
         raise ValueError(f"nothing that {', '.join(model.module.tasks)} predicted can be explained; set inspect=0")
-    cards = [card for each in gallery(shown).values() for card in each]
+    cards = [card for each in gallery(shown, shown_by=shown_by).values() for card in each]
     rows = {card.key: card.rows[0] for card in reversed(cards)}  # of an image in several tasks, that of the first
     keys = list(dict.fromkeys(card.key for card in cards))[:limit]
     encoded, pages = images(keys), dict[str, str]()
+    if lost := [key for key in keys if key not in encoded]:
+        raise ValueError(f"there is no picture of image {lost[0]}, which inspect explains; set inspect=0")
     for number, key in enumerate(tqdm(keys, "inspect", unit=" pages", disable=None)):
         row = rows[key]
         asked = Asked(key, encoded[key], _question(tasks[row["task"]], row["prompt"]), row["prediction"])

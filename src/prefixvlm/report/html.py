@@ -12,7 +12,7 @@ from prefixvlm.atomic import write_text
 from prefixvlm.data.image import decode_image
 from prefixvlm.report import task_views
 from prefixvlm.report.classes import ClassView, class_views
-from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong
+from prefixvlm.report.gallery import LIMIT, Prediction, frame, gallery, is_right, is_wrong, item_scores
 from prefixvlm.report.page import TEMPLATES, render_page
 from prefixvlm.report.plots import History, confusion, curves, machine_curves
 from prefixvlm.report.progress import prefixes, progress
@@ -69,7 +69,8 @@ def render(
         progress=progress(examples),
         prefixes=prefixes(examples),
         progress_frames={task: frame(lines) for task, lines in _by_task(examples).items()},
-        **_gallery(by_task, images, gallery(predictions, limit)),
+        item_scores=(shown_by := item_scores(result)),
+        **_gallery(by_task, images, gallery(predictions, limit, shown_by)),
         **_task_sections(result, by_task),
     )
 
@@ -78,9 +79,11 @@ def _gallery(
     by_task: Mapping[str, list[Prediction]], images: Mapping[str, bytes], cards: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the template's variables for the gallery."""
+    pictures = {card.key: _image(images.get(card.key)) for each in cards.values() for card in each}
     return {
         "gallery": cards,
-        "images": {card.key: _image(images.get(card.key)) for each in cards.values() for card in each},
+        "images": pictures,
+        "has_pictures": lambda cards: any(pictures[card.key] for card in cards),
         "examples": {task: lines[0]["prompt"] for task, lines in by_task.items() if lines},
         "prompts_differ": {task: len({line["prompt"] for line in lines}) > 1 for task, lines in by_task.items()},
         "frames": {task: frame(lines) for task, lines in by_task.items()},

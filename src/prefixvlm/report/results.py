@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from prefixvlm.atomic import write_texts
 from prefixvlm.report.differences import differences
-from prefixvlm.report.gallery import gallery_keys
+from prefixvlm.report.gallery import gallery_keys, item_scores
 from prefixvlm.report.html import render
 
 NOT_SUMMARY = ("items", "resamples", "details", "sources")  # entries of a report that have a value for each prediction
@@ -138,7 +138,7 @@ def write_results(
     history: `records` and `examples` of the History callback. images: returns the encoded images of keys.
     pages: addresses of further pages by key, which the gallery links.
     """
-    shown = images(gallery_keys(lines))
+    shown = images(gallery_keys(lines, shown_by=item_scores(result)))
     texts = {
         "metrics.json": json.dumps(result, indent=1, ensure_ascii=False) + "\n",
         "predictions.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),

@@ -1,6 +1,7 @@
 """Image captioning, scored against the reference captions."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.captions.caption_scores import CocoCaptionMetrics, Diversity, caption_variant
 from prefixvlm.metrics.captions.interface import CaptionMetric
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
-from prefixvlm.metrics.exact_match import exact_match
+from prefixvlm.metrics.exact_match import exact_match, normalise
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
 from prefixvlm.options.ranges import Positive
 from prefixvlm.task.interface import Task
@@ -75,25 +76,38 @@ class Captioning(Task):
     def scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return exact match in percent, the scores of the COCO tool on its scale, diversity, and CIDEr by group.
 
+        Exact match comes first if the captions are a closed set (`_are_closed`), else CIDEr, and exact match last.
         CIDEr of a group uses the document frequencies of the group alone, as nocaps does for its domains.
         """
-        scores = {"exact_match": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
-        words = _words(predictions)
+        exact = {"exact_match": item_mean_score(predictions, [100 * (p.correct or 0) for p in predictions])}
+        scores, words = dict[str, Score](), _words(predictions)
         for metric in self.metrics:
             scores |= _scores_of(metric, predictions, words)
+        scores = exact | scores if _are_closed(predictions) else {"cider": scores.pop("cider"), **scores, **exact}
         for name, members in by_group(predictions).items():
             scores[f"cider_{name}"] = _scores_of(COCO, members, words)["cider"]
         return scores
 
     def report(self, predictions: Sequence[Prediction], *args: Any) -> dict[str, Any]:
-        """See Task.report. The variant names the compared units, which are words or characters."""
+        """Add `item_score`, by which the report shows a caption: CIDEr if it leads, else null, for right or wrong.
+
+        The variant names the compared units, which are words or characters.
+        """
         report = super().report(predictions, *args)
+        report["item_score"] = "cider" if next(iter(report["scores"]), "") == "cider" else None
         compared = caption_variant(_words(predictions))  # depends on the language, which only the references show
         return report | {"variant": report["variant"].replace(caption_variant(PTB), compared)}
 
 
 def _words(predictions: Sequence[Prediction]) -> Words:
     return words_of(p.references for p in predictions)
+
+
+def _are_closed(predictions: Sequence[Prediction]) -> bool:
+    """Whether at least half of the images have a reference that another image has too, as the shapes of easy-VQA do."""
+    texts = [{normalise(text) for text in p.references} for p in predictions]
+    counts = Counter(text for each in texts for text in each)
+    return 2 * sum(any(counts[text] > 1 for text in each) for each in texts) >= len(texts)
 
 
 def _scores_of(metric: CaptionMetric, predictions: Sequence[Prediction], words: Words) -> dict[str, Score]:

@@ -62,13 +62,18 @@ class Split:
 
 @dataclass
 class Manifest:
-    """What `prefixvlm shards` wrote, from which source and how. options: those that changed the images."""
+    """What `prefixvlm shards` wrote, from which source and how.
+
+    options: those that changed the images. images: of features, the folder of the shards of their images, seen from the
+        folder of the manifest; "" of others.
+    """
 
     source: str
     licence: str
     samples_per_shard: Count
     splits: dict[str, Split]
     options: dict[str, Any] = field(default_factory=dict)
+    images: str = ""
 
     def num_samples(self, split: str) -> int:
         return self.splits[split].num_samples
@@ -87,11 +92,10 @@ class Manifest:
 
     def to_json(self) -> str:
         content = {"totals": self.totals(), **asdict(self)}
-        for split in content["splits"].values():
-            for entry in (split, *split["shards"]):
-                for name in ("text_lengths", "url"):
-                    if not entry.get(name, True):
-                        del entry[name]
+        for entry in (content, *(each for split in content["splits"].values() for each in (split, *split["shards"]))):
+            for name in ("text_lengths", "url", "images"):
+                if not entry.get(name, True):
+                    del entry[name]
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         return re.sub(r'(?<="text_lengths": )\[[^]]*]', lambda match: "".join(match[0].split()), text)  # on one line
 
