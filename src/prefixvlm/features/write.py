@@ -48,10 +48,9 @@ def write_features(
     identity = identify(encoder, node)
     mark = _mark(identity, shards, images, captions is not None)
     source = f"features {mark} of{' the captions of' if captions else ''}: {images.source}"
-    # Relative, so that both folders can be moved together. Samples of captions have no image.
-    folder = "" if captions else os.path.relpath(shards.resolve(), out.parent.resolve() / out.name)
-    splits = {split: Split() for split in images.splits}
-    expected = replace(images, source=source, splits=splits, options=decoder.changes(), images=folder)
+    folder = "" if captions else _seen_from(out, shards)  # samples of captions have no image
+    expected = replace(images, source=source, splits={s: Split() for s in images.splits}, options=decoder.changes(),
+                       images=folder)  # fmt: skip
 
     def jobs(staged: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
@@ -61,15 +60,29 @@ def write_features(
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
     if existing := existing_manifest(out, expected, "features", IDENTITY):
-        if existing.images != folder:  # the images have been moved, or an earlier version has written the features
-            write_text(out / MANIFEST, replace(existing, images=folder).to_json())
-        return existing
+        return _with_images(existing, folder, out)
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")
     manifest = make_shards(expected, staging, jobs, write_tar, 1, sum(map(images.num_samples, images.splits)))
     write_identity(staging, identity, encode.black())
     staging.rename(out)
     return manifest
+
+
+def _seen_from(out: Path, shards: Path) -> str:
+    # Relative, so that both folders can be moved together.
+    return os.path.relpath(shards.resolve(), out.parent.resolve() / out.name)
+
+
+def _with_images(manifest: Manifest, folder: str, out: Path) -> Manifest:
+    """Return a manifest of features that names the folder of the images, and write it if that is new.
+
+    The images have been moved then, or an earlier version has written the features.
+    """
+    named = replace(manifest, images=folder)
+    if named != manifest:
+        write_text(out / MANIFEST, named.to_json())
+    return named
 
 
 def _check_arguments(encoder: ImageEncoder, shards: Path, batch_size: int) -> None:
