@@ -48,9 +48,8 @@ def write_features(
     identity = identify(encoder, node)
     mark = _mark(identity, shards, images, captions is not None)
     source = f"features {mark} of{' the captions of' if captions else ''}: {images.source}"
-    folder = "" if captions else _seen_from(out, shards)  # samples of captions have no image
-    expected = replace(images, source=source, splits={s: Split() for s in images.splits}, options=decoder.changes(),
-                       images=folder)  # fmt: skip
+    expected = replace(images, source=source, splits={s: Split() for s in images.splits}, options=decoder.changes())
+    expected.images = "" if captions else _seen_from(out, shards)  # samples of captions have no image
 
     def jobs(staged: StagingFolder) -> Iterator[ShardJob]:
         for split, content in images.splits.items():
@@ -60,7 +59,7 @@ def write_features(
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
     if existing := existing_manifest(out, expected, "features", IDENTITY):
-        return _with_images(existing, folder, out)
+        return _with_images(existing, expected.images, out)
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")
     manifest = make_shards(expected, staging, jobs, write_tar, 1, sum(map(images.num_samples, images.splits)))
