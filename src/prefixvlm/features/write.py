@@ -38,8 +38,7 @@ def write_features(
     """Write the shards of `shards` to `out`, with an npy member, float16[N, D], in the place of each image.
 
     Names, keys and texts stay. `out` appears when it is complete; an interrupted run continues after its last shard.
-    node: the configuration that the encoder was built from.
-    captions: yields samples to write instead; see features/encode_captions.py. decoder: of the images.
+    node: the encoder's configuration. captions: samples to write instead (encode_captions.py). decoder: of the images.
     Raises ValueError if the encoder is trained or reads features itself, or if `shards` has no image shards.
     """
     _check_arguments(encoder, shards, batch_size)
