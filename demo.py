@@ -22,6 +22,7 @@ STAGES = {
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],
 }
 BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # captions with colour and shape, such as "a blue circle"
+PREDICTIONS = ("prediction", "blind_prediction")  # with the images, and with black ones
 
 
 def main() -> None:
@@ -33,19 +34,19 @@ def main() -> None:
 
 
 def summarise(seconds: dict[str, float]) -> dict[str, Any]:
-    """Return the figures of the demo, from the evaluation's metrics.json and predictions.jsonl."""
+    """Return the figures of the demo, from the evaluation's metrics.json and predictions.jsonl.
+
+    rows: label, score with the images and score with black images of each line of the table, in percent.
+    """
     result = read_json(OUT / "metrics.json")
     captioning, vqa = result["tasks"]["captioning"], result["tasks"]["vqa"]
     lines = [json.loads(line) for line in (OUT / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     # The captions are made from the answers about an image, and not every image has been asked for both.
-    both = [p["correct"] for p in lines if p["task"] == "captioning" and BOTH.fullmatch(p["references"][0])]
+    both = [p for p in lines if p["task"] == "captioning" and BOTH.fullmatch(p["references"][0])]
+    captions = [100 * sum(p[text] in p["references"] for p in both) / len(both) for text in PREDICTIONS]
+    answers = [(label, *(vqa[side][score] for side in ("scores", "blind"))) for label, score in answer_rows(vqa)]
     return {
-        "caption_exact_match": 100 * sum(both) / len(both),
-        "caption_exact_match_all_images": captioning["scores"]["exact_match"],
-        "cider": captioning["scores"]["cider"],
-        "vqa_accuracy": vqa["scores"]["accuracy"],
-        "vqa_blind_accuracy": vqa["blind"]["accuracy"],
-        "vqa_what_accuracy": vqa["scores"]["accuracy_what"],
+        "rows": [("captions exactly right, where shape and colour are known", *captions), *answers],
         "num_images": captioning["num_images"],
         "num_images_naming_both": len(both),
         "num_questions": vqa["num_items"],
@@ -55,15 +56,19 @@ def summarise(seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
+def answer_rows(vqa: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return label and name of each score of the answers: of all, then of each first word of the questions."""
+    counts = {name: vqa["counts"][name] for name in vqa["scores"] if name.startswith("accuracy_")}
+    kinds = [
+        (f'  to the {count} that begin with "{name.removeprefix("accuracy_")}"', name) for name, count in counts.items()
+    ]
+    return [("right answers, all questions", "accuracy"), *kinds]
+
+
 def print_table(summary: dict[str, Any]) -> None:
-    print("\nOn test images that were never trained on:")
-    for label, key in (
-        ("captions exactly right, where shape and colour are known", "caption_exact_match"),
-        ("answers right, all questions", "vqa_accuracy"),
-        ("  the same with black images", "vqa_blind_accuracy"),
-        ('  questions that begin with "what"', "vqa_what_accuracy"),
-    ):
-        print(f"  {label:58}{summary[key]:7.1f} %")
+    print(f"\n{'On test images that were never trained on:':60}{'images':>9}{'black images':>15}")
+    for label, score, blind in summary["rows"]:
+        print(f"  {label:58}{score:7.1f} %{blind:13.1f} %")
     print(f"  {summary['num_images']} images, {summary['num_questions']} questions;", end=" ")
     print(f"{summary['trained_parameters'] / 1e6:.2f} M trained, {summary['frozen_parameters'] / 1e6:.2f} M frozen")
     print("  seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items()))
