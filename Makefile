@@ -6,7 +6,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz soak check bench mutants reproduce-frozen-small $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo test fuzz soak check bench mutants reproduce-frozen-small reproduce-fast-binding $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -26,6 +26,9 @@ demo: install ## pretrain a tiny CLIP, train a mapper to SmolLM2, evaluate; ends
 
 reproduce-frozen-small: install ## Frozen's experiment in small: 3 models x 3 seeds, 0, 1 and 4 shots; ARGS='--seeds 0'
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/frozen_small.py $(ARGS)
+
+reproduce-fast-binding: install ## names from examples in the prompt, text against images, 3 seeds; ARGS='--seeds 0'
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/fast_binding.py $(ARGS)
 
 test: check ## the whole test suite, offline
 	HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -139,7 +139,7 @@ class Batch:
 
     def of(self, rows: Sequence[int]) -> "Batch":
         """Return a batch of the rows with these numbers, with their images alone and without needless padding."""
-        runs = self._runs_of_rows()
+        runs = self.runs_of_rows()
         chosen = torch.tensor(rows, device=self.input_ids.device)
         width = int(self.attention_mask[chosen].sum(1).max())
         targets = self.target_image_index[chosen] if self.target_image_index is not None else chosen[:0]
@@ -160,8 +160,8 @@ class Batch:
             [self.keys[row] for row in rows] if self.keys else [],
         )
 
-    def _runs_of_rows(self) -> list[Tensor]:
-        """Return image_index split by row."""
+    def runs_of_rows(self) -> list[Tensor]:
+        """Return image_index split by row: the images of each row in reading order."""
         num_ids = (self.input_ids == IMAGE_ID).sum(1)
         # Every run has the same length, which the number of runs gives: a batch need not know its prefix_length.
         run_length = int(num_ids.sum()) // max(1, len(self.image_index))

@@ -1,5 +1,7 @@
 """Fast binding: prompts of episodes, and correctness of answers that are the name and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -153,3 +155,36 @@ def test_a_sample_that_is_not_an_episode_is_an_error_with_its_key(images, lackin
 def test_negative_repeats_are_an_error():
     with pytest.raises(ValueError, match=r"task\.fast_binding\.repeats is -1"):
         FastBinding(repeats=-1)
+
+
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_calibrated_is_relative_to_the_images_of_the_support(model, images, repeats):
+    naive.make_images_count(model)
+    task = FastBinding("?", "", repeats, "", calibrate=True, decoding={"max_new_tokens": 2})
+    samples = [
+        episode([*images[i:], *images[:i]], f"k{i}", "dax", ways) for i in range(5) for ways in (NAMES, NAMES[::-1])
+    ]
+    rows = [row for sample in samples for row in task.prompt_rows(sample)]
+    found = task.predict(model, collator_of(model)(rows, supervised=False))
+    changed = 0
+    for sample, row, prediction in zip(samples, rows, found, strict=True):
+        names = list(row.choices)
+        raw = naive.likelihoods(model, row, names)
+        shown = [naive.likelihoods(model, replace(row, prompt=(i, row.prompt[1])), names) for i, _ in sample.support]
+        scores = [value - sum(each[n] for each in shown) / len(shown) for n, value in enumerate(raw)]
+        assert prediction.values[4:] == [names.index("dax"), scores.index(max(scores))]
+        changed += scores.index(max(scores)) != raw.index(max(raw))
+    assert changed, "the calibration made no difference, so that its test could not fail"
+
+
+def test_with_black_images_calibrated_names_tie(images):
+    """Their scores are then 0, and the first name is chosen: chance, whatever name the model prefers."""
+    model, black = tiny_model("llama"), Image.new("RGB", (8, 8))
+    task = FastBinding(" This is a", decoding={"max_new_tokens": 2}, calibrate=True)
+    samples = [episode([black] * 5, f"k{i}", name) for i, name in enumerate(NAMES)]
+    batch = collator_of(model)([row for sample in samples for row in task.prompt_rows(sample)], supervised=False)
+    found = task.predict(model, batch)
+    assert [p.values[5] for p in found] == [0, 0]
+    assert task.scores(found)["calibrated"].value == 50
+    other = task.with_output(replace(found[0], values=[*found[0].values[:5], 1.0]), found[1])
+    assert other.values[4:] == [0, 0], "the output of the other, against the own answer"

@@ -98,15 +98,25 @@ def likeliest(
     normalize_length: bool = False,
 ) -> list[str]:
     """Return the likeliest answer of each row. Rows with the same answers are scored together."""
+    scores = likelihoods_of_rows(model, batch, answers_of_rows, end, normalize_length)
+    return [answers[int(values.argmax())] for answers, values in zip(answers_of_rows, scores, strict=True)]
+
+
+def likelihoods_of_rows(
+    model: PrefixLM,
+    batch: Batch,
+    answers_of_rows: Sequence[Sequence[str]],
+    end: str,
+    normalize_length: bool = False,
+) -> list[Tensor]:
+    """Return the log-likelihoods of each row's own answers, see `likelihoods`: S times float32[A of the row]."""
     rows: dict[tuple[str, ...], list[int]] = {}
     for number, answers in enumerate(answers_of_rows):
         rows.setdefault(tuple(answers), []).append(number)
-    best = [""] * len(answers_of_rows)
+    scores: dict[int, Tensor] = {}
     for answers, numbers in rows.items():
-        indices = likelihoods(model, batch.of(numbers), answers, end, normalize_length).argmax(1)
-        for number, index in zip(numbers, indices.tolist(), strict=True):
-            best[number] = answers[index]
-    return best
+        scores |= dict(zip(numbers, likelihoods(model, batch.of(numbers), answers, end, normalize_length), strict=True))
+    return [scores[number] for number in range(len(answers_of_rows))]
 
 
 def text_before_answers(model: PrefixLM, end: str) -> str:
