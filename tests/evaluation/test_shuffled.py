@@ -15,6 +15,7 @@ from prefixvlm.task.contrastive import Contrastive
 from prefixvlm.task.fast_binding import FastBinding
 from prefixvlm.task.regression import Regression
 from prefixvlm.task.results.prediction import Prediction
+from prefixvlm.task.results.shuffle import donors
 from prefixvlm.task.retrieval import Retrieval
 from prefixvlm.task.tagging import Tagging
 from prefixvlm.task.vqa import Vqa
@@ -175,3 +176,15 @@ def test_tags_of_other_texts_are_not_exchanged():
     task = Tagging(["O", "B-SEEN", "I-SEEN"])
     tagged = [made(task, f"k{n}", "a dog", "O B-SEEN", ("O B-SEEN",)) for n in range(3)]
     assert shuffled(task, tagged)[1] == ({}, {})
+
+
+def test_a_model_that_does_not_look_seldom_seems_to():
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        items = [Prediction("captioning", f"k{n}", f"k{n}", "", "", ("x",), 0.0) for n in range(40)]
+        # The score of output j at image i, of which some are easy and some outputs are good, whichever is whose.
+        scores = rng.normal(size=(40, 40)) + rng.normal(size=40) + rng.normal(size=(40, 1))
+        chosen = donors(items, [""] * 40, int(rng.integers(1 << 30)))
+        test = paired_test(scores[range(40), chosen].tolist(), scores.diagonal().tolist(), num_resamples=400)
+        found += test.p_value < 0.05
+    assert found <= 20  # 10 are expected of a test at 5 %; it is conservative here
