@@ -20,10 +20,9 @@ from prefixvlm.options.component_check import check, parameters_of
 from prefixvlm.options.components import build_component, resolve_target
 from prefixvlm.provenance.redaction import redact
 from prefixvlm.task.interface import Task
-from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint import KEY, RunRecord
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO
 from prefixvlm.training.module import PrefixModule
-from prefixvlm.training.run_record import RunRecord
 from prefixvlm.training.sharding import RankSynchronizer, trainer_options
 
 # A checkpoint chooses neither the files to write nor the modules to import.

@@ -23,11 +23,10 @@ from prefixvlm.data.shard_cache import ShardCache
 from prefixvlm.data.shards.write import write_shards
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.vqa import Vqa
-from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint import KEY, RunRecord
 from prefixvlm.training.checkpoint_file import AtomicCheckpointIO, load
 from prefixvlm.training.module import PrefixModule
 from prefixvlm.training.optim import Optim
-from prefixvlm.training.run_record import RunRecord
 from tests.conftest import WIDTH, MeanEncoder, TinyMapper, tiny_lm
 from tests.data.conftest import png
 
@@ -289,17 +288,36 @@ def samples_of(shards):
     }
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_accumulated_gradients_are_those_of_the_mean_over_the_batches(shards, accumulate):
-    """As PyTorch Lightning defines it: each batch counts the same, by the mean over its own tokens."""
+@pytest.mark.parametrize("accumulate", [1, 2, 3])  # of 4 batches; the last step of 3 has one
+def test_gradients_are_those_of_the_mean_over_all_tokens_of_the_accumulated_batches(shards, accumulate):
     module, seen = module_of(tasks={"captioning": Captioning()}), Gradients()
+    module.optim = Optim(torch.optim.SGD, lr=0.0)
     losses, model = naive_losses(module, samples := samples_of(shards).values())
     losses = dict(zip((sample.key for sample in samples), losses, strict=True))
-    trainer = trainer_of(seen, max_steps=1, limit_val_batches=0, accumulate_grad_batches=accumulate)
-    trainer.fit(module, data_of(module, shards, batch_size=2))
-    assert (len(seen.keys), len(seen.gradients)) == (accumulate, 1)
-    batches = [torch.cat([losses[key] for key in keys]).mean() for keys in seen.keys]
-    assert_gradients_equal(seen.gradients[0], gradient_of(model, sum(batches) / accumulate))
+    trainer = trainer_of(seen, max_epochs=1, limit_val_batches=0, accumulate_grad_batches=accumulate)
+    trainer.fit(module, data_of(module, shards, batch_size=1))
+    every = [key for keys in seen.keys for key in keys]
+    steps = [every[start : start + accumulate] for start in range(0, 4, accumulate)]
+    assert len(seen.gradients) == len(steps)
+    for keys, gradients in zip(steps, seen.gradients, strict=True):
+        expected = torch.cat([losses[key] for key in keys]).mean()
+        assert_gradients_equal(gradients, gradient_of(model, expected))
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected.item(), rel=1e-5)  # of the last
+
+
+def test_two_batches_of_two_train_as_one_of_four(shards):
+    """Under SGD, whose steps show the size of a gradient, with captions of 1 to 25 letters."""
+    weights = []
+    for size in (2, 4):
+        module = module_of(tasks={"captioning": Captioning()})
+        module.optim = Optim(torch.optim.SGD, lr=0.3)
+        trainer = trainer_of(max_epochs=3, limit_val_batches=0, accumulate_grad_batches=4 // size)
+        trainer.fit(module, data_of(module, shards, batch_size=size))
+        assert trainer.global_step == 3
+        weights.append(module.model.mapper.linear.weight.detach())
+    start = module_of().model.mapper.linear.weight
+    assert (weights[0] - start).abs().max() > 1e-3
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=1e-5)
 
 
 def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_all_tokens(shards, monkeypatch):
@@ -313,9 +331,9 @@ def test_the_mean_of_the_ranks_gradients_is_that_of_the_mean_over_all_tokens(sha
     assert numbers[0] != numbers[1]  # else a mean over each rank's own tokens would be right
     with torch.no_grad():
         sums = [module.model(batch).sum(dtype=torch.float64) for batch in batches]
-    total = torch.tensor([sum(sums), sum(numbers)])
+    total = torch.tensor([[sum(sums)], [sum(numbers)]])
     strategy = SimpleNamespace(reduce=lambda own, reduce_op: {"sum": total, "mean": total / 2}[reduce_op])
-    module.trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    module.trainer = SimpleNamespace(world_size=2, strategy=strategy, accumulate_grad_batches=1)
     gradients = [gradient_of(module.model, module.training_step(batch, 0)) for batch in batches]
     mean = [(one + other) / 2 for one, other in zip(*gradients, strict=True)]  # what DDP makes of them
     assert_gradients_equal(mean, gradient_of(model, torch.cat(losses).mean()))

@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,96})?")
 
 @dataclass
 class HubFolder:
-    """Content of CONFIG. prefixvlm: see checkpoint_content. sha256: of TENSORS."""
+    """Content of CONFIG. prefixvlm: see RunRecord.content. sha256: of TENSORS."""
 
     format: int
     sha256: str

@@ -33,7 +33,7 @@ class StoredConfig:
 
 @dataclass
 class StoredRun:
-    """Our own entries; see checkpoint_content."""
+    """Our own entries; see RunRecord.content."""
 
     config: StoredConfig
     identity: dict[str, str]

@@ -14,25 +14,34 @@ EMA = "ema"  # key of the Ema callback's raw tensors; the averages are the train
 AVERAGED = "averaged"  # key under which that callback passes averaged tensors to PrefixModule.on_save_checkpoint
 
 
-def checkpoint_content(
-    config: Mapping[str, Any],
-    identity: Mapping[str, str],
-    lineage: Sequence[Mapping[str, Any]],
-    provenance: Mapping[str, Any],
-    rng: Sequence[Mapping[str, Tensor]],
-    cut_texts: int,
-) -> dict[str, Any]:
-    """Return our own entries of a checkpoint, all of them plain data.
+class RunRecord:
+    """Description of a run in its checkpoints.
 
-    Beside them Lightning's checkpoint holds the trained tensors (`state_dict`, without what is frozen) and, for a run
-    to resume from, optimizer, schedule, loops, callbacks, and the place in the data.
-    config: builds the module again. identity: fingerprints of the frozen parts. lineage: the checkpoints that the run
-    started from. provenance: commit, versions and command. rng: random states by rank. cut_texts: counted so far.
+    config: plain data from which the module can be built again. provenance: commit, versions and command of the run.
     """
-    return {
-        "config": config, "identity": identity, "lineage": lineage, "provenance": provenance, "rng": rng,
-        "cut_texts": cut_texts,
-    }  # fmt: skip
+
+    def __init__(self, config: Mapping[str, Any] | None = None, provenance: Mapping[str, Any] | None = None) -> None:
+        # Plain dicts: a DictConfig in a checkpoint cannot be read with weights_only=True.
+        self.config, self.provenance = dict(config or {}), dict(provenance or {})
+
+    def content(
+        self,
+        identity: Mapping[str, str],
+        lineage: Sequence[Mapping[str, Any]],
+        rng: Sequence[Mapping[str, Tensor]],
+        cut_texts: int,
+    ) -> dict[str, Any]:
+        """Return our own entries of a checkpoint, all of them plain data.
+
+        Beside them Lightning's checkpoint holds the trained tensors (`state_dict`, without what is frozen) and, for a
+        run to resume from, optimizer, schedule, loops, callbacks, and the place in the data.
+        identity: fingerprints of the frozen parts. lineage: the checkpoints that the run started from.
+        rng: random states by rank. cut_texts: counted so far.
+        """
+        return {
+            "config": self.config, "identity": identity, "lineage": lineage, "provenance": self.provenance, "rng": rng,
+            "cut_texts": cut_texts,
+        }  # fmt: skip
 
 
 def lineage(path: str | Path, checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,9 +21,8 @@ from prefixvlm.atomic import replacing_folder
 from prefixvlm.data.collates import Collates
 from prefixvlm.data.sample import Sample
 from prefixvlm.metrics.score_kind import PERCENT
-from prefixvlm.training.checkpoint import KEY
+from prefixvlm.training.checkpoint import KEY, RunRecord
 from prefixvlm.training.optim import Optim
-from prefixvlm.training.run_record import RunRecord
 
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
 MAX_LOGIT_SCALE = math.log(100)  # the CLIP paper found this bound necessary against unstable training

@@ -20,13 +20,13 @@ from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows, collator_for
 from prefixvlm.training.changes import resumed_lineage
-from prefixvlm.training.checkpoint import AVERAGED, KEY, check_identity, check_tensors, checkpoint_content, lineage
+from prefixvlm.training.checkpoint import AVERAGED, KEY, RunRecord, check_identity, check_tensors, lineage
 from prefixvlm.training.checkpoint_file import load
 from prefixvlm.training.heads import check_tasks, new_heads, without_other_heads
 from prefixvlm.training.optim import Optim
 from prefixvlm.training.resume import restore_rng, rng_states
-from prefixvlm.training.run_record import RunRecord
 from prefixvlm.training.scoring import TaskScoring, as_list
+from prefixvlm.training.step_mean import StepMean, scale_gradients, sums_by_task
 
 
 class PrefixModule(LightningModule):
@@ -65,7 +65,7 @@ class PrefixModule(LightningModule):
         self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
         self.val_loss = MeanMetric("disable")  # NaN counts; by default it would be left out
         self.cut_texts = torch.zeros((), dtype=torch.int64)
-        self.scoring = TaskScoring(self.tasks)
+        self.scoring, self.step_mean = TaskScoring(self.tasks), StepMean(len(self.tasks), torch.device("cpu"))
 
     @property
     def predictions(self) -> dict[str, list[Prediction]]:  # of the last validation or test by task, on rank 0
@@ -90,23 +90,25 @@ class PrefixModule(LightningModule):
         return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.tasks[batch.task].losses(self.model, batch)
-        total, count = self._sum_over_ranks(losses)
-        self.log("train/loss", total / count, prog_bar=True, batch_size=1)
+        losses, task = self.tasks[batch.task].losses(self.model, batch), list(self.tasks).index(batch.task)
+        accumulated = self.trainer.accumulate_grad_batches
+        if is_first := batch_idx % accumulated == 0:
+            self.step_mean = StepMean(len(self.tasks), losses.device)
+        sums = self.trainer.strategy.reduce(sums_by_task(losses, task, len(self.tasks)), reduce_op="sum")
+        share_before = self.step_mean.add(sums)
+        if not is_first:  # Lightning sets the gradients to zero before the first
+            scale_gradients(self.parameters(), share_before)
+        self.log("train/loss", self.step_mean.value, prog_bar=True, batch_size=1)
         self._log_losses_of_data(batch)
-        # DDP averages gradients over ranks. Times the world size, and over the number of losses of all ranks, that is
-        # the gradient of the mean over all losses, however they are spread over ranks.
-        return losses.sum() * (self.trainer.world_size / count) + self._zero_of_all_trained()
+        # DDP averages gradients over ranks, and Lightning over accumulated batches. Times both numbers, and over the
+        # number of losses of all of them, that is the gradient of the mean over all losses, however they are spread.
+        scale = self.trainer.world_size * accumulated / self.step_mean.divisor(task)
+        return losses.sum() * scale + self._zero_of_all_trained()
 
     def _zero_of_all_trained(self) -> Tensor | float:
         """Return zero with a gradient for every trained tensor. DDP waits for heads that the batch does not use."""
         zeros = [0 * p.flatten()[0] for p in self.model.parameters() if p.requires_grad]
         return torch.stack(zeros).sum() if self.model.heads else 0.0
-
-    def _sum_over_ranks(self, losses: Tensor) -> Tensor:
-        """Return the sum and the number of the losses of all ranks: float64[2]."""
-        sums = [losses.detach().sum(dtype=torch.float64), losses.new_tensor(len(losses), dtype=torch.float64)]
-        return self.trainer.strategy.reduce(torch.stack(sums), reduce_op="sum")
 
     def _log_losses_of_data(self, batch: Batch) -> None:
         """Log the share of padding, and how many texts were cut and samples skipped so far."""
@@ -170,9 +172,7 @@ class PrefixModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self) | checkpoint.pop(AVERAGED, {})  # the Ema callback's averages
-        checkpoint[KEY] = checkpoint_content(
-            self.record.config, self.identity(), self.lineage, self.record.provenance, rng_states(), int(self.cut_texts)
-        )
+        checkpoint[KEY] = self.record.content(self.identity(), self.lineage, rng_states(), int(self.cut_texts))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_tasks(checkpoint, self.tasks)
