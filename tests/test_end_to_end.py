@@ -119,6 +119,14 @@ def test_eval_needs_only_the_checkpoint_and_writes_three_files(trained, tmp_path
     assert result["tasks"]["vqa"]["num_items"] == sum(line["task"] == "vqa" for line in lines)
     assert {line["key"] for line in lines} == {f"test-{i:04d}" for i in range(SIZES["test"])}
     assert all(line["blind_prediction"] is not None for line in lines)
+    said = {line["id"]: line["prediction"] for line in lines}
+    assert all(line["shuffled_prediction"] == said[line["shuffled_from"]] for line in lines)
+    for report in result["tasks"].values():
+        for baseline in ("blind", "shuffled"):
+            main = next(iter(report["scores"]))
+            found = report["differences"][baseline][main]
+            assert found["difference"] == pytest.approx(report["scores"][main] - report[baseline][main])
+            assert found["interval"][0] <= found["difference"] <= found["interval"][1]
     what = [line for line in lines if line["task"] == "vqa" and line["prompt"].startswith("Question: what")]
     assert result["tasks"]["vqa"]["counts"]["accuracy_what"] == len(what)
     assert result["model"]["trained_parameters"] > 0
@@ -173,6 +181,10 @@ def test_eval_with_demonstrations_trials_and_a_clip_scorer(trained, parts, tmp_p
     captions = result["tasks"]["captioning"]
     assert captions["scores"]["clip_score"] == pytest.approx(sum(captions["trials"]["clip_score"]) / 2)
     assert 0 <= captions["blind"]["clip_score"] <= 250
+    assert 0 <= captions["shuffled"]["clip_score"] <= 250
+    assert "distinct_captions" not in captions["shuffled"]
+    assert captions["differences"].keys() == {"blind", "shuffled"}
+    assert captions["differences"]["shuffled"].keys() >= {"cider", "bleu_1", "clip_score"}
     assert result["clip_scorer"]["name"] == clip
     assert "flatters" in result["clip_scorer"]["warning"]  # it is the encoder of the model
     assert all(

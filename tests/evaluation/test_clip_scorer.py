@@ -1,5 +1,7 @@
 """ClipScorer with a small random CLIP, compared with the metrics on its features."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -77,6 +79,20 @@ def test_retrieval_by_clip_is_on_the_same_images_and_captions(clip):
     texts = clip.text_features([text for p in predictions for text in p.references])
     expected = retrieval_scores((images @ texts.T).numpy(), [0, 0, 1, 2, 3, 4])
     assert {name: score.value for name, score in scores.items()} == {f"clip_{n}": v for n, v in expected.items()}
+
+
+def test_texts_are_encoded_once_for_all_baselines(clip, monkeypatch):
+    scorer, predictions, encoded = ClipScorer(clip, samples), [prediction(colour) for colour in COLOURS], []
+    encode = clip.text_features
+    monkeypatch.setattr(clip, "text_features", lambda texts: encoded.extend(texts) or encode(texts))
+    first = scorer.caption_scores(predictions)
+    exchanged = [
+        replace(p, prediction=other.prediction) for p, other in zip(predictions, predictions[::-1], strict=True)
+    ]
+    second = scorer.caption_scores(exchanged)
+    assert len(encoded) == len(set(encoded)) == 5 + 6
+    assert second["clip_score"].value == ClipScorer(clip, samples).caption_scores(exchanged)["clip_score"].value
+    assert second["clip_score"].value != first["clip_score"].value
 
 
 def test_images_are_encoded_once_and_only_if_needed(clip):

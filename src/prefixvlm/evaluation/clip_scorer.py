@@ -26,6 +26,7 @@ class ClipScorer:
 
     def __init__(self, clip: Clip, samples: Callable[[], Iterator[Sample]]) -> None:
         self.clip, self.samples = clip.to("cuda" if torch.cuda.is_available() else "cpu"), samples
+        self._texts: dict[str, Tensor] = {}
 
     @cached_property
     def image_features(self) -> dict[str, Tensor]:
@@ -39,15 +40,21 @@ class ClipScorer:
 
     def caption_scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return `clip_score` and, if every item has references, `ref_clip_score`, both times 100."""
-        texts = self.clip.text_features([PREFIX + p.prediction for p in predictions])
+        texts = self._text_features([PREFIX + p.prediction for p in predictions])
         counts = [len(p.references) for p in predictions]
         images = torch.stack([self.image_features[p.key] for p in predictions])
         references = None
         if all(counts):
-            features = self.clip.text_features([PREFIX + text for p in predictions for text in p.references])
+            features = self._text_features([PREFIX + text for p in predictions for text in p.references])
             references = [part.numpy() for part in features.split(counts)]
         result = clip_scores(images.numpy(), texts.numpy(), references)
         return {name: item_mean_score(predictions, items) for name, items in result.per_item.items()}
+
+    def _text_features(self, texts: Sequence[str]) -> Tensor:
+        """Return CLIP's features of texts, float32[len(texts), D], each text encoded once for all baselines."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._texts]:
+            self._texts |= dict(zip(new, self.clip.text_features(new), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
 
     def retrieval_scores(self, predictions: Sequence[Prediction]) -> dict[str, Score]:
         """Return recall at 1, 5 and 10 of CLIP alone on the same images and captions."""
