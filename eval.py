@@ -79,7 +79,7 @@ def evaluate(cfg: DictConfig, devices: dict[str, int]) -> None:
     clip = make("clip_scorer", cfg.clip_scorer) if cfg.clip_scorer else None
     data_of = partial(build_data, evaluated, module)
     world.tell_if_waiting()
-    evaluator = Evaluator(module, trainer, data_of, few_shots, clip, cfg.java, scored=cfg.submission is None)
+    evaluator = Evaluator(module, trainer, data_of, few_shots, clip, cfg.java, not cfg.submission, cfg.nearest)
     result, lines = evaluator.run(cfg.blind)
     if not trainer.is_global_zero:
         return

@@ -62,6 +62,7 @@ class EvalConfig:
     limit: int | None = None
     batch_size: int | None = None
     blind: bool = True
+    nearest: bool = False
     devices: int = 1
     inspect: int = 0
 

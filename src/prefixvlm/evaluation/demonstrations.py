@@ -1,21 +1,12 @@
 """Choose the demonstrations of a few-shot evaluation from the training split, at random or by image similarity."""
 
-from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
 from prefixvlm.data.sample import BLACK_IMAGE
-from prefixvlm.encoder.interface import ImageEncoder
+from prefixvlm.evaluation.similarity import images_of, mean_features
 from prefixvlm.task.rows.few_shot import NUM_SPARE, Demonstrations, FewShot
-
-BATCH_SIZE = 32
 
 
 def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -> Demonstrations:
@@ -36,30 +27,12 @@ def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -
     if few_shot.choice != "nearest" or data.blind or len(pool) <= few_shot.shots:
         return Demonstrations(few_shot, pool)
     encoder = module.model.encoder
-    pool_features = _mean_features(encoder, (pool[number].image for number in range(len(pool))), len(pool))
+    what = "encoding images for the nearest demonstrations"
+    pool_features = mean_features(encoder, (pool[number].image for number in range(len(pool))), len(pool), what)
     loader = data.test_dataloader()[0]  # its samples are the same for every task
     keys: list[str] = []
-    test_features = _mean_features(encoder, _images(loader.samples(images=True), keys), loader.num_samples)
+    test_features = mean_features(encoder, images_of(loader.samples(images=True), keys), loader.num_samples, what)
     # Spare candidates take the place of samples that have no row of the task.
     num_candidates = min(len(pool), NUM_SPARE * few_shot.shots + NUM_SPARE)
     order = (test_features @ pool_features.T).topk(num_candidates).indices.tolist()
     return Demonstrations(few_shot, pool, dict(zip(keys, order, strict=True)))
-
-
-def _images(samples: Iterable[Any], keys: list[str]) -> Iterable[ImageOrFeatures]:
-    for sample in samples:
-        keys.append(sample.key)
-        yield sample.image
-
-
-@torch.no_grad()
-def _mean_features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int) -> Tensor:
-    """Return the mean of the features of each image, with L2 norm 1: float32[B, D]."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder.to(device)
-    means = []
-    remaining = iter(tqdm(images, desc="encoding images for the nearest demonstrations", total=total, delay=2))
-    while batch := list(islice(remaining, BATCH_SIZE)):
-        pixel_values = torch.stack([encoder.transform(image) for image in batch]).to(device)
-        means.append(encoder(pixel_values).float().mean(1).cpu())
-    return torch.nn.functional.normalize(torch.cat(means), dim=-1)

@@ -11,6 +11,7 @@ from prefixvlm.encoder.clip import Clip
 from prefixvlm.evaluation.clip_scorer import ClipScorer
 from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.evaluation.module import EvaluationModule
+from prefixvlm.evaluation.nearest import nearest_captions, nearest_trial
 from prefixvlm.evaluation.notes import notes, scorable
 from prefixvlm.evaluation.scorers import extra_scorers
 from prefixvlm.evaluation.shuffled import shuffled_trial
@@ -32,6 +33,7 @@ class Evaluator:
     What the baseline of shuffled outputs is: evaluation/shuffled.py.
     build_data: builds the data module with the given options changed. few_shots: few-shot options of each trial.
     clip: adds CLIPScore, and CLIP's own retrieval. java: adds METEOR and SPICE. scored: see TaskScoring.
+    nearest: adds the baseline of evaluation/nearest.py.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Evaluator:
         clip: Clip | None = None,
         java: bool = False,
         scored: bool = True,
+        nearest: bool = False,
     ) -> None:
         self.module, self.trainer, self.build_data, self.few_shots = module, trainer, build_data, few_shots
         self.java, self.scored = java, scored
+        self.nearest = nearest_captions(module.model.encoder, build_data()) if nearest and scored else None
         self.data = build_data()
         loader = self.data.test_dataloader()[0]
         self.tasks = scorable(module.tasks, loader.samples) if scored else dict(module.tasks)
@@ -64,7 +68,10 @@ class Evaluator:
             shuffled_trial(self.tasks, predictions, scorers, few_shot.seed)
             for (_, predictions), few_shot in zip(seen, self.few_shots if self.scored else (), strict=False)
         ]
-        baselines = {"blind": merge_trials(black), "shuffled": merge_trials(shuffled)}
+        baselines: dict[str, Reports] = {"blind": merge_trials(black), "shuffled": merge_trials(shuffled)}
+        if self.nearest is not None:
+            # Every trial has the same images, and so the same captions.
+            baselines["nearest"] = nearest_trial(self.tasks, seen[0][1], scorers, self.nearest)
         result, lines = join(*merge_trials(seen), baselines)
         result["notes"] = notes([name for name in self.module.tasks if name not in self.tasks], result["tasks"])
         result["clip_scorer"] = self.clip_scorer and self.clip_scorer.describe(self.module.model.encoder)

@@ -13,13 +13,14 @@ METRICS = "metrics.json"
 
 @dataclass
 class TaskScores:
-    """Scores of a task. blind, shuffled: those of baselines. intervals: of 95 %. counts: items of each score."""
+    """Scores of a task. blind, shuffled, nearest: of baselines. intervals: of 95 %. counts: items of each score."""
 
     scores: dict[str, float | None]
     num_items: int
     variant: str = ""
     blind: dict[str, float | None] | None = None
     shuffled: dict[str, float | None] | None = None
+    nearest: dict[str, float | None] | None = None
     intervals: dict[str, list[float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     digits: dict[str, int] = field(default_factory=dict)

@@ -9,6 +9,7 @@ MAX_ROWS = 20  # scores a task in the terminal: VQAv2 has 65 types of question
 BASELINES = {
     "blind": "the same evaluation with every image black",
     "shuffled": "the model's own outputs, each given to another image",
+    "nearest": "a caption of the training image whose features are nearest",
 }
 
 
