@@ -47,7 +47,7 @@ check: install ## style and types
 
 # The programs of prefixvlm set it themselves, but scripts that import torch first cannot.
 bench: export OMP_WAIT_POLICY ?= PASSIVE
-bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict, planning; writes outputs/bench
+bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside ClipCap's code), scoring, reading shards, stored features, predict, planning, threads beside other work; writes outputs/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/run.py
 	HF_HUB_OFFLINE=1 $(BIN)/python bench/beside.py
 	$(BIN)/python bench/scores.py
@@ -57,6 +57,7 @@ bench: install ## speed and memory: steps, captioning (CLIPCAP=FOLDER: beside Cl
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/predict.py
 	$(BIN)/python bench/scale.py
+	$(BIN)/python bench/threads.py
 
 mutants: install ## one mistake at a time in a copy of the sources: do the nearest tests fail? ARGS='mapper/ cider'
 	$(BIN)/python bench/mutants.py $(ARGS)
