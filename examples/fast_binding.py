@@ -46,17 +46,21 @@ Results = dict[str, list[float]]  # percent right of each episode, by score
 def main() -> None:
     os.chdir(Path(__file__).parents[1])
     options = parser().parse_args()
-    run_stages(stages(options.seeds), OUT, "make reproduce-fast-binding")
+    if options.checkpoint is None:
+        run_stages(stages(options.seeds), OUT, "make reproduce-fast-binding")
+    else:
+        options.seeds = options.seeds[:1]
     made = [decode(key, dict(members), options.split) for key, members in draw(options)]
     path = OUT / f"{options.split}_{options.episodes}.json"
-    results = read_json(path)
+    results = read_json(path) if options.checkpoint is None else {}
     for seed in options.seeds:
         for condition in options.conditions:
             for shown in CONDITIONS[condition]:
                 name = f"{condition} x{shown} seed {seed}"
                 if name not in results and (condition != "text" or seed == options.seeds[0]):  # text needs no mapper
-                    results[name] = measure(checkpoint(seed), condition, shown, made, name)
-                    write_json(path, results)
+                    results[name] = measure(options.checkpoint or checkpoint(seed), condition, shown, made, name)
+                    if options.checkpoint is None:
+                        write_json(path, results)
     print_table(results, options)
 
 
@@ -65,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
     result.add_argument("--episodes", type=int, default=96, help="a multiple of 4 (%(default)s)")
     result.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="(all)")
+    result.add_argument("--checkpoint", type=Path, help="of another run, as that of make demo; nothing is trained then")
     result.add_argument("--split", choices=episodes.SPLITS, default="test", help="split of the images (%(default)s)")
     return result
 
