@@ -8,7 +8,7 @@ from PIL import Image
 
 from prefixvlm.data.sample import decode
 from prefixvlm.data.shards.write import write_shards
-from prefixvlm.data.sources.episodes import available_splits, samples
+from prefixvlm.data.sources.episodes import available_splits, samples, version
 from tests.data.conftest import encoded
 
 COLOURS = ("red", "lime", "blue")
@@ -94,3 +94,10 @@ def test_too_few_kinds_or_images_are_an_error(shards, options, message):
 
 def test_only_the_splits_of_the_folder_are_written(shards):
     assert available_splits(shards, label="colour") == ["test"]
+    with pytest.raises(ValueError, match="has no shards val-"):
+        available_splits(shards / "empty", label="colour")
+
+
+def test_the_manifest_tells_the_episodes_of_other_shards_apart(shards, tmp_path):
+    assert version(shards) == version(shards)
+    assert version(shards) != version(tmp_path)

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from prefixvlm.data.sample import VISUAL_EXTENSIONS
 from prefixvlm.data.schema import json_member, text_fields
+from prefixvlm.data.shards.manifest import MANIFEST, sha256
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.data.shards.tar_writer import Members
 from prefixvlm.data.sources._files import Samples
@@ -35,8 +37,17 @@ NAMES = ("dax", "blicket", "wug", "fep", "gop", "toma", "zib", "perp")
 
 
 def available_splits(shards: Path, **_: Any) -> list[str]:
-    """Return the splits that the folder has."""
-    return [split for split in SPLITS if any(shards.glob(f"{split}-*.tar"))]
+    """Return the splits that the folder has. Raises ValueError if it has none."""
+    found = [split for split in SPLITS if any(shards.glob(f"{split}-*.tar"))]
+    if not found:
+        raise ValueError(f"{shards} has no shards val-*.tar or test-*.tar; --shards must be {ARGUMENTS['shards']}")
+    return found
+
+
+def version(shards: Path, **_: Any) -> str:
+    """Return what the manifest names, so that episodes of other shards are other shards."""
+    path = shards / MANIFEST
+    return f"{MANIFEST} (sha256 {sha256(path)[:16]})" if path.is_file() else f"without {MANIFEST}"
 
 
 def samples(
@@ -96,6 +107,7 @@ def _images(shards: Path, split: str, labels: list[str]) -> dict[str, dict[str, 
             values = text_fields(json_member(members), "labels")
             if all(label in values for label in labels):
                 kind = " ".join(values[label] for label in labels)
-                (image,) = [item for item in members.items() if item[0] not in ("json", "txt")]
-                images.setdefault(kind, {})[key] = image
+                images.setdefault(kind, {})[key] = next(
+                    item for item in members.items() if item[0] in VISUAL_EXTENSIONS
+                )
     return images
