@@ -56,7 +56,7 @@ def test_names_are_learned_predicted_and_scored(parts, tmp_path):
     assert 3 < report["scores"]["mean_length"] < 6, "characters, not captions"
     page = (tmp_path / "eval" / "report.html").read_text()
     assert PROMPT in page
-    assert lines[0]["references"][0] in page
+    assert sum(line["references"][0] in page for line in lines) >= 24, "the images of the gallery"
 
 
 def test_a_prompt_without_quotes_is_one_sentence(parts):

@@ -34,6 +34,8 @@ class LastCheckpoint(Checkpoint):
         self.last_step = self.last_saved = trainer.global_step
         _continue_in_the_loaders_steps(trainer.fit_loop)
         _begin_epoch_after_one_that_ended(trainer.fit_loop)
+        # Loggers take their steps from it. A checkpoint that was saved after a validation lacks the step before that.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         signals.install()
         signals.defer = True
 

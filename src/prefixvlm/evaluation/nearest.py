@@ -58,11 +58,8 @@ def nearest_trial(
     nearest: dict[str, Sequence[Prediction]] = {}
     for name, task in tasks.items():
         if isinstance(task, Captioning):
-            nearest[name] = task.finalize([_with_text(task, p, captions[p.key]) for p in predictions[name]])
+            nearest[name] = task.finalize(
+                [task.with_output(p, replace(p, prediction=captions[p.key], values=None)) for p in predictions[name]]
+            )
             reports[name] = task.report(nearest[name], extra_scorers.get(name, ()))
     return reports, nearest
-
-
-def _with_text(task: Task, prediction: Prediction, text: str) -> Prediction:
-    correct = task.correct(text, prediction.references) if prediction.references else None
-    return replace(prediction, prediction=text, values=None, correct=correct)
