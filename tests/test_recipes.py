@@ -17,6 +17,7 @@ TRAINED = {  # parts of the model whose weights the checkpoint holds
     "fromage": {"mapper", "heads"},
     "llava_stage1": {"mapper"},
     "qformer": {"mapper"},
+    "photos": {"mapper"},
 }
 
 
@@ -34,7 +35,10 @@ def parts(tmp_path_factory):
 
 @pytest.mark.parametrize("recipe", TRAINED)
 def test_a_recipe_trains_the_stated_parts(parts, recipe, tmp_path):
-    small = {"qformer": ["mapper.width=32", "mapper.num_heads=2", "mapper.num_layers=1"]}.get(recipe, [])
+    small = {
+        "qformer": ["mapper.width=32", "mapper.num_heads=2", "mapper.num_layers=1"],
+        "photos": ["trainer.check_val_every_n_epoch=1"],
+    }.get(recipe, [])
     run("train.py", f"experiment={recipe}", *parts, *small, f"hydra.run.dir={tmp_path}")
     checkpoint = load(tmp_path / "checkpoints" / "best.ckpt")
     assert checkpoint["global_step"] == 3

@@ -147,7 +147,8 @@ def test_a_report_has_everything_that_a_comparison_needs():
         for i in range(20)
     ]
     report = task.report(predictions)
-    items = report.pop("items")
+    items, resamples = report.pop("items"), report.pop("resamples")
+    assert resamples == {}  # accuracies are means over items
     assert report == {
         "details": {},
         "digits": {"accuracy": 2, "accuracy_is": 2},
@@ -165,7 +166,8 @@ def test_a_report_has_everything_that_a_comparison_needs():
         "decoding": {"method": "greedy", "max_new_tokens": 8, "stop": ["\n"]},
         "variant": "exact_match_normalised",
     }
-    assert items == {p.id: {"accuracy": 100 * p.correct, "accuracy_is": 100 * p.correct} for p in predictions}
+    of_all = {p.id: 100 * p.correct for p in predictions}
+    assert items == {"accuracy": of_all, "accuracy_is": of_all}
     caption = Captioning().report([Prediction("captioning", "a", "a", "", "a cat", ("a cat",), 1.0)])
     assert caption["intervals"]["exact_match"] == (100, 100)
     assert caption["decoding"]["max_new_tokens"] == 32
@@ -206,12 +208,15 @@ def test_stops_that_are_not_a_list_of_texts_are_an_error(task, stop):
         task(decoding={"stop": stop})
 
 
-def test_items_have_scores_of_the_whole_set_but_not_of_smaller_groups():
+def test_items_are_by_score_those_of_a_group_too():
     task = Vqa()
     found = [Prediction("vqa", "a", str(i), "", "yes", ("yes",), 1.0, ("all", f"half_{i % 2}")) for i in range(4)]
     report = task.report(found)
     assert report["counts"] == {"accuracy": 4, "accuracy_all": 4, "accuracy_half_0": 2, "accuracy_half_1": 2}
-    assert all(set(scores) == {"accuracy", "accuracy_all"} for scores in report["items"].values())
+    ids = {name: list(items) for name, items in report["items"].items()}
+    everyone = ["0", "1", "2", "3"]
+    halves = {"accuracy_half_0": ["0", "2"], "accuracy_half_1": ["1", "3"]}
+    assert ids == {"accuracy": everyone, "accuracy_all": everyone, **halves}
 
 
 def test_an_extra_scorer_gets_only_predictions_with_references():
@@ -219,7 +224,7 @@ def test_an_extra_scorer_gets_only_predictions_with_references():
     found = [Prediction("vqa", "a", "0", "", "yes", ("yes",), 1.0), Prediction("vqa", "b", "1", "", "no", (), None)]
     report = task.report(found, [lambda known: {"length": item_mean_score(known, [len(p.prediction) for p in known])}])
     assert (report["scores"], report["counts"]) == ({"accuracy": 100, "length": 3}, {"accuracy": 1, "length": 1})
-    assert report["items"] == {"0": {"accuracy": 100, "length": 3}}
+    assert report["items"] == {"accuracy": {"0": 100}, "length": {"0": 3}}
 
 
 def test_training_a_task_for_evaluation_only_is_an_error(images):

@@ -214,7 +214,7 @@ def test_questions_without_answers_need_a_submission(images):
     assert [(p.id, p.correct is None) for p in found] == [("q0", False), ("secret", True)]
     report = task.report(found)
     assert (report["num_items"], report["num_unscored"], report["counts"]["accuracy"]) == (2, 1, 1)
-    assert list(report["items"]) == ["q0"]
+    assert list(report["items"]["accuracy"]) == ["q0"]
     assert task.report(found[1:])["scores"] == {}
     with pytest.raises(ValueError, match=r"'secret'"):
         task.training_rows(sample, random.Random(0))
