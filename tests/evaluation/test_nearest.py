@@ -5,9 +5,11 @@ import pytest
 
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.shards.write import write_shards
+from prefixvlm.evaluation.evaluate import Evaluator
 from prefixvlm.evaluation.nearest import nearest_captions, nearest_trial
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.results.prediction import Prediction
+from prefixvlm.task.retrieval import Retrieval
 from prefixvlm.task.vqa import Vqa
 from tests.evaluation.test_demonstrations import COLOURS, raw, shards  # noqa: F401
 from tests.training.test_module import data_of, module_of
@@ -25,12 +27,18 @@ def test_each_test_image_has_the_caption_of_the_training_image_of_the_largest_co
 def test_its_captions_are_scored_in_place_of_the_models():
     truth = ["a red square on the wall ."]
     predictions = [Prediction("captioning", key, key, "", "wrong", truth, 0.0) for key in ("a", "b")]
-    tasks = {"captioning": Captioning(), "vqa": Vqa()}
+    tasks = {"captioning": Captioning(), "vqa": Vqa(), "retrieval": Retrieval()}
     captions = {"a": truth[0], "b": "nothing like it"}
-    reports, nearest = nearest_trial(tasks, {"captioning": predictions, "vqa": []}, {}, captions)
+    reports, nearest = nearest_trial(tasks, {"captioning": predictions, "vqa": [], "retrieval": []}, {}, captions)
     assert [(p.prediction, p.correct) for p in nearest["captioning"]] == [(truth[0], 1), ("nothing like it", 0)]
     assert reports["captioning"]["scores"]["exact_match"] == 50
-    assert reports.keys() == {"captioning"}  # the nearest image has other questions
+    assert reports.keys() == {"captioning"}  # the nearest image has other questions, and no likelihoods
+
+
+def test_it_needs_a_task_with_captions(shards):  # noqa: F811
+    module = module_of(tasks={"vqa": Vqa()})
+    with pytest.raises(ValueError, match="no evaluated task captions images; set nearest=false"):
+        Evaluator(module, None, lambda **_: data_of(module, shards, ShardDataModule), [], nearest=True)
 
 
 def test_training_images_without_captions_are_an_error(tmp_path):

@@ -1,4 +1,4 @@
-"""Evaluate a trained module in several trials, beside its baselines: black images, and outputs of other images."""
+"""Evaluate a trained module in several trials, beside its baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from prefixvlm.encoder.clip import Clip
 from prefixvlm.evaluation.clip_scorer import ClipScorer
 from prefixvlm.evaluation.demonstrations import draw_demonstrations
 from prefixvlm.evaluation.module import EvaluationModule
-from prefixvlm.evaluation.nearest import nearest_captions, nearest_trial
+from prefixvlm.evaluation.nearest import captioning_tasks, nearest_captions, nearest_trial
 from prefixvlm.evaluation.notes import notes, scorable
 from prefixvlm.evaluation.scorers import extra_scorers
 from prefixvlm.evaluation.shuffled import shuffled_trial
@@ -30,10 +30,11 @@ Reports = tuple[dict[str, dict[str, Any]], dict[str, Sequence[Any]]]  # reports 
 class Evaluator:
     """Evaluates a module in one trial for each set of demonstrations.
 
-    What the baseline of shuffled outputs is: evaluation/shuffled.py.
+    The baselines are black images, the outputs of other images (shuffled.py), and captions of the nearest training
+    images (nearest.py).
     build_data: builds the data module with the given options changed. few_shots: few-shot options of each trial.
     clip: adds CLIPScore, and CLIP's own retrieval. java: adds METEOR and SPICE. scored: see TaskScoring.
-    nearest: adds the baseline of evaluation/nearest.py.
+    nearest: adds the last of these. Raises ValueError if it is true and no task has captions as outputs.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Evaluator:
     ) -> None:
         self.module, self.trainer, self.build_data, self.few_shots = module, trainer, build_data, few_shots
         self.java, self.scored = java, scored
-        self.nearest = nearest_captions(module.model.encoder, build_data()) if nearest and scored else None
         self.data = build_data()
         loader = self.data.test_dataloader()[0]
         self.tasks = scorable(module.tasks, loader.samples) if scored else dict(module.tasks)
+        if nearest and not captioning_tasks(self.tasks):
+            raise ValueError("nearest is true, but no evaluated task captions images; set nearest=false")
+        self.nearest = nearest_captions(module.model.encoder, self.data) if nearest and scored else None
         self.clip_scorer = ClipScorer(clip, lambda: loader.samples(images=True)) if clip else None
 
     def run(self, blind: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:

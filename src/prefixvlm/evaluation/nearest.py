@@ -14,6 +14,12 @@ from prefixvlm.evaluation.similarity import images_of, mean_features
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.interface import Scorer, Task
 from prefixvlm.task.results.prediction import Prediction
+from prefixvlm.task.retrieval import Retrieval
+
+
+def captioning_tasks(tasks: Mapping[str, Task]) -> list[str]:
+    """Return the names of the tasks whose outputs are captions. Retrieval reads captions, and gives likelihoods."""
+    return [name for name, task in tasks.items() if isinstance(task, Captioning) and not isinstance(task, Retrieval)]
 
 
 def nearest_captions(encoder: ImageEncoder, data: ShardDataModule) -> dict[str, str]:
@@ -56,10 +62,9 @@ def nearest_trial(
     """Return a report and predictions for each captioning task, with these captions in place of the model's."""
     reports: dict[str, dict[str, Any]] = {}
     nearest: dict[str, Sequence[Prediction]] = {}
-    for name, task in tasks.items():
-        if isinstance(task, Captioning):
-            nearest[name] = task.finalize(
-                [task.with_output(p, replace(p, prediction=captions[p.key], values=None)) for p in predictions[name]]
-            )
-            reports[name] = task.report(nearest[name], extra_scorers.get(name, ()))
+    for name in captioning_tasks(tasks):
+        outputs = [replace(p, prediction=captions[p.key], values=None) for p in predictions[name]]
+        pairs = zip(predictions[name], outputs, strict=True)
+        nearest[name] = tasks[name].finalize([tasks[name].with_output(p, output) for p, output in pairs])
+        reports[name] = tasks[name].report(nearest[name], extra_scorers.get(name, ()))
     return reports, nearest
