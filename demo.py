@@ -14,11 +14,15 @@ from prefixvlm.resumable_stages import read_json, run_stages, write_json
 
 OUT = Path("outputs/demo")
 SHARDS = "data/easy-vqa"
+TRAINING = [  # chosen on validation images
+    "data.batch_size=8", "task.vqa.questions_per_image=2", "task.vqa.prompt='{question}'", "optim.lr=3e-3",
+    "trainer.limit_train_batches=250",
+]  # fmt: skip
 STAGES = {
     "shards": [sys.executable, "-m", "prefixvlm.cli", "shards", "easy-vqa", "--out", SHARDS],
     "convert_lm": [sys.executable, "-m", "prefixvlm.cli", "convert-lm"],
     "pretrain_clip": [sys.executable, "train.py", "experiment=clip_pretrain", f"hydra.run.dir={OUT}/clip_pretrain"],
-    "train": [sys.executable, "train.py", "test=false", "trainer.limit_train_batches=84", f"hydra.run.dir={OUT}/train"],
+    "train": [sys.executable, "train.py", "test=false", *TRAINING, f"hydra.run.dir={OUT}/train"],
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/best.ckpt", f"out={OUT}", "limit=300"],
 }
 BOTH = re.compile(r"an? \w+ (?!shape$)\w+")  # captions with colour and shape, such as "a blue circle"

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from prefixvlm import plugins
+from prefixvlm.command_line.features import add_features
 from prefixvlm.config import compose_run, encoder_choice
-from prefixvlm.data.image import ImageDecoder
-from prefixvlm.data.shards.command import add_image_options, add_shards
+from prefixvlm.data.shards.command import add_shards
 from prefixvlm.errors import one_sentence
 from prefixvlm.export.command import add_export
 from prefixvlm.inference.command import add_predict
@@ -56,7 +56,7 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shards = commands.add_parser("shards", help="write the shards of a data set, or check a folder of them")
-    _add_features(add_shards(shards, with_plugins))
+    add_features(add_shards(shards, with_plugins))
 
     for name, add, text in (
         ("score", add_score, "score prediction files of any system, or compare two evaluations"),
@@ -87,22 +87,6 @@ def _parser(with_plugins: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_features(names: Any) -> None:
-    command = names.add_parser("features", help="encode the images or captions of a folder of shards once")
-    command.add_argument("--shards", type=Path, required=True, metavar="DIR", help="a folder of image shards")
-    command.add_argument(
-        "--encoder", nargs="+", required=True, metavar=("NAME", "KEY=VALUE"),
-        help="a choice of conf/encoder with overrides, as encoder.features=patch",
-    )  # fmt: skip
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the feature shards")
-    texts = "encode the captions in place of the images, a sample for each (CapDec)"
-    command.add_argument("--texts", action="store_true", help=texts)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (%(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a batch (%(default)s)")
-    add_image_options(command)
-    command.set_defaults(run=_features)
-
-
 def _add_import_clipcap(command: Any) -> None:
     command.add_argument("weights", type=Path, metavar="FILE", help="ClipCap's weights: a state dict, with its GPT-2")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder: lm/ and clipcap.ckpt")
@@ -116,30 +100,6 @@ def _add_import_clipcap(command: Any) -> None:
     command.add_argument("--tokenizer", default="gpt2", metavar="NAME", help="a local folder or a hub id (%(default)s)")
     command.add_argument("--num-heads", type=int, metavar="N", help="heads of GPT-2; default: its width / 64")
     command.set_defaults(run=_import_clipcap)
-
-
-def _features(arguments: argparse.Namespace) -> None:
-    node = encoder_choice(arguments.encoder[0], arguments.encoder[1:])
-    check("encoder", node, before_imports=True)
-    if arguments.batch_size < 1:
-        raise ValueError(f"batch_size is {arguments.batch_size}; set --batch-size to 1 or more")
-    if not any(arguments.shards.glob("*.tar")):
-        raise ValueError(f"--shards is {arguments.shards}, which is not a folder of image shards")
-
-    from prefixvlm.build import make
-    from prefixvlm.features.write import write_features
-
-    encoder = make("encoder", node)
-    options, texts = (arguments.batch_size, arguments.device), None
-    if arguments.texts:
-        from prefixvlm.features.encode_captions import caption_encoder_for
-
-        texts = caption_encoder_for(encoder, node, *options)
-    decoder = ImageDecoder(arguments.background, arguments.max_pixels)
-    manifest = write_features(encoder, node, arguments.shards, arguments.out, *options, texts, decoder)
-    for split in manifest.splits:
-        print(f"{arguments.out}: {manifest.num_samples(split)} {split} samples, each {encoder.num_features} x "
-              f"{encoder.feature_width} features")  # fmt: skip
 
 
 def _merge(arguments: argparse.Namespace) -> None:

@@ -110,12 +110,14 @@ def config_of(model_name: str) -> Any:
     return timm.get_pretrained_cfg(model_name) or PretrainedCfg()
 
 
-def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | None) -> nn.Module:
-    """Return the model without its classifier, in float32.
+def load_timm(
+    model_name: str, pretrained: bool | str | None, image_size: int | None, num_classes: int | None = 0
+) -> nn.Module:
+    """Return the model in float32, without its classifier unless num_classes is None.
 
     Weights are read as tensors, never as code. Raises ValueError if they cannot be loaded.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if isinstance(pretrained, str):
         options["pretrained_cfg_overlay"] = {"file": pretrained}
     # timm: only a model with a fixed input size, such as a ViT, has the argument img_size.
@@ -123,7 +125,7 @@ def load_timm(model_name: str, pretrained: bool | str | None, image_size: int | 
         options["img_size"] = image_size
     try:
         with strict_state_dict():
-            return timm.create_model(model_name, pretrained=bool(pretrained), num_classes=0, **options)
+            return timm.create_model(model_name, pretrained=bool(pretrained), **options)
     except LOAD_ERRORS as error:
         if not pretrained:
             raise ValueError(

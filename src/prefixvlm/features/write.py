@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from prefixvlm.data.shards.tar_writer import ShardJob, write_tar
 from prefixvlm.data.shards.write import existing_manifest, make_shards
 from prefixvlm.encoder.cached import IDENTITY, local_shards, read_identity, write_identity
 from prefixvlm.encoder.interface import Identity, ImageEncoder
-from prefixvlm.features.encode_images import EncodedShard, ImageShardEncoder, Samples, device_of
+from prefixvlm.features.encode_images import EncodedShard, Features, ImageShardEncoder, Samples, device_of
 from prefixvlm.model.trained_state import fingerprint
 
 
@@ -57,12 +57,28 @@ def write_features(
                 path, sidecar = staged.shards / shard.name, staged.done / f"{shard.name}.json"
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
+    total = sum(map(images.num_samples, images.splits))
+    return make_features(expected, out, jobs, identity, encode.black(), total)
+
+
+def make_features(
+    expected: Manifest,
+    out: Path,
+    jobs: Callable[[StagingFolder], Iterable[ShardJob]],
+    identity: Identity,
+    black: Features,
+    total: int,
+) -> Manifest:
+    """Write the shards of the jobs to `out` with the identity of their encoder; see make_shards.
+
+    black: features of a black image.
+    """
     if existing := existing_manifest(out, expected, "features", IDENTITY):
         return _with_images(existing, expected.images, out)
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")
-    manifest = make_shards(expected, staging, jobs, write_tar, 1, sum(map(images.num_samples, images.splits)))
-    write_identity(staging, identity, encode.black())
+    manifest = make_shards(expected, staging, jobs, write_tar, 1, total)
+    write_identity(staging, identity, black)
     staging.rename(out)
     return manifest
 
