@@ -36,7 +36,7 @@ STAGES = {
     "photographs": [*CLI, "shards", "table", "--table", f"{OUT}/photos.csv", "--images", f"{OUT}/photos",
                     "--out", f"{OUT}/shards"],
     "class_names": [*CLI, "shards", "features", "--class-names", "--encoder", "efficientnet_lite0",
-                    "--out", f"{OUT}/class-names"],
+                    "encoder.features=classes", "--out", f"{OUT}/class-names"],
     "convert_lm": [*CLI, "convert-lm"],
     "train": [sys.executable, "train.py", "experiment=class_names", f"data.shards={OUT}/class-names",
               f"hydra.run.dir={OUT}/train"],

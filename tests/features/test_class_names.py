@@ -1,4 +1,4 @@
-"""A classifier's rows as features: the right row with the right name, and near to photographs of the class."""
+"""Classes as features: each with its name, and photographs of it have features like it."""
 
 import io
 import json
@@ -8,19 +8,19 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.layers import BatchNormAct2d
 
 from prefixvlm.build import make
 from prefixvlm.config import encoder_choice
 from prefixvlm.data.shards.manifest import read_manifest
 from prefixvlm.data.shards.read import read_shard
 from prefixvlm.encoder import packaged
-from prefixvlm.encoder.classifier import classifier_of, mean_after
-from prefixvlm.features.class_names import captions, write_class_names
+from prefixvlm.encoder.timm import TimmEncoder
+from prefixvlm.features.class_names import caption_of, write_class_names
 from tests.encoder.test_packaged import needs_packages
 from tests.test_end_to_end import run, tiny_gpt2
 
 pytestmark = needs_packages
+CLASSES = "encoder.features=classes"
 
 
 def features_of(folder, split="train"):
@@ -31,74 +31,62 @@ def features_of(folder, split="train"):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    node = encoder_choice("efficientnet_lite0", [])
+    node = encoder_choice("efficientnet_lite0", [CLASSES])
     encoder = make("encoder", node)
     folder = tmp_path_factory.mktemp("classes") / "names"
     return encoder, node, folder, write_class_names(encoder, node, folder)
 
 
-def test_each_class_has_its_row_and_its_names(written, capsys):
+def test_each_class_has_its_name_and_is_the_likeliest_of_its_features(written, capsys):
     encoder, node, folder, manifest = written
     assert manifest == read_manifest(folder)
     assert {split: manifest.num_samples(split) for split in manifest.splits} == {"train": 1000, "val": 100}
-    rows, names = features_of(folder)
-    # Another way to the same weights: timm's own model, with its classifier.
-    overlay = {"file": str(packaged.packaged_weights("tf_efficientnet_lite0"))}
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=True, pretrained_cfg_overlay=overlay)
-    expected = model.classifier.weight.detach()
-    mean = classifier_of("tf_efficientnet_lite0", "package").mean
-    expected = mean + mean.norm() * expected / expected.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(rows, expected, atol=2e-3, rtol=0)  # float16
-    assert names[281] == ["a tabby", "a tabby cat"]  # ImageNet's published number of the class
+    features, names = features_of(folder)
+    assert features.shape == (1000, 1000)
+    torch.testing.assert_close(features.sum(1), torch.ones(1000), atol=0.01, rtol=0)  # probabilities in float16
+    assert features.argmax(1).equal(torch.arange(1000))
+    assert 0.3 < features.amax(1).mean() < 0.9
+    assert names[281] == ["a tabby"]  # ImageNet's published number of the class
     assert names[967] == ["an espresso"]
-    val_rows, val_names = features_of(folder, "val")
-    assert torch.equal(val_rows, rows[::10])
+    # A dog is more like another dog than like a cup.
+    assert features[207, 208] > features[207, 968]  # golden retriever, Labrador retriever, cup
+    val_features, val_names = features_of(folder, "val")
+    assert torch.equal(val_features, features[::10])
     assert val_names == names[::10]
     write_class_names(encoder, node, folder)
     assert "nothing to do" in capsys.readouterr().out
 
 
 @torch.no_grad()
-def test_a_photograph_is_nearest_to_the_row_of_what_is_on_it(written):
+def test_features_of_photographs_are_the_probabilities_of_timms_own_model(written):
     encoder, _, folder, _ = written
-    rows, names = features_of(folder)
-    mean = classifier_of("tf_efficientnet_lite0", "package").mean
+    _, names = features_of(folder)
+    overlay = {"file": str(packaged.packaged_weights("tf_efficientnet_lite0"))}
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=True, pretrained_cfg_overlay=overlay).eval()
     samples = packaged.package_folder("skimage") / "data"
     for photo, accepted in {"chelsea.png": ("a tabby", "a tiger cat"), "coffee.png": ("an espresso",)}.items():
-        image = encoder(encoder.transform(Image.open(samples / photo))[None])[0, 0]
-        assert set(names[int(torch.cosine_similarity(rows - mean, image - mean).argmax())]) & set(accepted)
-
-
-@torch.no_grad()
-def test_the_mean_after_a_batch_norm_is_that_of_many_inputs():
-    torch.manual_seed(0)
-    norm = BatchNormAct2d(5, act_layer=torch.nn.ReLU6).train()
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias, std=2)
-    inputs = 3 + 7 * torch.randn(64, 5, 40, 40)  # whose mean and deviation the batch norm removes
-    torch.testing.assert_close(mean_after(norm), norm(inputs).mean((0, 2, 3)), atol=0.01, rtol=0)
+        pixels = encoder.transform(Image.open(samples / photo))[None]
+        found = encoder(pixels)[0, 0]
+        torch.testing.assert_close(found, model(pixels)[0].softmax(0))
+        assert set(names[int(found.argmax())]) & set(accepted)
 
 
 def test_captions_have_their_article():
-    assert captions("tench, Tinca tinca") == ["a tench", "a Tinca tinca"]
-    assert captions("American egret, Egretta albus") == ["an American egret", "an Egretta albus"]
+    assert caption_of("tench, Tinca tinca") == "a tench"
+    assert caption_of("American egret, Egretta albus") == "an American egret"
 
 
-@pytest.mark.parametrize(
-    ("choice", "changes"),
-    [("efficientnet_lite0", ["encoder.normalize=true"]), ("efficientnet_lite0", ["encoder.features=patch"])],
-)
-def test_features_that_no_row_compares_with_are_refused(choice, changes, tmp_path):
-    node = encoder_choice(choice, changes)
-    with pytest.raises(ValueError, match=r"set --encoder to one of these and encoder\.features=pooled"):
+def test_features_that_are_no_classes_are_refused(tmp_path):
+    node = encoder_choice("efficientnet_lite0", [])
+    with pytest.raises(ValueError, match=r"and encoder\.features=classes"):
         write_class_names(make("encoder", node), node, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 
-def test_a_random_classifier_is_refused(tmp_path):
-    node = encoder_choice("efficientnet_lite0", ["encoder.pretrained=random"])
-    with pytest.raises(ValueError, match="no class has a meaning"):
-        write_class_names(make("encoder", node), node, tmp_path / "out")
+@pytest.mark.parametrize("options", [{"pretrained": "random"}, {"trained": True}])
+def test_classes_of_random_or_changing_weights_are_refused(options):
+    with pytest.raises(ValueError, match=r"encoder\.features is classes, which only frozen and pretrained"):
+        TimmEncoder("tf_efficientnet_lite0", features="classes", **options)
 
 
 def test_the_command_and_a_run_on_its_features(written, tmp_path):

@@ -26,7 +26,7 @@ class TimmEncoder(PretrainedEncoder):
         weights file, "random" for a frozen control, or None to train from scratch.
     features: "pooled" is the input of the model's classifier: an average for most models, the class token or the
         attention pool of a ViT, the second hidden layer of 4096 of VGG. Patches do not include class and register
-        tokens.
+        tokens. "classes" are the probabilities of the model's own classifier.
     layer: a block of a ViT, or a stage of another model; 0 is the stem of a ResNet.
     """
 
@@ -44,7 +44,11 @@ class TimmEncoder(PretrainedEncoder):
         pixel_shuffle: Positive = 1,
         exact_pixels: bool = True,
     ) -> None:
+        self.classes = features == "classes"  # a module has no children yet, so this may come before its constructor
+        features = "pooled" if self.classes else features
         super().__init__(features, layer, normalize, trained, dtype, image_size, average_pooling, pixel_shuffle)
+        if self.classes and (trained or pretrained == RANDOM):
+            raise ValueError("encoder.features is classes, which only frozen and pretrained weights have: set pooled")
         check_random(pretrained, trained)
         check_name(model_name)
         empty = pretrained == RANDOM or on_meta()
@@ -53,7 +57,7 @@ class TimmEncoder(PretrainedEncoder):
                 pretrained = str(packaged_weights(model_name))
             check_pretrained(model_name, pretrained, trained)
         with fixed_random_weights(pretrained):
-            self.visual = load_timm(model_name, None if empty else pretrained, image_size)
+            self.visual = load_timm(model_name, None if empty else pretrained, image_size, self.classes)
         if not self.pooled and not hasattr(self.visual, "forward_intermediates"):
             raise ValueError(f"encoder.features is patch, but timm gives none of {model_name}: set pooled")
         config = timm.data.resolve_model_data_config(self.visual, {"img_size": image_size})
@@ -64,7 +68,7 @@ class TimmEncoder(PretrainedEncoder):
         features = self.visual(pixel_values)
         if features.ndim != 2:
             raise ValueError("encoder.features is pooled, but this model does not pool: set encoder.features=patch")
-        return features
+        return features.softmax(-1) if self.classes else features
 
     def _maps(self, pixel_values: Tensor) -> list[Tensor]:
         options: dict[str, Any] = {"stop_early": True, "intermediates_only": True}
@@ -111,13 +115,13 @@ def config_of(model_name: str) -> Any:
 
 
 def load_timm(
-    model_name: str, pretrained: bool | str | None, image_size: int | None, num_classes: int | None = 0
+    model_name: str, pretrained: bool | str | None, image_size: int | None, classifier: bool = False
 ) -> nn.Module:
-    """Return the model in float32, without its classifier unless num_classes is None.
+    """Return the model in float32, with or without its classifier.
 
     Weights are read as tensors, never as code. Raises ValueError if they cannot be loaded.
     """
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = {} if classifier else {"num_classes": 0}
     if isinstance(pretrained, str):
         options["pretrained_cfg_overlay"] = {"file": pretrained}
     # timm: only a model with a fixed input size, such as a ViT, has the argument img_size.
