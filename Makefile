@@ -6,7 +6,7 @@ BENCHMARKS := coco nocaps flickr30k vqav2 okvqa gqa vizwiz easy-vqa fast-binding
 SWEEPS := mappers prefix-length encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz soak check bench mutants reproduce-frozen-small reproduce-fast-binding $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
+.PHONY: help install demo demo-photos test fuzz soak check bench mutants reproduce-frozen-small reproduce-fast-binding $(SWEEPS:%=sweep-%) clean $(BENCHMARKS:%=eval-%)
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -23,6 +23,9 @@ install: .venv/.installed ## everything into .venv (about 3 minutes, 6 GB)
 
 demo: install ## pretrain a tiny CLIP, train a mapper to SmolLM2, evaluate; ends with a table and report.html
 	HF_HUB_OFFLINE=1 $(BIN)/python demo.py
+
+demo-photos: install ## captions of photographs by a mapper that was trained on the names of ImageNet's classes alone
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/demo_photos.py
 
 reproduce-frozen-small: install ## Frozen's experiment in small: 3 models x 3 seeds, 0, 1 and 4 shots; ARGS='--seeds 0'
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/frozen_small.py $(ARGS)

@@ -4,9 +4,17 @@ import importlib.util
 import json
 from pathlib import Path
 
+from prefixvlm.config import compose_run
+
 SPEC = importlib.util.spec_from_file_location("demo", Path(__file__).parents[1] / "demo.py")
 demo = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(demo)
+
+
+def test_the_training_composes():
+    cfg = compose_run(demo.STAGES["train"][2:])
+    assert cfg.task.vqa.prompt == "{question}"
+    assert (cfg.data.batch_size, cfg.task.vqa.questions_per_image, cfg.trainer.limit_train_batches) == (8, 2, 250)
 
 
 def caption(reference, prediction, blind):
