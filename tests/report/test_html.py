@@ -260,5 +260,5 @@ def test_differences_to_the_baselines_are_shown_with_interval_and_p(result: Any)
     tested = {"exact_match": {"difference": -5.5, "interval": [-9.0, -2.0], "p_value": 0.0004}}
     result["tasks"]["captioning"] |= {"shuffled": {"exact_match": 80.5}, "differences": {"shuffled": tested}}
     words = words_of(html.render(result, [], [], [], {}), "scores")
-    assert "75.00 60.00 … 88.00 80.50 \u22125.50 80.50 \u22125.50 \u22129.00 … \u22122.00, p <0.001 40" in words
+    assert "75.00 60.00 … 88.00 80.50 \u22125.50 80.50 \u22125.50 , p <0.001 \u22129.00 … \u22122.00 40" in words
     assert "Shuffled are the model's own outputs" in words
