@@ -1,7 +1,7 @@
 """Captions of photographs by a model that was trained without one: `make demo-photos`.
 
-A mapper learns from the rows of an ImageNet classifier and the names of its classes, and then captions scikit-image's
-sample photographs. A finished stage is not run again; delete outputs/demo_photos to start over.
+A mapper learns the names of the classes of an ImageNet classifier, and then captions scikit-image's sample photographs.
+A finished stage is not run again; delete outputs/demo_photos to start over.
 """
 
 import csv

@@ -76,8 +76,9 @@ def test_captions_have_their_article():
     assert caption_of("American egret, Egretta albus") == "an American egret"
 
 
-def test_features_that_are_no_classes_are_refused(tmp_path):
-    node = encoder_choice("efficientnet_lite0", [])
+@pytest.mark.parametrize("changes", [[], [CLASSES, "encoder.normalize=true"]])
+def test_features_that_are_no_probabilities_are_refused(changes, tmp_path):
+    node = encoder_choice("efficientnet_lite0", changes)
     with pytest.raises(ValueError, match=r"and encoder\.features=classes"):
         write_class_names(make("encoder", node), node, tmp_path / "out")
     assert not any(tmp_path.iterdir())

@@ -17,7 +17,7 @@ def add_features(names: Any) -> None:
     source.add_argument("--shards", type=Path, metavar="DIR", help="a folder of image shards")
     source.add_argument(
         "--class-names", action="store_true",
-        help="no images: the rows of the encoder's classifier, with the names of the classes as captions",
+        help="no images: the classes of the encoder's classifier, with their names as captions",
     )  # fmt: skip
     command.add_argument(
         "--encoder", nargs="+", required=True, metavar=("NAME", "KEY=VALUE"),

@@ -31,7 +31,7 @@ def write_class_names(encoder: ImageEncoder, node: dict[str, Any], out: Path) ->
     known: its loss shows how well the names are learned, and not how well images are captioned.
     node: the encoder's configuration. Raises ValueError unless the encoder gives the probabilities of known classes.
     """
-    if not isinstance(encoder, TimmEncoder) or not encoder.classes:
+    if not isinstance(encoder, TimmEncoder) or not encoder.classes or encoder.normalize:
         raise ValueError(
             "--class-names needs the probabilities of an encoder's classes; set --encoder to one of timm's, as "
             "efficientnet_lite0, and encoder.features=classes"
