@@ -35,11 +35,11 @@ CLI = [sys.executable, "-m", "prefixvlm.cli"]
 STAGES = {
     "photographs": [*CLI, "shards", "table", "--table", f"{OUT}/photos.csv", "--images", f"{OUT}/photos",
                     "--out", f"{OUT}/shards"],
-    "class_names": [*CLI, "shards", "features", "--class-names", "--encoder", "efficientnet_lite0",
-                    "encoder.features=classes", "--out", f"{OUT}/class-names"],
+    "class_names": [*CLI, "shards", "features", "--class-names", "--encoder",
+                    "efficientnet_lite0_classes", "--out", f"{OUT}/class-names"],
     "convert_lm": [*CLI, "convert-lm"],
-    "train": [sys.executable, "train.py", "experiment=class_names", f"data.shards={OUT}/class-names",
-              f"hydra.run.dir={OUT}/train"],
+    "train": [sys.executable, "train.py", "experiment=class_names", "encoder=cached",
+              f"data.shards={OUT}/class-names", f"hydra.run.dir={OUT}/train"],
     "evaluate": [sys.executable, "eval.py", f"ckpt={OUT}/train/checkpoints/last.ckpt", f"shards={OUT}/shards",
                  f"out={OUT}"],
 }  # fmt: skip

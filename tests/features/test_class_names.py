@@ -31,7 +31,7 @@ def features_of(folder, split="train"):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    node = encoder_choice("efficientnet_lite0", [CLASSES])
+    node = encoder_choice("efficientnet_lite0_classes", [])
     encoder = make("encoder", node)
     folder = tmp_path_factory.mktemp("classes") / "names"
     return encoder, node, folder, write_class_names(encoder, node, folder)
@@ -96,7 +96,7 @@ def test_the_command_and_a_run_on_its_features(written, tmp_path):
     assert "give one of the two" in run("-m", "prefixvlm.cli", "shards", *wrong, code=2).stderr
     small = ["lm=gpt2", f"lm.name={tiny_gpt2(tmp_path / 'lm')}", "lm.dtype=float32", "data.limit_val_predictions=2"]
     short = ["trainer.max_steps=2", "logger=csv", f"hydra.run.dir={tmp_path / 'run'}"]
-    run("train.py", "experiment=class_names", f"data.shards={folder}", *small, *short)
+    run("train.py", "experiment=class_names", "encoder=cached", f"data.shards={folder}", *small, *short)
     photo = packaged.package_folder("skimage") / "data" / "chelsea.png"
     said = run("-m", "prefixvlm.cli", "predict", str(photo), "--ckpt", str(tmp_path / "run/checkpoints/last.ckpt"))
     assert said.stdout.strip()

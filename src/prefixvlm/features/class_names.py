@@ -33,8 +33,8 @@ def write_class_names(encoder: ImageEncoder, node: dict[str, Any], out: Path) ->
     """
     if not isinstance(encoder, TimmEncoder) or not encoder.classes or encoder.normalize:
         raise ValueError(
-            "--class-names needs the probabilities of an encoder's classes; set --encoder to one of timm's, as "
-            "efficientnet_lite0, and encoder.features=classes"
+            "--class-names needs the probabilities of classes; set --encoder to efficientnet_lite0_classes, "
+            "or to another of timm's and encoder.features=classes"
         )
     samples = class_samples(encoder)
     splits = {"train": samples, "val": samples[::VAL_STEP]}
@@ -46,7 +46,7 @@ def write_class_names(encoder: ImageEncoder, node: dict[str, Any], out: Path) ->
             path, sidecar = staged.shards / f"{split}-000000.tar", staged.done / f"{split}-000000.tar.json"
             yield ShardJob(split, path, sidecar, each, ReencodeOptions(), fingerprint(each), False)
 
-    black = ImageShardEncoder(encoder, 1).black()
+    black = ImageShardEncoder(encoder, 1).black
     return make_features(expected, out, jobs, identify(encoder, node), black, sum(map(len, splits.values())))
 
 

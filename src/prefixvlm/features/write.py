@@ -58,7 +58,7 @@ def write_features(
                 yield ShardJob(split, path, sidecar, encoded, ReencodeOptions(), _digest(mark, shard.sha256), False)
 
     total = sum(map(images.num_samples, images.splits))
-    return make_features(expected, out, jobs, identity, encode.black(), total)
+    return make_features(expected, out, jobs, identity, encode.black, total)
 
 
 def make_features(
@@ -66,19 +66,19 @@ def make_features(
     out: Path,
     jobs: Callable[[StagingFolder], Iterable[ShardJob]],
     identity: Identity,
-    black: Features,
+    black: Callable[[], Features],
     total: int,
 ) -> Manifest:
     """Write the shards of the jobs to `out` with the identity of their encoder; see make_shards.
 
-    black: features of a black image.
+    black: computes the features of a black image.
     """
     if existing := existing_manifest(out, expected, "features", IDENTITY):
         return _with_images(existing, expected.images, out)
     # Not in `out`: shards without the identity of their encoder would be taken for images.
     staging = out.with_name(f".{out.name}.features")
     manifest = make_shards(expected, staging, jobs, write_tar, 1, total)
-    write_identity(staging, identity, black)
+    write_identity(staging, identity, black())
     staging.rename(out)
     return manifest
 
