@@ -62,6 +62,7 @@ def main() -> None:
                     if options.checkpoint is None:
                         write_json(path, results)
     print_table(results, options)
+    print_leads(results, options.seeds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -164,6 +165,19 @@ def print_table(results: dict[str, Results], options: argparse.Namespace) -> Non
                 cells = [spread([run[score] for run in runs]) for score in ("ranking", "calibrated")]
                 each = ", ".join(f"{statistics.fmean(run['calibrated']):.1f}" for run in runs)
                 print(f"| {condition} | {shown} | {cells[0]} | {cells[1]} | {each} |")
+
+
+def print_leads(results: dict[str, Results], seeds: Sequence[int]) -> None:
+    """Print what images lead by, calibrated and shown 3 times: episode by episode, with its interval."""
+    for other in ("black", "untrained"):
+        pairs = [[results.get(f"{condition} x3 seed {seed}") for condition in ("images", other)] for seed in seeds]
+        leads = [
+            [one - two for one, two in zip(images["calibrated"], others["calibrated"], strict=True)]
+            for images, others in pairs
+            if images and others
+        ]
+        if leads:
+            print(f"images x3, calibrated, over {other}: {spread(leads)}")
 
 
 def spread(runs: Sequence[Sequence[float]]) -> str:

@@ -51,3 +51,15 @@ def test_the_table_has_means_over_seeds_and_intervals_over_episodes(example, cap
     }
     example["print_table"](results, options)
     assert "| images | 3 | 50.0 (0.0 to 100.0) | 50.0 (50.0 to 50.0) | 0.0, 100.0 |" in capsys.readouterr().out
+
+
+def test_leads_are_paired_by_episode_and_averaged_over_seeds(example, capsys):
+    values = {"images": [[100.0, 100.0, 0.0], [100.0, 0.0, 0.0]], "black": [[0.0, 100.0, 0.0], [0.0, 0.0, 0.0]]}
+    results = {
+        f"{condition} x3 seed {seed}": {"calibrated": values[condition][seed]}
+        for condition in values
+        for seed in (0, 1)
+    }
+    example["print_leads"](results, [0, 1])
+    # Of the first episode 100 with both seeds, of the others 0.
+    assert capsys.readouterr().out.splitlines() == ["images x3, calibrated, over black: 33.3 (0.0 to 100.0)"]
