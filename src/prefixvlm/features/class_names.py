@@ -34,7 +34,7 @@ def write_class_names(encoder: ImageEncoder, node: dict[str, Any], out: Path) ->
     if not isinstance(encoder, TimmEncoder) or not encoder.classes or encoder.normalize:
         raise ValueError(
             "--class-names needs the probabilities of classes; set --encoder to efficientnet_lite0_classes, "
-            "or to another of timm's and encoder.features=classes"
+            "or to another of timm's and encoder.features=classes encoder.normalize=false"
         )
     samples = class_samples(encoder)
     splits = {"train": samples, "val": samples[::VAL_STEP]}
