@@ -20,7 +20,7 @@ from prefixvlm.features.encode_images import ImageShardEncoder
 from prefixvlm.features.write import identify, make_features
 
 LICENCE = "that of the encoder's weights; the names are WordNet's"
-LOGIT = 8.0  # of the class itself: of 1000 classes it is then about as likely as that of a clear photograph
+LOGIT = 8.0  # of the class itself, whose probability among EfficientNet-Lite0's 1000 classes is then 0.74 on average
 VAL_STEP = 10  # a tenth of the classes is the val split
 
 
