@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "metrics": {"batch"},
     "tune": {"lm"},
     "model": {"batch", "encoder", "mapper", "lm"},
-    "task": {"batch", "data", "lm", "metrics", "model"},
+    "task": {"batch", "data", "encoder", "lm", "metrics", "model"},
     "provenance": set(),
     "report": {"data", "metrics"},
     "distributed": {"errors", "task"},

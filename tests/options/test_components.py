@@ -21,6 +21,7 @@ OURS = {
     "contrastive.Contrastive detection.Detection dialogue.Dialogue fast_binding.FastBinding grounding.Grounding "
     "regression.Regression retrieval.Retrieval tagging.Tagging vqa.Vqa",
     "task.*.metrics.*": "caption_scores.CocoCaptionMetrics caption_scores.Diversity",
+    "task.*.consensus": "consensus.Consensus",
     "module": "contrastive.ContrastiveModule module.PrefixModule",
     "optim": "optim.Optim",
     "data": "datamodule.ShardDataModule",

@@ -1,11 +1,13 @@
 """Choose the demonstrations of a few-shot evaluation from the training split, at random or by image similarity."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
 from prefixvlm.data.loading.demonstration_pool import DemonstrationPool
-from prefixvlm.data.sample import BLACK_IMAGE
-from prefixvlm.evaluation.similarity import images_of, mean_features
+from prefixvlm.data.sample import BLACK_IMAGE, Sample
+from prefixvlm.encoder.mean_features import mean_features
 from prefixvlm.task.rows.few_shot import NUM_SPARE, Demonstrations, FewShot
 
 
@@ -36,3 +38,10 @@ def draw_demonstrations(module: Any, data: ShardDataModule, few_shot: FewShot) -
     num_candidates = min(len(pool), NUM_SPARE * few_shot.shots + NUM_SPARE)
     order = (test_features @ pool_features.T).topk(num_candidates).indices.tolist()
     return Demonstrations(few_shot, pool, dict(zip(keys, order, strict=True)))
+
+
+def images_of(samples: Iterable[Sample], keys: list[str]) -> Iterator[ImageOrFeatures]:
+    """Yield the images of samples, and append their keys."""
+    for sample in samples:
+        keys.append(sample.key)
+        yield sample.image

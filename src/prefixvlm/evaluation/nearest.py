@@ -1,18 +1,17 @@
 """The baseline of captions without a language model: the caption of the training image that is most alike."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.sample import decode
-from prefixvlm.data.shards.read import count_samples, read_shard
+from prefixvlm.data.shards.read import count_samples
 from prefixvlm.encoder.interface import ImageEncoder
-from prefixvlm.evaluation.similarity import images_of, mean_features
+from prefixvlm.encoder.mean_features import mean_features
+from prefixvlm.evaluation.demonstrations import images_of
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.interface import Scorer, Task
+from prefixvlm.task.results.consensus import captioned_images
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.retrieval import Retrieval
 
@@ -28,29 +27,18 @@ def nearest_captions(encoder: ImageEncoder, data: ShardDataModule) -> dict[str, 
     Raises ValueError if no training image has a caption.
     """
     shards = data.paths("train")
-    captions: list[str] = []
-    pool = mean_features(
-        encoder, _captioned(shards, data, captions), sum(map(count_samples, shards)), "encoding training images"
-    )
+    captions = list[tuple[str, ...]]()
+    images = captioned_images(shards, data.decoder, captions)
+    pool = mean_features(encoder, images, sum(map(count_samples, shards)), "encoding training images")
+    if not captions:
+        raise ValueError("nearest is true, but no training image has a caption; set nearest=false")
     loader = data.test_dataloader()[0]  # its samples are the same for every task
     keys: list[str] = []
     test = images_of(loader.samples(images=True), keys)
     features = mean_features(encoder, test, loader.num_samples, "encoding test images")
     # Rows at a time: all cosines of 40,000 by 80,000 images would take gigabytes.
     found = [int(number) for rows in features.split(1024) for number in (rows @ pool.T).argmax(1)]
-    return {key: captions[number] for key, number in zip(keys, found, strict=True)}
-
-
-def _captioned(shards: Sequence[Path], data: ShardDataModule, captions: list[str]) -> Iterator[ImageOrFeatures]:
-    """Yield the training images that have a caption, and append the first one of each."""
-    for path in shards:
-        for key, members in read_shard(path):
-            sample = decode(key, members, path.name, decoder=data.decoder)
-            if sample.captions:
-                captions.append(sample.captions[0])
-                yield sample.image
-    if not captions:
-        raise ValueError("nearest is true, but no training image has a caption; set nearest=false")
+    return {key: captions[number][0] for key, number in zip(keys, found, strict=True)}
 
 
 def nearest_trial(

@@ -56,7 +56,18 @@ def generate_ids(model: PrefixLM, batch: Batch, options: Mapping[str, Any]) -> l
 
 def generate(model: PrefixLM, batch: Batch, options: Mapping[str, Any]) -> list[str]:
     """Return the generated text of each of the S rows of the batch."""
-    texts = model.lm.tokenizer.batch_decode(generate_ids(model, batch, options), skip_special_tokens=True)
+    return _texts(model, generate_ids(model, batch, options), options)
+
+
+def generate_beams(model: PrefixLM, batch: Batch, options: Mapping[str, Any]) -> list[list[str]]:
+    """Return the texts of all beams of each row, the likeliest first; the one text of a method without beams."""
+    if options["method"] != "beam":
+        return [[text] for text in generate(model, batch, options)]
+    return [_texts(model, ids, options) for ids in decoding.beams(model, batch, **_keywords(options))]
+
+
+def _texts(model: PrefixLM, ids: list[list[int]], options: Mapping[str, Any]) -> list[str]:
+    texts = model.lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [truncate_at_stop(text.strip(), options["stop"]) for text in texts]
 
 

@@ -39,6 +39,7 @@ AXES = {  # * is a name that the user chooses
     "tune.*": Axis("prefixvlm.tune.interface.Tuning", ("prefixvlm.tune",)),
     "task.*": Axis("prefixvlm.task.interface.Task", ("prefixvlm.task",)),
     "task.*.metrics.*": Axis("prefixvlm.metrics.captions.interface.CaptionMetric", ("prefixvlm.metrics.captions",)),
+    "task.*.consensus": Axis("prefixvlm.task.results.consensus.Consensus", ("prefixvlm.task.results",)),
     "module": Axis(f"{LIGHTNING}.LightningModule", ("prefixvlm.training",)),
     "optim": Axis("prefixvlm.training.optim.Optim", ("prefixvlm.training",)),
     "optim.optimizer": Axis("torch.optim.Optimizer", exported=("torch.optim",), partial=True),

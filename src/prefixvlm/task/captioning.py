@@ -3,17 +3,21 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-from prefixvlm.batch import Row
+from prefixvlm.batch import Batch, Row
 from prefixvlm.data.sample import Sample
+from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.metrics.captions.caption_scores import CocoCaptionMetrics, Diversity, caption_variant
 from prefixvlm.metrics.captions.interface import CaptionMetric
 from prefixvlm.metrics.captions.words import PTB, Words, words_of
 from prefixvlm.metrics.exact_match import exact_match, normalise
 from prefixvlm.metrics.score_kind import PERCENT, ScoreKind
+from prefixvlm.model.generation import generate_beams
+from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.options.ranges import Positive
 from prefixvlm.task.interface import Task
+from prefixvlm.task.results.consensus import Consensus
 from prefixvlm.task.results.prediction import (
     Prediction,
     Score,
@@ -31,6 +35,7 @@ class Captioning(Task):
 
     captions_per_image: number of captions of an image that a training step uses, drawn at random.
     metrics: caption metrics besides the official ones, under any names.
+    consensus: chooses among the beams of decoding.method=beam; None for the likeliest one.
     """
 
     name = "captioning"
@@ -43,15 +48,34 @@ class Captioning(Task):
         captions_per_image: Positive = 1,
         metrics: Mapping[str, CaptionMetric] | None = None,
         decoding: dict[str, Any] | None = None,
+        consensus: Consensus | None = None,
     ) -> None:
         super().__init__(decoding)
-        self.prompt = prompt
+        if consensus and self.decoding["method"] != "beam":
+            raise ValueError(
+                f"task.captioning.consensus chooses among beams, but decoding.method is {self.decoding['method']}; "
+                "set task.captioning.decoding.method=beam, or task.captioning.consensus=null"
+            )
+        self.prompt, self.consensus = prompt, consensus
         self.captions_per_image = captions_per_image
         self.metrics = [COCO, Diversity(), *(metrics or {}).values()]
         self.variant = "; ".join([type(self).variant, *(each.variant for each in (metrics or {}).values())])
         self.score_kinds: Mapping[str, ScoreKind] = {self.main_score: PERCENT}
         for metric in self.metrics:
             self.score_kinds |= metric.score_kinds
+
+    def check(self, lm: LanguageModel, max_target_length: int | None) -> None:
+        """Raise ValueError also if the shards of the consensus are missing, which would show only after an epoch."""
+        super().check(lm, max_target_length)
+        if self.consensus:
+            self.consensus.paths()
+
+    def with_decoding(self, **changes: Any) -> Self:
+        """Return a copy as Task does. A stated method is used as it is, without the consensus."""
+        task = super().with_decoding(**changes)
+        if "method" in changes:
+            task.consensus = None
+        return task
 
     def training_rows(self, sample: Sample, rng: random.Random) -> list[Row]:
         self.check_references(sample)
@@ -69,6 +93,11 @@ class Captioning(Task):
             raise ValueError(
                 f"sample {sample.key!r} has no caption, which task captioning needs; set task=vqa or submission=FILE"
             )
+
+    def generate(self, model: PrefixLM, batch: Batch) -> list[str]:
+        if self.consensus is None:
+            return super().generate(model, batch)
+        return self.consensus.choose(model, batch, generate_beams(model, batch, self.decoding))
 
     def correct(self, prediction: str, references: Sequence[str]) -> float:
         return exact_match([prediction], [references]) / 100
@@ -94,6 +123,8 @@ class Captioning(Task):
         The variant names the compared units, which are words or characters.
         """
         report = super().report(predictions, *args)
+        if self.consensus:
+            report["decoding"] = self.decoding | {"consensus": {"ridge": self.consensus.ridge}}
         report["item_score"] = "cider" if next(iter(report["scores"]), "") == "cider" else None
         compared = caption_variant(_words(predictions))  # depends on the language, which only the references show
         return report | {"variant": report["variant"].replace(caption_variant(PTB), compared)}

@@ -106,12 +106,12 @@ class CiderD:
         self._idf = [math.log(frequencies.num_images / max(count, 1)) for count in range(largest + 1)]
 
     def __call__(self, prediction: NGrams, truths: Sequence[NGrams]) -> float:
-        weights = self._weights(prediction)
-        norms = _norms(weights)
+        weights = self.weights(prediction)
+        norms = norms_of(weights)
         # The factor of 10 is the paper's, so that CIDEr-D is of the size of the other metrics.
         return 10.0 * sum(self._similarity(prediction, weights, norms, truth) for truth in truths) / len(truths)
 
-    def _weights(self, caption: NGrams) -> dict[NGram, float]:
+    def weights(self, caption: NGrams) -> dict[NGram, float]:
         """Return the tf-idf weight of each n-gram."""
         # The term frequency is the raw count in the tool; the paper divides by the number of n-grams, which the cosine
         # cancels, but the clipping below does not.
@@ -122,19 +122,19 @@ class CiderD:
         self, prediction: NGrams, weights: Mapping[NGram, float], norms: Sequence[float], truth: NGrams
     ) -> float:
         """Return the clipped cosine, averaged over the orders and multiplied by the length penalty."""
-        truths = self._weights(truth)
+        truths = self.weights(truth)
         products = [0.0] * MAX_ORDER
         for ngram in weights.keys() & truths.keys():
             # Clipped at the reference's weight, so that repeating an n-gram does not raise the score.
             products[len(ngram) - 1] += min(weights[ngram], truths[ngram]) * truths[ngram]
-        truth_norms = _norms(truths)
+        truth_norms = norms_of(truths)
         cosines = (a / (b * c) for a, b, c in zip(products, norms, truth_norms, strict=True) if a)
         # The tool's "length" is its number of bigrams.
         gap = max(prediction.num_words - 1, 0) - max(truth.num_words - 1, 0)
         return sum(cosines) / MAX_ORDER * math.exp(-(gap**2) / (2 * SIGMA**2))
 
 
-def _norms(weights: Mapping[NGram, float]) -> list[float]:
+def norms_of(weights: Mapping[NGram, float]) -> list[float]:
     """Return the L2 norm of the weights of each order."""
     squares = [0.0] * MAX_ORDER
     for ngram, weight in weights.items():

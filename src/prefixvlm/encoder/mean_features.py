@@ -1,6 +1,6 @@
 """One vector an image, to find the training images that are most alike."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 import torch
@@ -9,17 +9,9 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from prefixvlm.batch import ImageOrFeatures
-from prefixvlm.data.sample import Sample
 from prefixvlm.encoder.interface import ImageEncoder
 
 BATCH_SIZE = 32
-
-
-def images_of(samples: Iterable[Sample], keys: list[str]) -> Iterator[ImageOrFeatures]:
-    """Yield the images of samples, and append their keys."""
-    for sample in samples:
-        keys.append(sample.key)
-        yield sample.image
 
 
 @torch.no_grad()
@@ -31,5 +23,10 @@ def mean_features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], tota
     remaining = iter(tqdm(images, desc=what, total=total, delay=2))
     while batch := list(islice(remaining, BATCH_SIZE)):
         pixel_values = torch.stack([encoder.transform(image) for image in batch]).to(device)
-        means.append(encoder(pixel_values).float().mean(1).cpu())
-    return normalize(torch.cat(means), dim=-1) if means else torch.empty(0, encoder.feature_width)
+        means.append(mean_of(encoder(pixel_values)).cpu())
+    return torch.cat(means) if means else torch.empty(0, encoder.feature_width)
+
+
+def mean_of(features: Tensor) -> Tensor:
+    """float[B, N, D] -> float32[B, D], with L2 norm 1."""
+    return normalize(features.float().mean(1), dim=-1)
