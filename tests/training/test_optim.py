@@ -87,3 +87,14 @@ def test_the_learning_rate_of_the_language_model_and_no_decay_on_vectors():
 def test_negative_values_are_refused(key):
     with pytest.raises(ValueError, match=rf"optim.{key} is -1; it must be a float of 0 or more"):
         Optim(torch.optim.AdamW, **{"lr": 0.1, key: -1})
+
+
+def test_a_run_without_a_number_of_steps_needs_a_schedule_without_an_end():
+    named = list(Model().named_parameters())
+    for options in ({"schedule": "cosine"}, {"schedule": "constant", "warmup_steps": 0.1}):
+        with pytest.raises(ValueError, match=r"set trainer\.max_steps, or optim\.schedule=constant"):
+            Optim(torch.optim.SGD, lr=1.0, **options).build(named, math.inf)
+    for warmup_steps in (0, 4):
+        optim = Optim(torch.optim.SGD, lr=1.0, schedule="constant", warmup_steps=warmup_steps)
+        built = optim.build(named, math.inf)
+        assert built["lr_scheduler"]["scheduler"].get_last_lr() == [1.0 if not warmup_steps else 0.2] * 2

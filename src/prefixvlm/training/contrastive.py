@@ -97,7 +97,7 @@ class ContrastiveModule(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        return self.optim.build(self.named_parameters(), self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         pixel_values, tokens, _ = batch

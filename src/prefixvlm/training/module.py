@@ -87,7 +87,7 @@ class PrefixModule(LightningModule):
             task.check(self.model.lm, self.max_target_length)
 
     def configure_optimizers(self) -> Any:
-        return self.optim.build(self.named_parameters(), int(self.trainer.estimated_stepping_batches))
+        return self.optim.build(self.named_parameters(), self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, task = self.tasks[batch.task].losses(self.model, batch), list(self.tasks).index(batch.task)

@@ -82,8 +82,18 @@ class Optim:
             raise ValueError("no parameter is trained; choose a mapper with weights or set encoder.trained=true")
         return list(groups.values())
 
-    def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: int) -> dict[str, Any]:
-        """Return the value of LightningModule.configure_optimizers. num_steps: optimizer steps of the whole run."""
+    def build(self, named_parameters: Iterable[tuple[str, nn.Parameter]], num_steps: float) -> dict[str, Any]:
+        """Return the value of LightningModule.configure_optimizers.
+
+        num_steps: optimizer steps of the whole run, infinite if only its time is limited. Raises ValueError if the
+        schedule then has no end.
+        """
+        if math.isinf(num_steps) and (self.schedule != "constant" or 0 < self.warmup_steps < 1):
+            raise ValueError(
+                f"optim.schedule is {self.schedule} and optim.warmup_steps {self.warmup_steps}, which need a number of "
+                "steps, but trainer.max_epochs is -1: set trainer.max_steps, or optim.schedule=constant and "
+                "optim.warmup_steps to whole steps"
+            )
         optimizer = self.optimizer(self.groups(named_parameters))
         options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
@@ -97,9 +107,9 @@ class Optim:
         # By default Lightning advances a scheduler once an epoch.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def factor(self, step: int, num_steps: int) -> float:
+    def factor(self, step: int, num_steps: float) -> float:
         """Return the factor of the learning rate at a step, counted from 0."""
-        warmup = self.warmup_steps * num_steps if self.warmup_steps < 1 else self.warmup_steps
+        warmup = self.warmup_steps * num_steps if 0 < self.warmup_steps < 1 else self.warmup_steps
         if step < warmup:
             # Not step / warmup, as transformers has it, with which the first step changes nothing.
             return (step + 1) / (warmup + 1)

@@ -15,7 +15,10 @@ from prefixvlm.data.shards.text_lengths import TextLengths
 from prefixvlm.strict_json import read_json
 
 MANIFEST = "manifest.json"
-HOW_TO_MAKE = "make shards with `prefixvlm shards easy-vqa --out data/easy-vqa` and set data.shards to their folder"
+HOW_TO_MAKE = (
+    "make shards, as by `prefixvlm shards easy-vqa --out data/easy-vqa` (`prefixvlm shards --help` has the others), "
+    "and set data.shards to their folder"
+)
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Bytes = Annotated[int, Meta(ge=0, le=2**40)]
 MAX_MANIFEST = 2**28  # bytes: some 50 million samples
