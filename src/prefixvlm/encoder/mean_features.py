@@ -15,9 +15,18 @@ BATCH_SIZE = 32
 
 
 @torch.no_grad()
-def mean_features(encoder: ImageEncoder, images: Iterable[ImageOrFeatures], total: int, what: str) -> Tensor:
-    """Return the mean of the features of each image, with L2 norm 1: float32[B, D]. what: title of the progress bar."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def mean_features(
+    encoder: ImageEncoder,
+    images: Iterable[ImageOrFeatures],
+    total: int,
+    what: str,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return the mean of the features of each image, with L2 norm 1: float32[B, D], on the CPU.
+
+    what: title of the progress bar. device: where the encoder computes; None for a GPU if there is one.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
     means = []
     remaining = iter(tqdm(images, desc=what, total=total, delay=2))

@@ -48,7 +48,7 @@ class Consensus:
         or if the encoder is trained.
         """
         if self._scorer is None:
-            self._scorer = self._fit(model)
+            self._scorer = self._fit(model, batch.input_ids.device)
         with torch.no_grad():
             features = mean_of(model.features(batch.pixel_values)) if len(batch.pixel_values) else batch.pixel_values
         chosen = []
@@ -60,7 +60,7 @@ class Consensus:
             chosen.append(texts[best])
         return chosen
 
-    def _fit(self, model: PrefixLM) -> NGramRidge:
+    def _fit(self, model: PrefixLM, device: torch.device) -> NGramRidge:
         if model.encoder.trained:
             raise ValueError(
                 "task.captioning.consensus needs features that stay as they are: set encoder.trained=false"
@@ -68,7 +68,8 @@ class Consensus:
         paths, captions = self.paths(), list[tuple[str, ...]]()
         images = captioned_images(paths, decode_image, captions)
         total = sum(map(count_samples, paths))
-        features = mean_features(model.encoder, images, total, "encoding training images for the consensus")
+        what = "encoding training images for the consensus"
+        features = mean_features(model.encoder, images, total, what, device)
         if not captions:
             raise ValueError(f"no training image of {self.shards} has a caption; set task.captioning.consensus=null")
         return NGramRidge(features, captions, self.ridge)
