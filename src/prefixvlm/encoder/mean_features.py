@@ -11,7 +11,9 @@ from tqdm import tqdm
 from prefixvlm.batch import ImageOrFeatures
 from prefixvlm.encoder.interface import ImageEncoder
 
-BATCH_SIZE = 32
+# On a CPU the activations of a larger batch leave the cache: EfficientNet-Lite2 encodes 2 times as many images a second
+# in batches of 4 as in batches of 32 (2 cores of an AMD EPYC, with other work on them).
+BATCH_SIZE, CPU_BATCH_SIZE = 32, 4
 
 
 @torch.no_grad()
@@ -26,11 +28,12 @@ def mean_features(
 
     what: title of the progress bar. device: where the encoder computes; None for a GPU if there is one.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    batch_size = CPU_BATCH_SIZE if device.type == "cpu" else BATCH_SIZE
     encoder.to(device)
     means = []
     remaining = iter(tqdm(images, desc=what, total=total, delay=2))
-    while batch := list(islice(remaining, BATCH_SIZE)):
+    while batch := list(islice(remaining, batch_size)):
         pixel_values = torch.stack([encoder.transform(image) for image in batch]).to(device)
         means.append(mean_of(encoder(pixel_values)).cpu())
     return torch.cat(means) if means else torch.empty(0, encoder.feature_width)

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -30,10 +31,15 @@ class NGramRidge:
         gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         # float[D, N]: the product with an image's features weights the captions of the training images.
         self._coefficients = torch.linalg.solve(gram, x.T).float().cpu()
-        self._images, self._values, self._places = self._columns(texts)
+        self._numbers, self._images, self._values, self._starts = self._columns(texts)
+        # Many images have the same candidates, such as "A dog runs."
+        self._vector_of = lru_cache(maxsize=10_000)(lambda caption: self._vector(self._tokenize(caption)))
 
-    def _columns(self, texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, dict[NGram, slice]]:
-        """Return the training images with each n-gram and their values, and where those of an n-gram begin and end."""
+    def _columns(self, texts: Sequence[Sequence[str]]) -> tuple[dict[NGram, int], np.ndarray, np.ndarray, np.ndarray]:
+        """Return the number of each n-gram and, sorted by it, the training images that have it and their values.
+
+        The last array is where the entries of each n-gram begin.
+        """
         numbers: dict[NGram, int] = {}
         of_entry, images, values = array("q"), array("q"), array("f")
         for image, captions in enumerate(texts):
@@ -43,9 +49,8 @@ class NGramRidge:
                     images.append(image)
                     values.append(value / len(captions))
         order = np.argsort(of_entry, kind="stable")
-        ends = np.cumsum(np.bincount(of_entry, minlength=len(numbers))).tolist()
-        places = {ngram: slice(ends[number - 1] if number else 0, ends[number]) for ngram, number in numbers.items()}
-        return np.array(images)[order], np.array(values)[order], places
+        starts = np.searchsorted(np.array(of_entry)[order], np.arange(len(numbers)))
+        return numbers, np.array(images)[order], np.array(values)[order], starts
 
     def _vector(self, tokenized: str) -> dict[NGram, float]:
         """Return the tf-idf vector of a caption, of norm 1 for each order of n-grams."""
@@ -56,11 +61,12 @@ class NGramRidge:
     def scores(self, features: Tensor, captions: Sequence[str]) -> list[float]:
         """Return the score of each caption of one image, at most about 1. features: float[D], with L2 norm 1."""
         weights = (features.float().cpu() @ self._coefficients).numpy()
-        return [self._score(weights, self._vector(self._tokenize(caption))) for caption in captions]
+        expected = np.add.reduceat(weights[self._images] * self._values, self._starts)
+        return [self._score(expected, self._vector_of(caption)) for caption in captions]
 
-    def _score(self, weights: np.ndarray, vector: dict[NGram, float]) -> float:
-        total = 0.0
-        for ngram in vector.keys() & self._places.keys():
-            place = self._places[ngram]
-            total += vector[ngram] * float(weights[self._images[place]] @ self._values[place])
-        return total / MAX_ORDER
+    def _score(self, expected: np.ndarray, vector: dict[NGram, float]) -> float:
+        """Return the product of the vector of a caption with that of all n-grams, over the number of orders."""
+        numbers = self._numbers
+        # In the order of the caption: a set's is another in each process, and rounds otherwise.
+        known = (value * expected[numbers[ngram]] for ngram, value in vector.items() if ngram in numbers)
+        return float(sum(known)) / MAX_ORDER
