@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from prefixvlm.batch import IMAGE_ID
 from prefixvlm.export.llava import write
 from prefixvlm.export.llava.check import message
-from prefixvlm.export.llava.write import write_llava
+from prefixvlm.export.llava.write import _generation_config, write_llava
 from prefixvlm.inference.captioner import Captioner
+from prefixvlm.task.captioning import Captioning
+from prefixvlm.task.results.consensus import Consensus
 from tests.export.llava.parts import TIMM, checkpoint, clip_folder, llama_tokenizer
 
 LINEAR = {"_target_": "prefixvlm.mapper.linear.LinearMapper", "prefix_length": None}
@@ -218,3 +221,13 @@ def test_packaged_weights_of_smollm2(tmp_path):
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=1e-4)
         text = text_of(model, processor, message(image, "what colour is it?"))
         assert text == ours.answer(image, "what colour is it?", max_new_tokens=6)
+
+
+def test_a_consensus_is_named_as_left_out():
+    task = Captioning(decoding={"method": "beam", "num_beams": 3, "stop": []}, consensus=Consensus("data/none"))
+    lm = SimpleNamespace(eos_id=1, pad_id=0)
+    options, notes = _generation_config({"captioning": task}, lm)
+    assert options.num_beams == 3
+    assert notes == ["the exported model gives the likeliest beam, without the consensus"]
+    task = task.with_decoding(method="beam")
+    assert _generation_config({"captioning": task}, lm)[1] == []

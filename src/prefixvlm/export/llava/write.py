@@ -124,5 +124,7 @@ def _generation_config(tasks: dict[str, Task], lm: LanguageModel) -> tuple[Gener
     closed = [each.name for each in tasks.values() if getattr(each, "closed_set", None)]
     if closed:
         notes.append(f"task {closed[0]} answers from a closed list, and the exported model with any text")
+    if getattr(task, "consensus", None):
+        notes.append("the exported model gives the likeliest beam, without the consensus")
     ids = {"eos_token_id": lm.eos_id, "pad_token_id": lm.pad_id}
     return GenerationConfig(do_sample=method == "nucleus", **ids, **options), notes
