@@ -11,7 +11,7 @@ from prefixvlm.encoder.mean_features import mean_features
 from prefixvlm.evaluation.demonstrations import images_of
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.interface import Scorer, Task
-from prefixvlm.task.results.consensus import captioned_images
+from prefixvlm.task.results.captioned_images import captioned_images
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.retrieval import Retrieval
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 
 import pytest
 from PIL import Image
@@ -49,6 +50,15 @@ def test_each_image_gets_the_candidate_of_its_own_colour(shards):
     chosen = Consensus(shards, ridge=0.01).choose(module.model, batch, candidates)
     # A row without an image keeps its likeliest text.
     assert chosen == ["a red thing", "a blue thing", "only one", "first"]
+
+
+def test_loader_workers_get_a_task_without_the_training_captions(shards):
+    module = module_of()
+    task = Captioning(decoding=BEAMS, consensus=Consensus(shards))
+    before = pickle.dumps(task)
+    task.consensus.choose(module.model, batch_of(module, ["red"]), [["a red thing", "a blue thing"]])
+    assert task.consensus._scorer is not None
+    assert pickle.dumps(task) == before
 
 
 def test_the_last_image_of_a_row_decides(shards):

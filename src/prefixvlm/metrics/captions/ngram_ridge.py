@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -32,8 +31,6 @@ class NGramRidge:
         # float[D, N]: the product with an image's features weights the captions of the training images.
         self._coefficients = torch.linalg.solve(gram, x.T).float().cpu()
         self._numbers, self._images, self._values, self._starts = self._columns(texts)
-        # Many images have the same candidates, such as "A dog runs."
-        self._vector_of = lru_cache(maxsize=10_000)(lambda caption: self._vector(self._tokenize(caption)))
 
     def _columns(self, texts: Sequence[Sequence[str]]) -> tuple[dict[NGram, int], np.ndarray, np.ndarray, np.ndarray]:
         """Return the number of each n-gram and, sorted by it, the training images that have it and their values.
@@ -62,7 +59,7 @@ class NGramRidge:
         """Return the score of each caption of one image, at most about 1. features: float[D], with L2 norm 1."""
         weights = (features.float().cpu() @ self._coefficients).numpy()
         expected = np.add.reduceat(weights[self._images] * self._values, self._starts)
-        return [self._score(expected, self._vector_of(caption)) for caption in captions]
+        return [self._score(expected, self._vector(self._tokenize(caption))) for caption in captions]
 
     def _score(self, expected: np.ndarray, vector: dict[NGram, float]) -> float:
         """Return the product of the vector of a caption with that of all n-grams, over the number of orders."""

@@ -1,19 +1,20 @@
 """Consensus re-ranking: of the captions that a beam search found, the one most like captions of similar images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from prefixvlm.batch import Batch, ImageOrFeatures
-from prefixvlm.data.image import ImageDecoder, decode_image
-from prefixvlm.data.sample import decode
-from prefixvlm.data.shards.read import count_samples, read_shard
+from prefixvlm.batch import Batch
+from prefixvlm.data.image import decode_image
+from prefixvlm.data.shards.read import count_samples
 from prefixvlm.data.shards.resolve import resolve_shards
 from prefixvlm.encoder.mean_features import mean_features, mean_of
 from prefixvlm.metrics.captions.ngram_ridge import NGramRidge
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.options.ranges import PositiveFloat, check_value
+from prefixvlm.task.results.captioned_images import captioned_images
 
 INSTEAD = (
     "set task.captioning.consensus.shards to training shards, or for a prediction the decoding option method=beam, "
@@ -36,6 +37,10 @@ class Consensus:
         check_value("task.captioning.consensus.ridge", ridge, PositiveFloat)
         self.shards, self.ridge = shards, ridge
         self._scorer: NGramRidge | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The workers of loaders get a copy of the task, and choose nothing.
+        return self.__dict__ | {"_scorer": None}
 
     def paths(self) -> list[Path]:
         """Return the shards of the train split. Raises ValueError if they are missing."""
@@ -73,15 +78,3 @@ class Consensus:
         if not captions:
             raise ValueError(f"no training image of {self.shards} has a caption; set task.captioning.consensus=null")
         return NGramRidge(features, captions, self.ridge)
-
-
-def captioned_images(
-    paths: Sequence[Path], decoder: ImageDecoder, captions: list[tuple[str, ...]]
-) -> Iterator[ImageOrFeatures]:
-    """Yield the images of shards that have captions, and append the captions of each."""
-    for path in paths:
-        for key, members in read_shard(path):
-            sample = decode(key, members, path.name, decoder=decoder)
-            if sample.captions:
-                captions.append(sample.captions)
-                yield sample.image
