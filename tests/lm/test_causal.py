@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from PIL import Image
 from transformers import CohereConfig, CohereForCausalLM
 
+from prefixvlm.batch import IMAGE_ID, Row
+from prefixvlm.data.tokenization import token_ids
 from prefixvlm.lm.causal import CausalLM
+from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.precision import fast_dtype
-from tests.conftest import byte_tokenizer, tiny_lm
+from tests.conftest import MeanEncoder, TinyMapper, byte_tokenizer, collator_of, tiny_lm
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
@@ -28,6 +32,24 @@ def test_a_saved_and_loaded_model_is_the_same_in_the_given_precision(tmp_path):
     assert CausalLM.from_pretrained(str(tmp_path), dtype="bfloat16").dtype == torch.bfloat16
     assert CausalLM.from_pretrained(str(tmp_path)).dtype == fast_dtype()
     assert not loaded.training
+
+
+def test_a_start_token_begins_every_row_and_is_not_repeated_as_bos(tmp_path):
+    lm, tokenizer = tiny_lm("gpt2"), byte_tokenizer("<eos> $A")
+    lm.model.save_pretrained(tmp_path)
+    tokenizer.bos_token = "<eos>"
+    tokenizer.save_pretrained(tmp_path)
+    plain = CausalLM.from_pretrained(str(tmp_path))
+    assert (plain.start_ids, plain.bos_ids) == ([], [256])
+    started = CausalLM.from_pretrained(str(tmp_path), start_token="<eos>")
+    assert (started.start_ids, started.bos_ids) == ([256], [])
+    model = PrefixLM(MeanEncoder(), TinyMapper(started.width), started)
+    rows = [Row((Image.new("RGB", (8, 8)), "a"), "b")]
+    for supervised, end in ((True, [*token_ids(tokenizer, "b"), 256]), (False, [])):
+        (ids,) = collator_of(model)(rows, supervised).input_ids.tolist()
+        assert ids == [256, *[IMAGE_ID] * 3, *token_ids(tokenizer, "a"), *end]
+    with pytest.raises(ValueError, match="lm.start_token is 'a'; accepted are null and <eos>$"):
+        CausalLM.from_pretrained(str(tmp_path), start_token="a")
 
 
 def test_incomplete_weights_are_an_error(tmp_path):

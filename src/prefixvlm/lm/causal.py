@@ -43,12 +43,14 @@ class CausalLM(LanguageModel):
         weights: str = "pretrained",
         chat: bool = False,
         system: str | None = None,
+        start_token: str | None = None,
     ) -> "CausalLM":
         """Load a model from the hub or from a local folder; see load_model for the options not listed here.
 
         activation_checkpointing: recompute the blocks in the backward pass instead of storing their activations.
         compile: true, or the name of a torch.compile backend, to compile the blocks; decoding with a cache stays eager.
         chat: format texts as turns of a chat, by the tokenizer's template. system: system message of the chat.
+        start_token: special token at the start of every row; see start_rows_with.
         """
         loaded = load_model(AutoModelForCausalLM, name, dtype, attention, eos_token, revision, quantization, weights)
         lm = cls(*loaded, activation_checkpointing, compile)
@@ -56,7 +58,23 @@ class CausalLM(LanguageModel):
             raise ValueError("lm.system is part of a chat; set lm.chat=true, or lm.system=null")
         if chat and lm.model.device.type != "meta":  # on "meta" the tokenizer is a placeholder without a template
             lm.chat = Chat(lm.tokenizer, system)
+        if start_token is not None and lm.model.device.type != "meta":
+            lm.start_rows_with(start_token)
         return lm
+
+    def start_rows_with(self, token: str) -> None:
+        """Let every row start with a special token, before its first image.
+
+        Language models attend to the first position whatever stands there (attention sink, Xiao et al. 2023). A prefix
+        at that position has to serve as one, and how long it takes to learn that depends on the seed.
+        Raises ValueError if the tokenizer has no such special token.
+        """
+        special = list(map(str, self.tokenizer.all_special_tokens))
+        if token not in special:
+            raise ValueError(f"lm.start_token is {token!r}; accepted are null and {', '.join(special)}")
+        self.start_ids = [self.tokenizer.convert_tokens_to_ids(token)]
+        if self.bos_ids == self.start_ids:
+            self.bos_ids = []
 
     def check(self) -> None:
         self.state_width = int(self.head.in_features)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class LanguageModel(nn.Module, ABC):
     width: E, of the input embeddings. state_width: E', of the last hidden states.
     eos_id: ends every text. pad_id: fills rows; padding is masked, and never a label.
     bos_ids: tokens before the first text if the tokenizer adds them (OPT), else empty (GPT-2).
-    start_ids, end_ids: tokens before everything and after every prompt (BERT, T5).
+    start_ids, end_ids: tokens before everything and after every prompt (BERT, T5; lm.start_token).
     max_positions: the longest row, or None for no limit (ALiBi, relative positions); at most `window`.
     chat: the chat template, or None for plain text.
     generates: whether the model generates text. encodes_prompts: whether an encoder reads the prompts (T5).

@@ -28,6 +28,7 @@ class SmolLM2(CausalLM):
         weights: str = "pretrained",
         chat: bool = False,
         system: str | None = None,
+        start_token: str | None = None,
     ) -> CausalLM:
         """Load it; see CausalLM.from_pretrained for the options."""
         name = SMOLLM2
@@ -46,6 +47,7 @@ class SmolLM2(CausalLM):
             weights=weights,
             chat=chat,
             system=system,
+            start_token=start_token,
         )
 
 

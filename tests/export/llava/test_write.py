@@ -18,7 +18,7 @@ from prefixvlm.export.llava.write import _generation_config, write_llava
 from prefixvlm.inference.captioner import Captioner
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.results.consensus import Consensus
-from tests.export.llava.parts import TIMM, checkpoint, clip_folder, llama_tokenizer
+from tests.export.llava.parts import CAUSAL, TIMM, checkpoint, clip_folder, llama_tokenizer
 
 LINEAR = {"_target_": "prefixvlm.mapper.linear.LinearMapper", "prefix_length": None}
 CLIPCAP = {"hidden_ratio": 0.5, "activation": "tanh"}
@@ -108,10 +108,11 @@ def test_padded_batches_of_prompts_and_several_images_are_as_ours(tmp_path):
     assert text_of(model, processor, several) == ours.generate(prompt, **options)
 
 
-@pytest.mark.parametrize("kind", ["bos", "sentencepiece"])
-def test_prompts_of_tokenizers_that_add_tokens_or_spaces(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "start"), [("bos", None), ("sentencepiece", None), ("sentencepiece", "<s>")])
+def test_prompts_of_tokenizers_that_add_tokens_or_spaces(tmp_path, kind, start):
     """As Llama's, which begins a text with BOS, in training after a leading image, and reads it with a space before."""
-    path = checkpoint(tmp_path, {"layer": -2}, tokenizer=llama_tokenizer(kind))
+    lm = {**CAUSAL, "name": str(tmp_path / "lm"), "start_token": start}
+    path = checkpoint(tmp_path, {"layer": -2}, tokenizer=llama_tokenizer(kind), lm=lm)
     write_llava(path, tmp_path / "out")
     ours, (model, processor) = Captioner(path), loaded(tmp_path / "out")
     image = pictures()[0]
@@ -120,6 +121,7 @@ def test_prompts_of_tokenizers_that_add_tokens_or_spaces(tmp_path, kind):
         expected, ids = logits_of(ours, image, *texts)
         assert inputs["input_ids"].where(ids != IMAGE_ID, IMAGE_ID).tolist() == ids.tolist()
         assert (ids == ours.module.model.lm.tokenizer.bos_token_id).sum() == 1
+        assert (ids[0, 0] == ours.module.model.lm.tokenizer.bos_token_id) == (start is not None)
         torch.testing.assert_close(model(**inputs).logits[..., : expected.shape[-1]], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -106,7 +106,8 @@ def rendered(parts: Sequence[Part], collate: Any, space: str) -> str:
     space: before a text after an image. SentencePiece puts one before a text that it reads alone, as in training, but
     not before one that it reads after the image token.
     """
-    tokenizer, pieces = collate.tokenizer, list[str]()
+    tokenizer = collate.tokenizer
+    pieces = tokenizer.convert_ids_to_tokens(collate.start_ids)
     bos = tokenizer.bos_token if collate.bos_ids else ""
     for part in collate.chat(parts) if collate.chat else parts:
         if not isinstance(part, str):
