@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "metrics": {"batch"},
     "tune": {"lm"},
     "model": {"batch", "encoder", "mapper", "lm"},
-    "task": {"batch", "data", "encoder", "lm", "metrics", "model"},
+    "task": {"batch", "data", "encoder", "features", "lm", "metrics", "model"},
     "provenance": set(),
     "report": {"data", "metrics"},
     "distributed": {"errors", "task"},
@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "logger": {"provenance"},
     "sweep": {"metrics", "report", "training"},
     "callbacks": STAGES | {"distributed", "logger", "provenance", "sweep", "training"},
-    "evaluation": STAGES | {"checkpoint", "report", "training"},
+    "evaluation": STAGES | {"checkpoint", "features", "report", "training"},
     "config": {"distributed"},
     "build": {
         "callbacks",

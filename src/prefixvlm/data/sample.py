@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
 
 from prefixvlm.data.feature_codec import decode_npy, decode_safetensors
-from prefixvlm.data.image import ImageDecoder, decode_image, reason_of
+from prefixvlm.data.image import decode_image, reason_of
 from prefixvlm.data.schema import (
     Box,
     Question,
@@ -100,7 +100,7 @@ def decode(
     members: dict[str, bytes],
     where: str,
     image: Image.Image | None = None,
-    decoder: ImageDecoder = decode_image,
+    decoder: Callable[[bytes], Any] = decode_image,
     prefix: str = "",
 ) -> Sample:
     """Decode the members of a sample, bytes by extension. Pickles are never loaded, formats never guessed.
@@ -161,7 +161,7 @@ def _parsers(
     }
 
 
-def _decode_visual(name: str, members: Mapping[str, bytes], decoder: ImageDecoder) -> "ImageOrFeatures":
+def _decode_visual(name: str, members: Mapping[str, bytes], decoder: Callable[[bytes], Any]) -> "ImageOrFeatures":
     decoders = {"npy": decode_npy, "safetensors": decode_safetensors}
     return decoders.get(name.rpartition(".")[2], decoder)(members[name])
 

@@ -5,13 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from prefixvlm.data.datamodule import ShardDataModule
-from prefixvlm.data.shards.read import count_samples
 from prefixvlm.encoder.interface import ImageEncoder
 from prefixvlm.encoder.mean_features import mean_features
 from prefixvlm.evaluation.demonstrations import images_of
+from prefixvlm.features.captioned import captioned_features
 from prefixvlm.task.captioning import Captioning
 from prefixvlm.task.interface import Scorer, Task
-from prefixvlm.task.results.captioned_images import captioned_images
 from prefixvlm.task.results.prediction import Prediction
 from prefixvlm.task.retrieval import Retrieval
 
@@ -26,10 +25,8 @@ def nearest_captions(encoder: ImageEncoder, data: ShardDataModule) -> dict[str, 
 
     Raises ValueError if no training image has a caption.
     """
-    shards = data.paths("train")
-    captions = list[tuple[str, ...]]()
-    images = captioned_images(shards, data.decoder, captions)
-    pool = mean_features(encoder, images, sum(map(count_samples, shards)), "encoding training images")
+    what = "encoding training images"
+    pool, captions = captioned_features(encoder, data.paths("train"), data.decoder, what)
     if not captions:
         raise ValueError("nearest is true, but no training image has a caption; set nearest=false")
     loader = data.test_dataloader()[0]  # its samples are the same for every task

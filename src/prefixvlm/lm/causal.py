@@ -72,7 +72,7 @@ class CausalLM(LanguageModel):
         special = list(map(str, self.tokenizer.all_special_tokens))
         if token not in special:
             raise ValueError(f"lm.start_token is {token!r}; accepted are null and {', '.join(special)}")
-        self.start_ids = [self.tokenizer.convert_tokens_to_ids(token)]
+        self.start_ids = [int(self.tokenizer.get_vocab()[token])]
         if self.bos_ids == self.start_ids:
             self.bos_ids = []
 

@@ -8,13 +8,12 @@ import torch
 
 from prefixvlm.batch import Batch
 from prefixvlm.data.image import decode_image
-from prefixvlm.data.shards.read import count_samples
 from prefixvlm.data.shards.resolve import resolve_shards
-from prefixvlm.encoder.mean_features import mean_features, mean_of
+from prefixvlm.encoder.mean_features import mean_of
+from prefixvlm.features.captioned import captioned_features
 from prefixvlm.metrics.captions.ngram_ridge import NGramRidge
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.options.ranges import PositiveFloat, check_value
-from prefixvlm.task.results.captioned_images import captioned_images
 
 INSTEAD = (
     "set task.captioning.consensus.shards to training shards, or for a prediction the decoding option method=beam, "
@@ -70,11 +69,8 @@ class Consensus:
             raise ValueError(
                 "task.captioning.consensus needs features that stay as they are: set encoder.trained=false"
             )
-        paths, captions = self.paths(), list[tuple[str, ...]]()
-        images = captioned_images(paths, decode_image, captions)
-        total = sum(map(count_samples, paths))
         what = "encoding training images for the consensus"
-        features = mean_features(model.encoder, images, total, what, device)
+        features, captions = captioned_features(model.encoder, self.paths(), decode_image, what, device)
         if not captions:
             raise ValueError(f"no training image of {self.shards} has a caption; set task.captioning.consensus=null")
         return NGramRidge(features, captions, self.ridge)
