@@ -79,6 +79,12 @@ class Sample:
     def __getstate__(self) -> dict[str, object]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
+    def with_image(self, image: Image.Image) -> "Sample":
+        """Return the sample with another image; its other fields stay unread."""
+        sample = object.__new__(Sample)
+        sample.__dict__.update(self.__dict__, image=image)
+        return sample
+
     def check(self) -> "Sample":
         """Return the sample. Raises ValueError if any field is not valid."""
         _ = self.__getstate__()

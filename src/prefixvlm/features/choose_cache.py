@@ -40,6 +40,8 @@ def choose_cache(encoder: ImageEncoder, node: Mapping[str, Any], data: ShardData
     if data.cache_features is False:
         return None
     obstacle = _obstacle(encoder, data.train_blind)
+    if getattr(data.collates.train, "augment", None):
+        obstacle = "module.random_crop and module.random_flip change the images in each epoch"
     if obstacle := obstacle or ("data.mode=stream does not count its images" if data.mode == "stream" else ""):
         _refuse(must, f"{obstacle}; {INSTEAD}")
         return None

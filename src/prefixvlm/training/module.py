@@ -15,10 +15,11 @@ from prefixvlm.lm.interface import LanguageModel
 from prefixvlm.mapper.interface import Mapper
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.model.trained_state import fingerprint, trained_state
-from prefixvlm.options.ranges import BelowOne, NonNegativeFloat, Positive
+from prefixvlm.options.ranges import BelowOne, Fraction, NonNegativeFloat, Positive
 from prefixvlm.task.interface import Task
 from prefixvlm.task.results.prediction import Prediction
-from prefixvlm.task.rows.loader_rows import PromptRows, TrainingRows, collator_for
+from prefixvlm.task.rows.augment import Augment
+from prefixvlm.task.rows.loader_rows import collates_of, collator_for
 from prefixvlm.training.changes import resumed_lineage
 from prefixvlm.training.checkpoint import AVERAGED, KEY, RunRecord, check_identity, check_tensors, lineage
 from prefixvlm.training.checkpoint_file import load
@@ -33,7 +34,7 @@ class PrefixModule(LightningModule):
     """Trains the mapper, and everything else that is not frozen, with the losses of the tasks.
 
     max_target_length: tokens of a target; longer ones are cut. feature_noise, label_smoothing: see PrefixLM.
-    record: for checkpoints. lineage: checkpoints that the initial weights of this run come from, the oldest first.
+    random_crop, random_flip: see Augment. record: for checkpoints. lineage: checkpoints of the initial weights.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class PrefixModule(LightningModule):
         max_target_length: Positive | None = 128,
         feature_noise: NonNegativeFloat = 0.0,
         label_smoothing: BelowOne = 0.0,
+        random_crop: BelowOne = 0.0,
+        random_flip: Fraction = 0.0,
         record: RunRecord | None = None,
     ) -> None:
         super().__init__()
@@ -57,12 +60,12 @@ class PrefixModule(LightningModule):
         heads = {name: head for name, each in self.tasks.items() if (head := each.head(*sizes)) is not None}
         self.model = PrefixLM(encoder, mapper, lm, heads, feature_noise, label_smoothing)
         self.optim, self.max_target_length, self.record = optim, max_target_length, record or RunRecord()
-        self.collate = collator_for(self.model, max_target_length)
+        self.collate, self.augment = collator_for(self.model, max_target_length), Augment(random_crop, random_flip)
         self.lineage: list[dict[str, Any]] = []
         # DDP would broadcast gigabytes of frozen weights that all ranks have loaded. FrozenGuard compares them.
         trained = trained_state(self).keys()
-        frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
-        self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
+        names = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
+        self._ddp_params_and_buffers_to_ignore = [name for name in names if name not in trained]
         self.val_loss = MeanMetric("disable")  # NaN counts; by default it would be left out
         self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.scoring, self.step_mean = TaskScoring(self.tasks), StepMean(len(self.tasks), torch.device("cpu"))
@@ -78,13 +81,13 @@ class PrefixModule(LightningModule):
     @property
     def collates(self) -> Collates:
         """The collate functions for training, for the validation loss, and for the prompts of each task."""
-        prompts = {name: PromptRows(task, self.collate) for name, task in self.tasks.items()}
-        train, val = TrainingRows(self.tasks, self.collate), TrainingRows(self.tasks, self.collate, mixed=True)
-        return Collates(train, val, prompts)
+        return collates_of(self.tasks, self.collate, self.augment)
 
     def setup(self, stage: str) -> None:
-        for task in self.tasks.values() if stage == "fit" else ():
-            task.check(self.model.lm, self.max_target_length)
+        if stage == "fit":
+            self.augment.check(self.model.encoder.reads_features, self.tasks.values())
+            for task in self.tasks.values():
+                task.check(self.model.lm, self.max_target_length)
 
     def configure_optimizers(self) -> Any:
         return self.optim.build(self.named_parameters(), self.trainer.estimated_stepping_batches)
@@ -137,20 +140,17 @@ class PrefixModule(LightningModule):
         return total
 
     def on_validation_epoch_end(self) -> None:
-        # MeanMetric sums losses and weights over ranks. self.log(sync_dist=True) would take the mean of the means of
-        # ranks, which is wrong if they have different numbers of tokens (Lightning #21859).
+        # MeanMetric sums over ranks. self.log(sync_dist=True) would take the mean of their means (Lightning #21859).
         loss = self.val_loss.compute()
         if loss.isnan() and not self.val_loss.weight:
-            raise ValueError(
-                f"no validation sample has training rows for task {', '.join(self.tasks)}; set other options of the "
-                "task, another task or other data.shards"
-            )
+            raise ValueError(f"no validation sample has rows for task {', '.join(self.tasks)}; set task or data.shards")
         self.log("val/loss", loss, prog_bar=True)
         self.val_loss.reset()
         trainer = self.trainer
         number = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        loaders = as_list(trainer.val_dataloaders)[1:]
-        self.scoring.finish(loaders, number[1:], lambda name, value: self.log(f"val/{name}", value))
+        self.scoring.finish(
+            as_list(trainer.val_dataloaders)[1:], number[1:], lambda name, value: self.log(f"val/{name}", value)
+        )
 
     def on_test_epoch_start(self) -> None:
         self.scoring.start(self.trainer.test_dataloaders)
@@ -159,8 +159,8 @@ class PrefixModule(LightningModule):
         self.scoring.predict(self.model, batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        trainer, log = self.trainer, lambda name, value: self.log(f"test/{name}", value)
-        self.scoring.finish(trainer.test_dataloaders, trainer.num_test_batches, log)
+        loaders, numbers = self.trainer.test_dataloaders, self.trainer.num_test_batches
+        self.scoring.finish(loaders, numbers, lambda name, value: self.log(f"test/{name}", value))
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of the frozen encoder, with the options that choose its features, and of the LM."""

@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prefixvlm.batch import Batch, NothingToLearnError, Row
 from prefixvlm.data.collate import Collator
+from prefixvlm.data.collates import Collates
 from prefixvlm.data.sample import Sample
 from prefixvlm.model.prefix_lm import PrefixLM
 from prefixvlm.task.interface import Task
+from prefixvlm.task.rows.augment import Augment
 from prefixvlm.task.rows.few_shot import Demonstrations
 
 Collate = Callable[[Sequence[Row], bool, str], Batch]
+NO_AUGMENT = Augment()
 
 
 def collator_for(model: PrefixLM, max_target_length: int | None = None) -> Collator:
@@ -30,12 +33,13 @@ class TrainingRows:
     return a batch of one task, drawn at random, because rows of similar length need little padding. If the samples have
     no rows of that task, the next one follows. A sample without a text for a task is left out of its rows if it has one
     for another task, as the corrections of users; otherwise the error of the task is raised.
+    augment: changes the images, in training.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False) -> None:
-        self.tasks = tasks
-        self.collate = collate
-        self.mixed = mixed
+    def __init__(
+        self, tasks: Mapping[str, Task], collate: Collate, mixed: bool = False, augment: Augment = NO_AUGMENT
+    ) -> None:
+        self.tasks, self.collate, self.mixed, self.augment = tasks, collate, mixed, augment
 
     def __call__(self, samples: Sequence[Sample], rng: random.Random) -> Batch | list[Batch]:
         first = rng.choice(list(self.tasks))
@@ -44,6 +48,7 @@ class TrainingRows:
         # however its samples are split over ranks.
         step = rng.random()
         sample_rngs = [random.Random(f"{step} {sample.key}") for sample in samples]
+        samples = [self.augment(sample, rng) for sample, rng in zip(samples, sample_rngs, strict=True)]
         rows: dict[str, list[Row]] = {}
         text_task = next((name for name in self.tasks if not self.tasks[name].has_head), "")
         for name in self.tasks if self.mixed else order:
@@ -99,3 +104,9 @@ class PromptRows:
         if self.demonstrations:
             rows = [self.demonstrations(self.task, row) for row in rows]
         return self.collate(rows, False, self.task.name) if rows else []
+
+
+def collates_of(tasks: Mapping[str, Task], collate: Collate, augment: Augment) -> Collates:
+    """Return the collate functions for training, for the validation loss, and for the prompts of each task."""
+    prompts = {name: PromptRows(task, collate) for name, task in tasks.items()}
+    return Collates(TrainingRows(tasks, collate, augment=augment), TrainingRows(tasks, collate, mixed=True), prompts)
