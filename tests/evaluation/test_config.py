@@ -99,7 +99,7 @@ def test_existing_shards_are_accepted(tmp_path):
     write_shards({"val": raw_samples(2)}, tmp_path / "shards", "a test", "none")
     check_options(build.plain(composed("eval", "ckpt=x", "benchmark=vqav2", f"shards={tmp_path}/shards")))
     check_options(build.plain(composed("eval", "ckpt=x")))
-    with pytest.raises(ValueError, match="holds no test samples, only val; make them as follows") as caught:
+    with pytest.raises(ValueError, match="holds no test samples, only val; make the shards as follows") as caught:
         check_options(build.plain(composed("eval", "ckpt=x", "benchmark=gqa", f"shards={tmp_path}/shards")))
     assert "prefixvlm shards gqa" in caught.value.__notes__[0]
 

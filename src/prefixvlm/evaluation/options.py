@@ -36,7 +36,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     shots = options["few_shot"]["shots"]
     try:
         for split in (data["test_split"], *(["train"] if shots else [])):
-            resolve_shards(data["shards"], split, "make them as follows")
+            resolve_shards(data["shards"], split, "make the shards as follows")
     except ValueError as error:
         error.add_note(how_to_make(name, None if shots else data["test_split"], data["shards"]))
         raise

@@ -19,7 +19,7 @@ def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
     """Return the shards of a split: of a folder with a manifest or SPLIT-*.tar, or of a pattern with {split}.
 
     shards: a folder, or a pattern such as "coco/{split}-{000000..000012}.tar" or "coco/{split}/*.tar".
-    how: the advice that ends the error message, if not the usual one.
+    how: the advice that ends the error message, in place of one for data.shards.
     Raises ValueError if there are none, or if a shard is missing or its size differs from the manifest. Shards that
     their manifest has a URL of are not looked for.
     """
@@ -34,8 +34,10 @@ def resolve_shards(shards: str, split: str, how: str = "") -> list[Path]:
         return _checked(folder, manifest.splits[split].shards, split, how)
     if "{split}" not in shards:  # otherwise the same files would silently be train, val and test
         reason = "has no {split} in it" if shards.endswith(".tar") else "does not exist"
-        advice = how or _how(shards, split)
-        raise ValueError(f"data.shards={shards} {reason}; give a folder or a pattern with {{split}}, or {advice}")
+        if how:
+            raise ValueError(f"{shards} {reason}; {how}")
+        advice = f"give a folder or a pattern with {{split}}, or {_how(shards, split)}"
+        raise ValueError(f"data.shards={shards} {reason}; {advice}")
     return _existing(list(braceexpand.braceexpand(shards.replace("{split}", split))), shards, split, how)
 
 
@@ -55,7 +57,8 @@ def _checked(folder: Path, shards: list[Shard], split: str, how: str) -> list[Pa
             continue
         entry = listed.get(shard.name)
         if entry is None or not entry.is_file():
-            raise ValueError(f"no shard {path} for the {split} split; correct data.shards, or {how or HOW_TO_MAKE}")
+            advice = how or f"correct data.shards, or {HOW_TO_MAKE}"
+            raise ValueError(f"no shard {path} for the {split} split; {advice}")
         if (size := entry.stat().st_size) != shard.bytes:
             raise ValueError(
                 f"shard {path} has {size} bytes and its manifest says {shard.bytes}; "
@@ -69,8 +72,8 @@ def _existing(patterns: list[str], shards: str, split: str, how: str) -> list[Pa
     for pattern in patterns:
         matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
         if not matches:
-            advice = how or _how(shards, split)
-            raise ValueError(f"no shard {pattern} for the {split} split; correct data.shards, or {advice}")
+            advice = how or f"correct data.shards, or {_how(shards, split)}"
+            raise ValueError(f"no shard {pattern} for the {split} split; {advice}")
         paths += matches
     return [Path(path) for path in paths]
 
