@@ -37,7 +37,7 @@ def parts(tmp_path_factory):
 def test_a_recipe_trains_the_stated_parts(parts, recipe, tmp_path):
     small = {
         "qformer": ["mapper.width=32", "mapper.num_heads=2", "mapper.num_layers=1"],
-        "photos": ["trainer.check_val_every_n_epoch=1"],
+        "photos": ["trainer.check_val_every_n_epoch=1", "lm.start_token='<eos>'"],
     }.get(recipe, [])
     run("train.py", f"experiment={recipe}", *parts, *small, f"hydra.run.dir={tmp_path}")
     checkpoint = load(tmp_path / "checkpoints" / "best.ckpt")
