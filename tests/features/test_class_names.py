@@ -94,7 +94,13 @@ def test_the_command_and_a_run_on_its_features(written, tmp_path):
     _, _, folder, _ = written
     wrong = ["features", "--class-names", "--texts", "--encoder", "efficientnet_lite0", "--out", str(tmp_path / "a")]
     assert "give one of the two" in run("-m", "prefixvlm.cli", "shards", *wrong, code=2).stderr
-    small = ["lm=gpt2", f"lm.name={tiny_gpt2(tmp_path / 'lm')}", "lm.dtype=float32", "data.limit_val_predictions=2"]
+    small = [
+        "lm=gpt2",
+        f"lm.name={tiny_gpt2(tmp_path / 'lm')}",
+        "lm.dtype=float32",
+        "lm.start_token='<eos>'",
+        "data.limit_val_predictions=2",
+    ]
     short = ["trainer.max_steps=2", "logger=csv", f"hydra.run.dir={tmp_path / 'run'}"]
     run("train.py", "experiment=class_names", "encoder=cached", f"data.shards={folder}", *small, *short)
     photo = packaged.package_folder("skimage") / "data" / "chelsea.png"
