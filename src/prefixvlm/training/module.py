@@ -61,11 +61,11 @@ class PrefixModule(LightningModule):
         self.model = PrefixLM(encoder, mapper, lm, heads, feature_noise, label_smoothing)
         self.optim, self.max_target_length, self.record = optim, max_target_length, record or RunRecord()
         self.collate, self.augment = collator_for(self.model, max_target_length), Augment(random_crop, random_flip)
-        self.lineage: list[dict[str, Any]] = []
+        self.lineage: list[dict[str, Any]] = []  # the oldest first
         # DDP would broadcast gigabytes of frozen weights that all ranks have loaded. FrozenGuard compares them.
         trained = trained_state(self).keys()
-        names = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
-        self._ddp_params_and_buffers_to_ignore = [name for name in names if name not in trained]
+        frozen = (name for named in (self.named_parameters(), self.named_buffers()) for name, _ in named)
+        self._ddp_params_and_buffers_to_ignore = [name for name in frozen if name not in trained]
         self.val_loss = MeanMetric("disable")  # NaN counts; by default it would be left out
         self.cut_texts = torch.zeros((), dtype=torch.int64)
         self.scoring, self.step_mean = TaskScoring(self.tasks), StepMean(len(self.tasks), torch.device("cpu"))
@@ -140,7 +140,8 @@ class PrefixModule(LightningModule):
         return total
 
     def on_validation_epoch_end(self) -> None:
-        # MeanMetric sums over ranks. self.log(sync_dist=True) would take the mean of their means (Lightning #21859).
+        # MeanMetric sums losses and weights over ranks. self.log(sync_dist=True) would take the mean of the means of
+        # ranks, which is wrong if they have different numbers of tokens (Lightning #21859).
         loss = self.val_loss.compute()
         if loss.isnan() and not self.val_loss.weight:
             raise ValueError(f"no validation sample has rows for task {', '.join(self.tasks)}; set task or data.shards")
@@ -148,9 +149,8 @@ class PrefixModule(LightningModule):
         self.val_loss.reset()
         trainer = self.trainer
         number = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-        self.scoring.finish(
-            as_list(trainer.val_dataloaders)[1:], number[1:], lambda name, value: self.log(f"val/{name}", value)
-        )
+        loaders = as_list(trainer.val_dataloaders)[1:]
+        self.scoring.finish(loaders, number[1:], lambda name, value: self.log(f"val/{name}", value))
 
     def on_test_epoch_start(self) -> None:
         self.scoring.start(self.trainer.test_dataloaders)
@@ -159,8 +159,8 @@ class PrefixModule(LightningModule):
         self.scoring.predict(self.model, batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        loaders, numbers = self.trainer.test_dataloaders, self.trainer.num_test_batches
-        self.scoring.finish(loaders, numbers, lambda name, value: self.log(f"test/{name}", value))
+        trainer, log = self.trainer, lambda name, value: self.log(f"test/{name}", value)
+        self.scoring.finish(trainer.test_dataloaders, trainer.num_test_batches, log)
 
     def identity(self) -> dict[str, str]:
         """Return fingerprints of the frozen encoder, with the options that choose its features, and of the LM."""
